@@ -1,0 +1,209 @@
+"""Merge layers of given values and validate them into one frozen config. Knows no flag by itself:
+a layer brings the name by which its user gave each value, so that an error can say it back."""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+from bertjobs.config.presets import read_preset, read_yaml
+from bertjobs.config.schema import CONFIG_OF_KIND, JobConfig
+from bertjobs.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values by dotted path (`optim.lr`), and how the user named each of them (`--lr`)."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """What the schema knows of one dotted path: enough to make a flag or a search range of it."""
+
+    path: str
+    type: type
+    choices: tuple[str, ...] | None
+    optional: bool
+    bounds: str
+    default: Any
+    help: str
+
+
+def load(kind: str, *layers: Layer) -> JobConfig:
+    """Merge the layers, later over earlier, and validate.
+
+    Raises: ConfigError: an unknown key or a wrong value, with its origin, what was given and what is allowed.
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for layer in layers:
+        merged.update(layer.values)
+        origins.update(layer.origins)
+    schema = CONFIG_OF_KIND[kind]
+    for path in merged:
+        _check_path(schema, path, kind=kind, origin=origins.get(path, path))
+    try:
+        return schema.model_validate(_nested(merged))
+    except ValidationError as e:
+        raise _config_error(e, schema, origins) from e
+
+
+def preset_layer(name: str) -> Layer:
+    """Return a preset's values. Raises: ConfigError: there is no such preset."""
+    return _layer(read_preset(name), f"--preset {name}")
+
+
+def file_layer(path: Path) -> Layer:
+    """Return the values of a `--config` file. Raises: ConfigError: it cannot be read."""
+    return _layer(read_yaml(path, flag="--config"), f"--config {path}")
+
+
+def set_layer(assignments: tuple[str, ...]) -> Layer:
+    """Return the values of `--set a.b=value`, each read as YAML. Raises: ConfigError: there is no `=`."""
+    values, origins = {}, {}
+    for assignment in assignments:
+        path, sep, text = assignment.partition("=")
+        if not sep or not path:
+            raise ConfigError(f"--set {assignment}: expected a dotted path and a value, as in optim.lr=3e-5.")
+        values[path] = _scalar(text)
+        origins[path] = f"--set {path}"
+    return Layer(values, origins)
+
+
+def describe(kind: str, path: str) -> Parameter:
+    """Describe one dotted path of a kind's schema. Raises: KeyError: there is no such path."""
+    field = _leaves(CONFIG_OF_KIND[kind])[path]
+    annotation, optional = _without_none(field.annotation)
+    literal = typing.get_origin(annotation) is typing.Literal
+    return Parameter(
+        path=path,
+        type=str if literal else annotation,
+        choices=typing.get_args(annotation) if literal else None,
+        optional=optional,
+        bounds=_bounds(field),
+        default=None if field.is_required() else field.default,
+        help=" ".join((field.description or "").split()),
+    )
+
+
+def paths(kind: str) -> list[str]:
+    """Return every dotted path of a kind's schema."""
+    return list(_leaves(CONFIG_OF_KIND[kind]))
+
+
+def _leaves(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
+    for name, field in schema.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= _leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field
+    return found
+
+
+def _layer(sections: Mapping[str, Any], origin: str) -> Layer:
+    values: dict[str, Any] = {}
+    for section, content in sections.items():
+        if isinstance(content, Mapping):
+            values |= {f"{section}.{key}": value for key, value in content.items()}
+        else:
+            values[section] = content
+    return Layer(values, {path: f"{path} in {origin}" for path in values})
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    # YAML 1.1 reads 5e-5 (no dot) as a string; pydantic turns numeric strings into numbers.
+    return text if isinstance(value, (dict, list)) else value
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in values.items():
+        *parents, leaf = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+def _check_path(schema: type[BaseModel], path: str, *, kind: str, origin: str) -> None:
+    known = _leaves(schema)
+    if path in known:
+        return
+    close = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
+    hint = f"Did you mean {close[0]}?" if close else f"Known are: {', '.join(known)}."
+    raise ConfigError(f"{origin}: {kind} has no parameter {path}.", hint=hint)
+
+
+def _config_error(e: ValidationError, schema: type[BaseModel], origins: Mapping[str, str]) -> ConfigError:
+    known = _leaves(schema)
+    lines = []
+    for error in e.errors():
+        path = ".".join(str(part) for part in error["loc"])
+        path = next((k for k in known if path == k or path.startswith(f"{k}.")), path)
+        if error["type"] == "missing":
+            lines.append(f"{origins.get(path, path)} is required.")
+            continue
+        allowed = _allowed(known[path]) if path in known else error["msg"]
+        lines.append(f"{origins.get(path, path)}: {error['input']!r} is not allowed; {allowed}.")
+    return ConfigError("\n".join(dict.fromkeys(lines)))
+
+
+def _allowed(field: FieldInfo) -> str:
+    annotation, optional = _without_none(field.annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        text = "choose one of " + ", ".join(typing.get_args(annotation))
+    else:
+        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        text = f"expected {words.get(annotation, annotation.__name__)} {_bounds(field)}".strip()
+    return text + (", or nothing" if optional else "")
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {Ge: (">=", "ge"), Gt: (">", "gt"), Le: ("<=", "le"), Lt: ("<", "lt")}
+    parts = []
+    for constraint in _constraints(field):
+        if type(constraint) in signs:
+            sign, attribute = signs[type(constraint)]
+            parts.append(f"{sign} {getattr(constraint, attribute):g}")
+    return " and ".join(parts)
+
+
+def _constraints(field: FieldInfo) -> list[Any]:
+    """Collect bounds from the field and, where it is `Annotated[...] | None`, from inside the union."""
+    found = list(field.metadata)
+    stack = [field.annotation]
+    while stack:
+        annotation = stack.pop()
+        for item in getattr(annotation, "__metadata__", ()):
+            found += item.metadata if isinstance(item, FieldInfo) else [item]
+        stack += [
+            a for a in typing.get_args(annotation) if typing.get_origin(annotation) is not typing.Literal
+        ]
+    return found
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    optional = False
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        rest = [a for a in typing.get_args(annotation) if a is not type(None)]
+        optional, annotation = len(rest) < len(typing.get_args(annotation)), rest[0]
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    return annotation, optional

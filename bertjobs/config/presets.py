@@ -1,0 +1,59 @@
+"""The YAML files under `configs/`: job presets and model sizes. They are data; `load` validates them."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bertjobs.errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_INSTALLED, _CHECKOUT = _PACKAGE / "configs", _PACKAGE.parent / "configs"
+
+
+def configs_dir() -> Path:
+    """Return the folder of the presets: inside the installed package, or at the top of a checkout."""
+    return _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
+
+
+def preset_names() -> list[str]:
+    """Return the names that `--preset` takes."""
+    return sorted(path.stem for path in configs_dir().glob("*.yaml"))
+
+
+def size_names() -> list[str]:
+    """Return the model sizes that `--model` takes to start from random weights."""
+    return sorted(path.stem for path in (configs_dir() / "models").glob("*.yaml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Read a job preset as nested sections.
+
+    Raises: ConfigError: there is no such preset.
+    """
+    if name not in preset_names():
+        raise ConfigError(
+            f"--preset {name}: there is no such preset.", hint=f"Choose one of {', '.join(preset_names())}."
+        )
+    return read_yaml(configs_dir() / f"{name}.yaml", flag="--preset")
+
+
+def read_size(name: str) -> dict[str, Any]:
+    """Read a model size in the words of a Hugging Face `config.json`."""
+    return read_yaml(configs_dir() / "models" / f"{name}.yaml", flag="--model")
+
+
+def read_yaml(path: Path, *, flag: str) -> dict[str, Any]:
+    """Read one YAML mapping; `flag` is who asked, for the message.
+
+    Raises: ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise ConfigError(f"{flag} {path}: {e.strerror}.") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{flag} {path} is not YAML: {' '.join(str(e).split())}") from e
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{flag} {path} must be a mapping of sections, but is {type(loaded).__name__}.")
+    return loaded

@@ -1,0 +1,75 @@
+"""Where things are: the one place that reads the environment. What a job does is in `config`, not here."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bertjobs.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Addresses and folders of one installation, read from `BERTJOBS_*`."""
+
+    home: Path
+    """`BERTJOBS_HOME`: pid files, sockets, caches and, by default, the artefacts. Default `~/.bertjobs`."""
+    redis_url: str | None
+    """`BERTJOBS_REDIS_URL`: a shared Redis; without it the embedded stack is used. May hold no password."""
+    redis_password: str | None
+    """`BERTJOBS_REDIS_PASSWORD`, or the content of the file that `BERTJOBS_REDIS_PASSWORD_FILE` names."""
+    ray_address: str | None
+    """`BERTJOBS_RAY_ADDRESS`: the dashboard address of a shared Ray, `http://host:8265`."""
+    storage: str
+    """`BERTJOBS_STORAGE`: folder or `pyarrow.fs` URI of the artefacts. Default `<home>/jobs`."""
+    cache: Path
+    """`BERTJOBS_CACHE`: encoded data and downloads. Default `<home>/cache`."""
+    lease_s: float
+    """`BERTJOBS_LEASE_S`: seconds without a heartbeat after which the dispatcher asks Ray. Default 15."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether Redis, Ray and the dispatcher are ours to start."""
+        return self.redis_url is None and self.ray_address is None
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings.
+
+    Raises: ConfigError: one address without the other, or a lease that is no positive number.
+    """
+    env = os.environ if environ is None else environ
+    home = Path(env.get("BERTJOBS_HOME") or "~/.bertjobs").expanduser().absolute()
+    redis_url, ray_address = env.get("BERTJOBS_REDIS_URL") or None, env.get("BERTJOBS_RAY_ADDRESS") or None
+    return Settings(
+        home=home,
+        redis_url=redis_url,
+        redis_password=_password(env),
+        ray_address=ray_address,
+        storage=env.get("BERTJOBS_STORAGE") or str(home / "jobs"),
+        cache=Path(env.get("BERTJOBS_CACHE") or home / "cache").expanduser().absolute(),
+        lease_s=_positive(env, "BERTJOBS_LEASE_S", 15.0),
+    )
+
+
+def _password(env: Mapping[str, str]) -> str | None:
+    path = env.get("BERTJOBS_REDIS_PASSWORD_FILE")
+    if not path:
+        return env.get("BERTJOBS_REDIS_PASSWORD") or None
+    try:
+        return Path(path).read_text().strip()
+    except OSError as e:
+        raise ConfigError(f"BERTJOBS_REDIS_PASSWORD_FILE={path} cannot be read: {e.strerror}.") from e
+
+
+def _positive(env: Mapping[str, str], name: str, default: float) -> float:
+    given = env.get(name)
+    if not given:
+        return default
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise ConfigError(f"{name}={given} is not a positive number of seconds.")
+    return value
