@@ -1,6 +1,15 @@
 """What a job does: schema, presets, and the merge of defaults, preset, file, `--set` and flags."""
 
-from bertjobs.config.load import Layer, describe, file_layer, load, preset_layer, set_layer
+from bertjobs.config.load import (
+    Layer,
+    describe,
+    file_layer,
+    load,
+    paths,
+    preset_layer,
+    set_layer,
+    stored_layer,
+)
 from bertjobs.config.schema import CONFIG_OF_KIND, EvaluateConfig, FinetuneConfig, JobConfig, Kind
 
 __all__ = [
@@ -13,6 +22,8 @@ __all__ = [
     "describe",
     "file_layer",
     "load",
+    "paths",
     "preset_layer",
     "set_layer",
+    "stored_layer",
 ]

@@ -4,17 +4,18 @@ a layer brings the name by which its user gave each value, so that an error can 
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from bertjobs.config.presets import read_preset, read_yaml
+from bertjobs.config.rules import find_contradictions, find_idle
 from bertjobs.config.schema import CONFIG_OF_KIND, JobConfig
 from bertjobs.errors import ConfigError
 
@@ -25,6 +26,8 @@ class Layer:
 
     values: Mapping[str, Any]
     origins: Mapping[str, str]
+    is_given: bool = True
+    """Whether the user gave these values for this job, so that one without effect is an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,8 @@ class Parameter:
     type: type
     choices: tuple[str, ...] | None
     optional: bool
+    """Whether nothing is a value too."""
+    required: bool
     bounds: str
     default: Any
     help: str
@@ -43,25 +48,36 @@ class Parameter:
 def load(kind: str, *layers: Layer) -> JobConfig:
     """Merge the layers, later over earlier, and validate.
 
-    Raises: ConfigError: an unknown key or a wrong value, with its origin, what was given and what is allowed.
+    Raises: ConfigError: an unknown key, a wrong value, values that contradict each other or a given value
+        without effect; with its origin, what was given and what is allowed.
     """
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
+    given: set[str] = set()
     for layer in layers:
         merged.update(layer.values)
         origins.update(layer.origins)
+        # The last word counts: a preset may follow the user's defaults as well as come before them.
+        given = given | set(layer.values) if layer.is_given else given - set(layer.values)
     schema = CONFIG_OF_KIND[kind]
     for path in merged:
         _check_path(schema, path, kind=kind, origin=origins.get(path, path))
     try:
-        return schema.model_validate(_nested(merged))
+        config = schema.model_validate(_nested(merged))
     except ValidationError as e:
         raise _config_error(e, schema, origins) from e
+    _check_rules(kind, config, origins=origins, given=given)
+    return config
 
 
 def preset_layer(name: str) -> Layer:
     """Return a preset's values. Raises: ConfigError: there is no such preset."""
-    return _layer(read_preset(name), f"--preset {name}")
+    return _layer(read_preset(name), f"--preset {name}", is_given=False)
+
+
+def stored_layer(config: Mapping[str, Any]) -> Layer:
+    """Return the values of a resolved configuration, as it is stored with a job and beside its artefacts."""
+    return _layer(config, "the stored configuration", is_given=False)
 
 
 def file_layer(path: Path) -> Layer:
@@ -91,6 +107,7 @@ def describe(kind: str, path: str) -> Parameter:
         type=str if literal else annotation,
         choices=typing.get_args(annotation) if literal else None,
         optional=optional,
+        required=field.is_required(),
         bounds=_bounds(field),
         default=None if field.is_required() else field.default,
         help=" ".join((field.description or "").split()),
@@ -112,14 +129,14 @@ def _leaves(schema: type[BaseModel], prefix: str = "") -> dict[str, FieldInfo]:
     return found
 
 
-def _layer(sections: Mapping[str, Any], origin: str) -> Layer:
+def _layer(sections: Mapping[str, Any], origin: str, *, is_given: bool = True) -> Layer:
     values: dict[str, Any] = {}
     for section, content in sections.items():
         if isinstance(content, Mapping):
             values |= {f"{section}.{key}": value for key, value in content.items()}
-        else:
-            values[section] = content
-    return Layer(values, {path: f"{path} in {origin}" for path in values})
+        elif content is not None:  # `optim:` with nothing under it, in YAML
+            values[str(section)] = content
+    return Layer(values, {path: f"{path} in {origin}" for path in values}, is_given=is_given)
 
 
 def _scalar(text: str) -> Any:
@@ -144,11 +161,31 @@ def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_path(schema: type[BaseModel], path: str, *, kind: str, origin: str) -> None:
     known = _leaves(schema)
-    if path in known:
-        return
-    close = difflib.get_close_matches(path, known, n=1, cutoff=0.6)
-    hint = f"Did you mean {close[0]}?" if close else f"Known are: {', '.join(known)}."
-    raise ConfigError(f"{origin}: {kind} has no parameter {path}.", hint=hint)
+    if path not in known:
+        raise ConfigError(f"{origin}: {kind} has no parameter {path}.", hint=_suggestion(path, list(known)))
+
+
+def _suggestion(path: str, known: list[str]) -> str:
+    section, _, leaf = path.partition(".")
+    siblings = [k for k in known if k.startswith(f"{section}.")]
+    if siblings and not leaf:
+        return f"It is a section; its parameters are {', '.join(siblings)}."
+    same_leaf = [k for k in known if leaf and k.endswith(f".{leaf}")]
+    close = same_leaf or difflib.get_close_matches(path, siblings or known, n=1, cutoff=0.75)
+    if close:
+        return f"Did you mean {close[0]}?"
+    return f"Known are: {', '.join(siblings or known)}."
+
+
+def _check_rules(kind: str, config: JobConfig, *, origins: Mapping[str, str], given: Collection[str]) -> None:
+    lines = []
+    for involved, sentence in find_contradictions(kind, config):
+        named = [origins.get(path, path) for path in involved if path in given] or [involved[0]]
+        lines.append(f"{' and '.join(named)}: {sentence}.")
+    for path, because in find_idle(kind, config, given=given):
+        lines.append(f"{origins[path]} has no effect: {because}.")
+    if lines:
+        raise ConfigError("\n".join(lines))
 
 
 def _config_error(e: ValidationError, schema: type[BaseModel], origins: Mapping[str, str]) -> ConfigError:
@@ -158,11 +195,17 @@ def _config_error(e: ValidationError, schema: type[BaseModel], origins: Mapping[
         path = ".".join(str(part) for part in error["loc"])
         path = next((k for k in known if path == k or path.startswith(f"{k}.")), path)
         if error["type"] == "missing":
-            lines.append(f"{origins.get(path, path)} is required.")
+            required = [k for k, f in known.items() if f.is_required() and k.startswith(path)]
+            lines += [f"{origins.get(k, k)} is required." for k in required]
             continue
         allowed = _allowed(known[path]) if path in known else error["msg"]
-        lines.append(f"{origins.get(path, path)}: {error['input']!r} is not allowed; {allowed}.")
+        lines.append(f"{origins.get(path, path)}: {_shown(error['input'])} is not allowed; {allowed}.")
     return ConfigError("\n".join(dict.fromkeys(lines)))
+
+
+def _shown(value: Any) -> str:
+    """Show a value as its user typed it; quotes only where there would be nothing to see."""
+    return value if isinstance(value, str) and value.strip() else repr(value)
 
 
 def _allowed(field: FieldInfo) -> str:
@@ -182,6 +225,8 @@ def _bounds(field: FieldInfo) -> str:
         if type(constraint) in signs:
             sign, attribute = signs[type(constraint)]
             parts.append(f"{sign} {getattr(constraint, attribute):g}")
+        if isinstance(constraint, MinLen):
+            parts.append(f"of {constraint.min_length} or more characters")
     return " and ".join(parts)
 
 

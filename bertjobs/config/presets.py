@@ -1,5 +1,6 @@
 """The YAML files under `configs/`: job presets and model sizes. They are data; `load` validates them."""
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ def read_preset(name: str) -> dict[str, Any]:
     Raises: ConfigError: there is no such preset.
     """
     if name not in preset_names():
+        close = difflib.get_close_matches(name, preset_names(), n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
         raise ConfigError(
-            f"--preset {name}: there is no such preset.", hint=f"Choose one of {', '.join(preset_names())}."
+            f"--preset {name}: there is no such preset.", hint=f"{hint}Known are {', '.join(preset_names())}."
         )
     return read_yaml(configs_dir() / f"{name}.yaml", flag="--preset")
 

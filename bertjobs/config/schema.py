@@ -12,6 +12,7 @@ Kind = Literal["finetune", "evaluate"]
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -28,16 +29,19 @@ class Section(BaseModel):
 
 
 class TaskSection(Section):
-    name: str = "snli"
+    name: Text = "snli"
     """What to learn: `snli`, `cola`, or the path of a task file (YAML: columns, labels, metric)."""
 
 
 class DataSection(Section):
-    path: str | None = None
+    path: Text | None = None
     """Folder, zip or file that holds the data; default: what `bertjobs data get` downloaded."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A row that cannot be read stops the job with its file and line, or is skipped and counted."""
-    valid_ratio: Ratio = 0.1
+    valid_split: Text | None = None
+    """Split to validate on; default: the development file where there is one, else held-out rows (CoLA's
+    recipe always holds out)."""
+    valid_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of the training rows held out where the data has no development file."""
     split_seed: int = 2018
     """Seed of that held-out split; 2018 is the CoLA recipe's."""
@@ -48,9 +52,9 @@ class DataSection(Section):
 
 
 class EvalDataSection(Section):
-    path: str | None = None
+    path: Text | None = None
     """Folder, zip or file that holds the data; default: what `bertjobs data get` downloaded."""
-    split: str = "dev"
+    split: Text = "dev"
     """Split to evaluate (`dev`, `test`, `train`, CoLA: also `in_domain_dev`) or the path of one file."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A row that cannot be read stops the job with its file and line, or is skipped and counted."""
@@ -73,12 +77,12 @@ class EvalTextSection(Section):
 
 
 class ModelSection(Section):
-    source: str = "tiny"
+    source: Text = "tiny"
     """Where the weights come from: a Hugging Face folder or hub name, a d2l archive, a job id, or a size
     (`tiny`, `mini`, `small`, `medium`, `base`, `large`, `d2l-small`) to start from random weights."""
     num_heads: Count | None = None
     """Attention heads; only for d2l archives that the registry does not know."""
-    vocab: str | None = None
+    vocab: Text | None = None
     """Vocabulary file (`vocab.txt`, `tokenizer.json`, d2l `vocab.json`) for random weights; without it a
     WordPiece vocabulary is trained on the training split."""
     vocab_size: Annotated[int, Field(ge=64, le=1_000_000)] = 8192
@@ -92,7 +96,7 @@ class ModelSection(Section):
 
 
 class EvalModelSection(Section):
-    source: str
+    source: Text
     """What to evaluate: a job id, or the folder of a fine-tuned checkpoint."""
 
 

@@ -1,0 +1,133 @@
+"""Layers are merged in order, and every error says what was given, how, and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+
+from bertjobs.config import (
+    CONFIG_OF_KIND,
+    FinetuneConfig,
+    Layer,
+    describe,
+    file_layer,
+    load,
+    paths,
+    preset_layer,
+    set_layer,
+    stored_layer,
+)
+from bertjobs.errors import ConfigError
+
+
+def test_later_layers_win_over_earlier_ones(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim:\n  lr: 3e-5\n  weight_decay: 0.2\ntrain:\n")
+    flags = Layer({"optim.weight_decay": "0.3"}, {"optim.weight_decay": "--weight-decay"})
+    config = load("finetune", preset_layer("cola"), file_layer(path), set_layer(("train.epochs=9",)), flags)
+    assert isinstance(config, FinetuneConfig)
+    assert (config.task.name, config.optim.lr, config.optim.weight_decay) == ("cola", 3e-5, 0.3)
+    assert config.train.epochs == 9
+
+
+def test_a_resolved_config_is_read_back_as_it_was() -> None:
+    config = load("finetune", preset_layer("snli-d2l"), set_layer(("data.valid_split=dev",)))
+    assert load("finetune", stored_layer(config.model_dump(mode="json"))) == config
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.lr=0", "--set optim.lr: 0 is not allowed; expected a number > 0 and <= 1."),
+        ("optim.lr=-1", "--set optim.lr: -1 is not allowed; expected a number > 0 and <= 1."),
+        ("optim.lr=fast", "--set optim.lr: fast is not allowed; expected a number > 0 and <= 1."),
+        ("optim.lr=.nan", "--set optim.lr: nan is not allowed; expected a number > 0 and <= 1."),
+        ("text.max_len=2", "--set text.max_len: 2 is not allowed; expected a whole number >= 8 and <= 8192."),
+        ("train.epochs=1.5", "--set train.epochs: 1.5 is not allowed; expected a whole number >= 1."),
+        (
+            "optim.schedule=lineal",
+            "--set optim.schedule: lineal is not allowed; choose one of linear, cosine, constant, wsd.",
+        ),
+        (
+            "data.limit_train=0",
+            "--set data.limit_train: 0 is not allowed; expected a whole number >= 1, or nothing.",
+        ),
+        (
+            "train.deterministic=perhaps",
+            "--set train.deterministic: perhaps is not allowed; expected true or false.",
+        ),
+        ("task.name=''", "--set task.name: '' is not allowed; expected a text of 1 or more characters."),
+    ],
+)
+def test_a_wrong_value_is_said_back_with_what_is_allowed(assignment: str, message: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        load("finetune", set_layer((assignment,)))
+    assert e.value.message == message
+    assert e.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("optim.lrr", "Did you mean optim.lr?"),
+        ("optim.seed", "Did you mean train.seed?"),
+        ("optims.lr", "Did you mean optim.lr?"),
+        ("text", "It is a section; its parameters are text.max_len, text.truncation."),
+        ("text.colour", "Known are: text.max_len, text.truncation."),
+    ],
+)
+def test_a_misspelt_key_is_refused_with_a_suggestion(path: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        load("finetune", set_layer((f"{path}=1",)))
+    assert e.value.message == f"--set {path}: finetune has no parameter {path}."
+    assert e.value.hint == hint
+
+
+def test_a_required_value_is_asked_for_by_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"^--model is required\.$"):
+        load("evaluate", Layer({}, {"model.source": "--model"}))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"optim: [", "is not YAML"),
+        (b"- lr", "must be a mapping of sections, but is list"),
+        (b"\xff\xfe\x00", "is not YAML"),
+        (b"optim: 3", "finetune has no parameter optim"),
+        (b"3: 4", "finetune has no parameter 3"),
+        (b"optim: {lr: [1]}", r"optim.lr in --config .*: \[1\] is not allowed"),
+    ],
+)
+def test_a_config_file_that_is_none_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load("finetune", file_layer(path))
+
+
+def test_a_missing_config_file_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"--config nowhere\.yaml: No such file or directory\."):
+        file_layer(Path("nowhere.yaml"))
+
+
+def test_an_assignment_without_a_value_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"--set optim\.lr: expected a dotted path and a value"):
+        set_layer(("optim.lr",))
+
+
+@pytest.mark.parametrize("kind", list(CONFIG_OF_KIND))
+def test_every_parameter_has_a_sentence_of_help_and_a_plain_type(kind: str) -> None:
+    found = [describe(kind, path) for path in paths(kind)]
+    assert len(found) > 10
+    for parameter in found:
+        assert parameter.help.endswith("."), parameter.path
+        assert parameter.type in (str, int, float, bool), parameter.path
+    assert [p.path for p in found if p.required] == (["model.source"] if kind == "evaluate" else [])
+
+
+def test_a_parameter_is_described_with_bounds_choices_and_default() -> None:
+    lr = describe("finetune", "optim.lr")
+    assert (lr.type, lr.bounds, lr.default, lr.optional) == (float, "> 0 and <= 1", 5e-5, False)
+    assert describe("finetune", "data.limit_train").optional
+    assert describe("finetune", "data.limit_train").bounds == ">= 1"
+    assert describe("finetune", "optim.schedule").choices == ("linear", "cosine", "constant", "wsd")

@@ -1,0 +1,46 @@
+"""Every preset validates, says how to use it and where its numbers come from."""
+
+import pytest
+
+from bertjobs.config import load, preset_layer
+from bertjobs.config.presets import configs_dir, preset_names
+from bertjobs.errors import ConfigError
+
+
+def test_the_presets_are_these() -> None:
+    assert preset_names() == ["cola", "demo", "snli", "snli-d2l"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_validates_and_opens_with_its_command(name: str) -> None:
+    load("finetune", preset_layer(name))
+    comment = [
+        line for line in (configs_dir() / f"{name}.yaml").read_text().splitlines() if line.startswith("#")
+    ]
+    assert any(f"bertjobs submit finetune --preset {name}" in line for line in comment[:5])
+    assert len(comment) >= 6
+
+
+def test_the_d2l_recipe_is_the_books() -> None:
+    config = load("finetune", preset_layer("snli-d2l")).model_dump()
+    assert (config["text"]["max_len"], config["train"]["batch_size"], config["train"]["epochs"]) == (
+        128,
+        512,
+        5,
+    )
+    assert (config["optim"]["lr"], config["optim"]["weight_decay"]) == (1e-4, 0.0)
+    assert (config["optim"]["schedule"], config["optim"]["max_grad_norm"]) == ("constant", 0.0)
+
+
+def test_the_cola_recipe_is_the_published_one() -> None:
+    config = load("finetune", preset_layer("cola")).model_dump()
+    assert (config["data"]["valid_ratio"], config["data"]["split_seed"]) == (0.1, 2018)
+    assert (config["train"]["batch_size"], config["train"]["epochs"]) == (32, 4)
+    assert (config["optim"]["lr"], config["optim"]["warmup_ratio"]) == (2e-5, 0.1)
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigError) as e:
+        preset_layer("colla")
+    assert e.value.message == "--preset colla: there is no such preset."
+    assert e.value.hint == "Did you mean cola? Known are cola, demo, snli, snli-d2l."
