@@ -1,0 +1,193 @@
+"""The encoded form of a split: untruncated wordpiece numbers in Arrow, one list per text, label and index.
+
+Truncation comes later and costs nothing (see `truncation`), so the encoded form and its cache key depend on
+neither max_len nor the strategy.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from bertjobs.errors import StorageError
+from bertjobs.text import ragged
+from bertjobs.text.tasks import Task
+from bertjobs.text.tokenizers import Tokenizer
+
+ENCODER_VERSION = 1
+"""Raise it when the same rows would be encoded differently."""
+
+
+def encode_table(table: pa.Table, tokenizer: Tokenizer) -> pa.Table:
+    """Encode a split: columns `a`, `b` (pairs) as lists of uint16 or int32, `label` int32, `index` int64."""
+    is_pair = "text_b" in table.column_names
+    columns = ["text_a", "text_b"] if is_pair else ["text_a"]
+    # Both texts in one go, because they share most of their words.
+    texts = pa.chunked_array(
+        [c.cast(pa.string()) for name in columns for c in table[name].chunks], pa.string()
+    )
+    ids, offsets = tokenizer.encode_column(texts)
+    n = table.num_rows
+    encoded = {"a": _lists(ids, offsets[: n + 1])}
+    if is_pair:
+        encoded["b"] = _lists(ids, offsets[n:])
+    encoded["label"] = table["label"].combine_chunks()
+    encoded["index"] = table["index"].combine_chunks()
+    return pa.table(encoded)
+
+
+def cache_key(
+    files: Sequence[Path],
+    task: Task,
+    tokenizer: Tokenizer,
+    *,
+    split: str,
+    on_bad_row: str = "error",
+    limit: int | None = None,
+    extra: str = "",
+) -> str:
+    """Return a name for the encoded form of these rows: 32 hex digits.
+
+    It changes with the content of the files, the task's columns and labels, the tokenizer, which rows are
+    kept (`split`, `on_bad_row`, `limit`, and `extra` for anything else that selects rows) and the encoder.
+    """
+    described = {
+        "encoder": ENCODER_VERSION,
+        "files": [[path.suffix, _sha256(path)] for path in files],
+        "task": {**task.to_json(), "name": "", "labels": [], "metric": ""},
+        "tokenizer": tokenizer.fingerprint,
+        "rows": [split, on_bad_row, limit, extra],
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedTable:
+    """Views of an encoded split: numpy arrays over Arrow's own memory, nothing copied.
+
+    The ids of row i's first text are `a_ids[a_offsets[i] : a_offsets[i + 1]]`.
+    """
+
+    a_ids: np.ndarray
+    a_offsets: np.ndarray
+    b_ids: np.ndarray | None
+    b_offsets: np.ndarray | None
+    labels: np.ndarray
+    """int32, -1 where a row has none."""
+    indices: np.ndarray
+    """int64, the rows' numbers in their split."""
+
+    @classmethod
+    def from_arrow(cls, table: pa.Table) -> "EncodedTable":
+        """View a table of `encode_table`'s columns; one of several chunks is joined first, which copies."""
+        a_ids, a_offsets = _views(table["a"])
+        b_ids, b_offsets = _views(table["b"]) if "b" in table.column_names else (None, None)
+        return cls(
+            a_ids=a_ids,
+            a_offsets=a_offsets,
+            b_ids=b_ids,
+            b_offsets=b_offsets,
+            labels=_single(table["label"]).to_numpy(),
+            indices=_single(table["index"]).to_numpy(),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.labels)
+
+    @property
+    def is_pair(self) -> bool:
+        return self.b_ids is not None
+
+    @property
+    def lengths_a(self) -> np.ndarray:
+        """Wordpieces of each first text: int64."""
+        return np.diff(self.a_offsets).astype(np.int64)
+
+    @property
+    def lengths_b(self) -> np.ndarray | None:
+        """Wordpieces of each second text: int64; None for single texts."""
+        return None if self.b_offsets is None else np.diff(self.b_offsets).astype(np.int64)
+
+    def select(self, rows: np.ndarray) -> "EncodedTable":
+        """Copy the given rows, in the given order."""
+        a_ids, a_offsets = ragged.take(self.a_ids, self.a_offsets, rows)
+        b_ids, b_offsets = None, None
+        if self.b_ids is not None and self.b_offsets is not None:
+            b_ids, b_offsets = ragged.take(self.b_ids, self.b_offsets, rows)
+        return EncodedTable(
+            a_ids=a_ids,
+            a_offsets=a_offsets,
+            b_ids=b_ids,
+            b_offsets=b_offsets,
+            labels=self.labels[rows],
+            indices=self.indices[rows],
+        )
+
+
+def write_ipc(table: pa.Table, path: Path) -> None:
+    """Write an Arrow file of one record batch, atomically, so that `read_ipc` can map it.
+
+    Raises: StorageError: no room, no right.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            _write(table.combine_chunks(), temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as e:
+        raise StorageError(
+            f"The encoded data cannot be written to {path}: {e.strerror or e}.",
+            hint="Free room there, or set BERTJOBS_CACHE to another place.",
+        ) from e
+
+
+def read_ipc(path: Path) -> pa.Table:
+    """Map an Arrow file into memory; pages are read as they are touched.
+
+    Raises: StorageError: missing or damaged.
+    """
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (pa.ArrowException, OSError) as e:
+        raise StorageError(
+            f"The encoded data at {path} cannot be read: {str(e).splitlines()[0]}",
+            hint="Remove it, and it will be encoded anew.",
+        ) from e
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=max(table.num_rows, 1))
+
+
+def _lists(ids: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
+    start, end = int(offsets[0]), int(offsets[-1])
+    return pa.ListArray.from_arrays(
+        pa.array((offsets - start).astype(np.int32)), pa.array(ids[start:end], pa.from_numpy_dtype(ids.dtype))
+    )
+
+
+def _views(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    lists = _single(column)
+    return lists.values.to_numpy(), lists.offsets.to_numpy()
+
+
+def _single(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -1,0 +1,127 @@
+"""Which file holds a split: the names under which tasks are published, in a folder, a zip, or the cache."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+from bertjobs.errors import DataError
+from bertjobs.text.source_file import SourceFile, open_archive
+from bertjobs.text.tasks import Task
+
+TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
+
+_SNLI = {split: (f"snli_1.0_{split}.jsonl", f"snli_1.0_{split}.txt") for split in ("train", "dev", "test")}
+_COLA = {  # the published names first, then GLUE's
+    "train": ("in_domain_train.tsv", "train.tsv"),
+    "dev": ("in_domain_dev.tsv", "dev.tsv"),
+    "in_domain_dev": ("in_domain_dev.tsv",),
+    "out_of_domain_dev": ("out_of_domain_dev.tsv",),
+    "test": ("test.tsv",),
+}
+_TABLE_STEMS = {
+    "train": ("train",),
+    "dev": ("dev", "valid", "validation", "val"),
+    "test": ("test",),
+}
+_TABLE = {
+    split: tuple(stem + suffix for stem in stems for suffix in TABLE_SUFFIXES)
+    for split, stems in _TABLE_STEMS.items()
+}
+FILES_OF_SPLIT = {"snli": _SNLI, "cola": _COLA, "table": _TABLE}
+DOWNLOADS = {"snli": "snli_1.0.zip", "cola": "cola_public_1.1.zip"}
+"""What `data get` stores, by task."""
+
+_FOLDERS = {
+    "snli": ("", "snli_1.0"),
+    "cola": ("", "raw", "cola_public/raw", "CoLA"),
+    "table": ("",),
+}
+"""Where under the given folder or zip the files may lie."""
+
+
+def downloads_dir(cache: Path) -> Path:
+    """Return the folder of the downloaded archives."""
+    return cache / "downloads"
+
+
+def find_split(task: Task, path: str | None, *, split: str, cache: Path) -> SourceFile:
+    """Return the file that holds a split; `split` is a name, or the path of a file.
+
+    Raises: DataError: it is not there; says where was looked and what to do.
+    """
+    if split not in FILES_OF_SPLIT[task.format]:
+        return _given_file(task, path, split)
+    root = _root(task, path, cache)
+    found = _find_named(task, root, split)
+    if found is None:
+        raise DataError(
+            f"{root} holds no {split!r} split of {task.name} (looked for "
+            f"{_listing(FILES_OF_SPLIT[task.format][split])}).",
+            hint="Give the folder or zip that holds it (--data), or the path of one file (--split).",
+        )
+    return found
+
+
+def has_named_split(task: Task, path: str | None, *, split: str, cache: Path) -> bool:
+    """Return whether a named split is there. Raises: DataError: the data itself is not, or is damaged."""
+    return _find_named(task, _root(task, path, cache), split) is not None
+
+
+def _given_file(task: Task, path: str | None, split: str) -> SourceFile:
+    folder = Path(path) if path is not None else Path()
+    for candidate in (Path(split).expanduser(), folder / split):
+        if candidate.is_file():
+            return SourceFile(candidate)
+    raise DataError(
+        f"--split {split}: there is no such file, and it is no split of {task.name}.",
+        hint=f"Choose one of {', '.join(FILES_OF_SPLIT[task.format])}, or give the path of a file.",
+    )
+
+
+def _root(task: Task, path: str | None, cache: Path) -> Path:
+    if path is not None:
+        root = Path(path).expanduser()
+        if not root.exists():
+            raise DataError(f"--data {path}: there is no such folder or file.", hint="Check the path.")
+        return root
+    if task.name not in DOWNLOADS:
+        raise DataError(f"The task {task.name} needs its data.", hint="Give its folder or file (--data).")
+    root = downloads_dir(cache) / DOWNLOADS[task.name]
+    if not root.exists():
+        raise DataError(
+            f"No data was given for {task.name}, and none has been downloaded ({root} is not there).",
+            hint=f"Run `bertjobs data get {task.name}`, or give a folder or zip (--data).",
+        )
+    return root
+
+
+def _find_named(task: Task, root: Path, split: str) -> SourceFile | None:
+    names = [
+        str(PurePosixPath(folder) / name)
+        for name in FILES_OF_SPLIT[task.format][split]
+        for folder in _FOLDERS[task.format]
+    ]
+    if root.is_dir():
+        return _first(names, lambda name: (root / name).is_file(), lambda name: SourceFile(root / name))
+    if root.suffix == ".zip":
+        with open_archive(root) as archive:
+            members = {_without_top(m): m for m in archive.namelist() if not m.startswith("__MACOSX/")}
+            members |= {m: m for m in archive.namelist()}
+        return _first(names, members.__contains__, lambda name: SourceFile(root, members[name]))
+    return SourceFile(root) if split == "train" else None  # one file is all there is: it is trained on
+
+
+def _first(
+    names: Iterable[str], is_there: Callable[[str], bool], as_source: Callable[[str], SourceFile]
+) -> SourceFile | None:
+    return next((as_source(name) for name in names if is_there(name)), None)
+
+
+def _without_top(member: str) -> str:
+    """Drop the archive's own top folder, whatever it is called."""
+    top, _, rest = member.partition("/")
+    return rest or top
+
+
+def _listing(names: tuple[str, ...]) -> str:
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown}, ..."

@@ -1,0 +1,149 @@
+"""From rows as a reader found them to one Arrow table: labels numbered, bad rows refused or counted."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+
+from bertjobs.errors import DataError
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.tasks import Task
+
+OnBadRow = Literal["error", "skip"]
+
+NO_GOLD_LABEL = "no gold label"
+BROKEN_ROW = "broken row"
+
+
+class Row(NamedTuple):
+    """One row that could be read."""
+
+    place: int
+    """Line of a text file, or row of a columnar one, from 1."""
+    text_a: str
+    text_b: str | None
+    label: str | None
+    """None where the file has no label column or the cell is empty."""
+
+
+class BadRow(NamedTuple):
+    """One row that could not be read, and why."""
+
+    place: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class Collected:
+    table: pa.Table
+    num_dropped: dict[str, int]
+
+
+def collect(
+    rows: Iterable[Row | BadRow],
+    *,
+    task: Task,
+    source: SourceFile,
+    unit: str,
+    on_bad_row: OnBadRow,
+    require_labels: bool,
+) -> Collected:
+    """Number the labels, drop what has none, and build the table; `unit` is what a place counts (`line`).
+
+    A file in which no row has a label is kept whole, with label -1, unless labels are required.
+
+    Raises: DataError: a bad row, an unknown label, no rows, or no labels where they are required.
+    """
+    kept = _Kept(task, source, unit, on_bad_row)
+    for row in rows:
+        if isinstance(row, BadRow):
+            kept.refuse(row.place, row.cause)
+        else:
+            kept.add(row)
+    return kept.finish(require_labels=require_labels)
+
+
+class _Kept:
+    """The rows kept so far, as columns."""
+
+    def __init__(self, task: Task, source: SourceFile, unit: str, on_bad_row: OnBadRow) -> None:
+        self._task, self._source, self._unit, self._on_bad_row = task, source, unit, on_bad_row
+        self._number_of = {value: number for number, value in enumerate(task.label_values)}
+        self._texts_a: list[str] = []
+        self._texts_b: list[str | None] = []
+        self._labels: list[int] = []
+        self._without_gold: list[int] = []
+        """Positions among the kept whose label is the task's `no_label`."""
+        self._without_cell: list[tuple[int, int]] = []
+        """Positions among the kept whose label is empty or absent, with their places in the file."""
+        self._num_broken = 0
+        self._first_cause = ""
+
+    def refuse(self, place: int, cause: str) -> None:
+        """Raise for a bad row, or count it."""
+        message = f"{self._source}, {self._unit} {place}: {cause}."
+        if self._on_bad_row == "error":
+            raise DataError(message, hint="Correct the row, or skip and count such rows: --on-bad-row skip.")
+        self._num_broken += 1
+        self._first_cause = self._first_cause or message
+
+    def add(self, row: Row) -> None:
+        """Keep a row."""
+        position = len(self._labels)
+        if row.label is None:
+            self._without_cell.append((position, row.place))
+            number = -1
+        elif row.label == self._task.no_label:
+            self._without_gold.append(position)
+            number = -1
+        elif row.label in self._number_of:
+            number = self._number_of[row.label]
+        else:
+            known = ", ".join(self._task.label_values)
+            self.refuse(row.place, f"the label {row.label[:80]!r} is not one of {known}")
+            return
+        self._texts_a.append(row.text_a)
+        self._texts_b.append(row.text_b)
+        self._labels.append(number)
+
+    def finish(self, *, require_labels: bool) -> Collected:
+        """Build the table."""
+        if not self._labels:
+            raise self._nothing_left()
+        num_unlabelled = len(self._without_gold) + len(self._without_cell)
+        is_unlabelled = num_unlabelled == len(self._labels)
+        if is_unlabelled and require_labels:
+            raise DataError(
+                f"{self._source}: none of its {num_unlabelled} rows has a label "
+                f"(column {self._task.columns.label!r} is empty or absent).",
+                hint="This split is for predictions only; give one with labels (--data, --split).",
+            )
+        dropped: set[int] = set()
+        if not is_unlabelled:
+            for _, place in self._without_cell:
+                self.refuse(place, f"the label (column {self._task.columns.label!r}) is empty")
+            dropped = {position for position, _ in self._without_cell} | set(self._without_gold)
+        num_without_gold = 0 if is_unlabelled else len(self._without_gold)
+        return Collected(
+            self._table(dropped), {NO_GOLD_LABEL: num_without_gold, BROKEN_ROW: self._num_broken}
+        )
+
+    def _table(self, dropped: set[int]) -> pa.Table:
+        columns = {"text_a": pa.array(self._texts_a, pa.string())}
+        if self._task.is_pair:
+            columns["text_b"] = pa.array(self._texts_b, pa.string())
+        columns["label"] = pa.array(self._labels, pa.int32())
+        table = pa.table(columns)
+        if dropped:
+            table = table.filter(pa.array([i not in dropped for i in range(len(self._labels))]))
+        return table.append_column("index", pa.array(range(table.num_rows), pa.int64()))
+
+    def _nothing_left(self) -> DataError:
+        if self._num_broken:
+            return DataError(
+                f"{self._source}: all of its {self._num_broken} rows are broken. The first: "
+                f"{self._first_cause}",
+                hint="Check that the file is in the task's format (--task, --data).",
+            )
+        return DataError(f"{self._source} has no rows.", hint="Give a file with rows (--data).")

@@ -1,0 +1,127 @@
+"""One source of rows on disk: a plain file, or a member of a zip archive that is read without unpacking it.
+
+Knows bytes and lines; what stands in a line is `delimited`'s, `json_lines`' and `columnar`'s business.
+"""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from bertjobs.errors import DataError
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What `zipfile` raises for a cut, altered, oddly compressed or encrypted archive."""
+_BOM = b"\xef\xbb\xbf"
+_MAGIC = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "gzip-compressed",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"SQLite": "an SQLite database",
+}
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file, or a member of an archive."""
+
+    path: Path
+    """The file on disk: the archive itself where there is a member."""
+    member: str | None = None
+
+    @property
+    def suffix(self) -> str:
+        """The ending that says the format, as in `.jsonl`."""
+        return PurePosixPath(self.member).suffix if self.member else self.path.suffix
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.member}" if self.member else str(self.path)
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """Open for reading bytes. Raises: DataError: missing, unreadable, empty, or a damaged archive."""
+        with _data_errors(self):
+            if self.member is None:
+                with self.path.open("rb") as stream:
+                    yield stream
+                return
+            with open_archive(self.path) as archive, archive.open(self.member) as member:
+                yield io.BufferedReader(member)  # ZipExtFile's own line reading is several times slower
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Yield the lines without their ends, numbered from 1.
+
+        Lines end at LF or CRLF only: the texts may hold U+2028 and the like.
+
+        Raises: DataError: not a text file in UTF-8, with the line where that shows; or empty.
+        """
+        with self.open() as stream:
+            number = 0
+            for number, raw in enumerate(stream, start=1):
+                if number == 1:
+                    raw = raw.removeprefix(_BOM)
+                    self._refuse_binary(raw)
+                yield number, self._decode(raw, number)
+            if number == 0:
+                raise DataError(f"{self} is empty.", hint="Give a file with rows (--data).")
+
+    def _refuse_binary(self, first: bytes) -> None:
+        kind = next((name for magic, name in _MAGIC.items() if first.startswith(magic)), None)
+        if kind is None and b"\0" in first:
+            kind = "a binary file"
+        if kind is not None:
+            raise DataError(
+                f"{self} is not text but {kind}.", hint="Give a file in the task's format (--data)."
+            )
+
+    def _decode(self, raw: bytes, number: int) -> str:
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as e:
+            raise DataError(
+                f"{self}, line {number}: byte {raw[e.start]:#04x} at column {e.start + 1} is not UTF-8.",
+                hint="Give a text file saved as UTF-8 (--data).",
+            ) from e
+        if "\0" in text:
+            raise DataError(
+                f"{self}, line {number}: holds a zero byte, so this is a binary file.",
+                hint="Give a text file saved as UTF-8 (--data).",
+            )
+        return text.removesuffix("\n").removesuffix("\r")
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip archive for reading and refuse one whose members point outside of it.
+
+    Raises: DataError: truncated, tampered with, encrypted, or with paths such as `../x`.
+    """
+    with _data_errors(SourceFile(path)), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            parts = PurePosixPath(name.replace("\\", "/"))
+            if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
+                raise DataError(
+                    f"{path}: the member {name!r} points outside of the archive.",
+                    hint="Do not use this archive; fetch it again from its official address (data get).",
+                )
+        yield archive
+
+
+@contextmanager
+def _data_errors(source: SourceFile) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGED as e:
+        raise DataError(
+            f"{source}: the archive is damaged or cut short ({e}).",
+            hint="Fetch it again, or give another file (--data).",
+        ) from e
+    except FileNotFoundError as e:
+        raise DataError(f"{source} is not there.", hint="Give the path of the data (--data).") from e
+    except OSError as e:
+        raise DataError(f"{source} cannot be read: {e.strerror or e}.", hint="Check --data.") from e

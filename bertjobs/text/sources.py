@@ -1,0 +1,109 @@
+"""Read a split of a task into one Arrow table, whatever file it stands in; hold out a share of its rows."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from bertjobs.errors import DataError
+from bertjobs.text.columnar import read_columnar
+from bertjobs.text.delimited import read_cola, read_csv, read_tsv
+from bertjobs.text.json_lines import read_json_lines
+from bertjobs.text.locate import find_split, has_named_split
+from bertjobs.text.rows import BadRow, OnBadRow, Row, collect
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.tasks import Columns, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The rows of one split."""
+
+    table: pa.Table
+    """Columns `text_a`: string, `text_b`: string (pairs only), `label`: int32 (-1: has none),
+    `index`: int64, the row's number among the kept rows from 0."""
+    num_dropped: dict[str, int]
+    """How many rows were left out, by reason: `no gold label`, `broken row`."""
+    files: tuple[Path, ...]
+    """What was read, for the cache key: the archive itself where the rows stand in one."""
+
+
+def read_split(
+    task: Task, path: str | None, *, split: str, on_bad_row: OnBadRow, cache: Path, require_labels: bool
+) -> Split:
+    """Read one split.
+
+    `path` is a folder, a zip or one file; None is what `data get` downloaded into `cache`. `split` is a name
+    (`train`, `dev`, `test`; CoLA: also `in_domain_dev`, `out_of_domain_dev`) or the path of one file.
+    Rows without a label are dropped and counted; where no row has one they are all kept with label -1,
+    unless `require_labels`.
+
+    Raises: DataError: a missing, empty, binary or damaged file, a missing column, a bad row, no labels.
+    """
+    source = find_split(task, path, split=split, cache=cache)
+    reader, unit = _reader(task, source)
+    collected = collect(
+        reader(source, task.columns),
+        task=task,
+        source=source,
+        unit=unit,
+        on_bad_row=on_bad_row,
+        require_labels=require_labels,
+    )
+    return Split(table=collected.table, num_dropped=collected.num_dropped, files=(source.path,))
+
+
+def has_split(task: Task, path: str | None, *, split: str, cache: Path) -> bool:
+    """Return whether a named split is there, without reading it.
+
+    Raises: DataError: the data itself is not there, or is a damaged zip.
+    """
+    return has_named_split(task, path, split=split, cache=cache)
+
+
+def holdout(num_rows: int, *, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split row numbers into (train, valid), as scikit-learn's `train_test_split(random_state=seed)` does.
+
+    The held-out rows are ceil(ratio * num_rows), in the order of the permutation.
+
+    Raises: DataError: one of the two would be empty.
+    Source: scikit-learn 1.x, `model_selection._split.ShuffleSplit`.
+    """
+    num_valid = math.ceil(ratio * num_rows)
+    if not 0 < num_valid < num_rows:
+        raise DataError(
+            f"Holding out {ratio:g} of {num_rows} rows leaves {num_rows - num_valid} to train on and "
+            f"{num_valid} to validate on.",
+            hint="Change data.valid_ratio (--valid-ratio), or give more rows (--data).",
+        )
+    permutation = np.random.RandomState(seed).permutation(num_rows)
+    return permutation[num_valid:], permutation[:num_valid]
+
+
+Reader = Callable[[SourceFile, Columns], Iterator[Row | BadRow]]
+
+_READERS: dict[str, tuple[Reader, str]] = {
+    ".jsonl": (read_json_lines, "line"),
+    ".json": (read_json_lines, "line"),
+    ".csv": (read_csv, "line"),
+    ".tsv": (read_tsv, "line"),
+    ".txt": (read_tsv, "line"),
+    ".parquet": (read_columnar, "row"),
+    ".arrow": (read_columnar, "row"),
+    ".feather": (read_columnar, "row"),
+}
+"""By ending: how rows are read, and what their places are counted in."""
+
+
+def _reader(task: Task, source: SourceFile) -> tuple[Reader, str]:
+    if task.format == "cola" and source.suffix in (".tsv", ".txt"):
+        return read_cola, "line"
+    if source.suffix not in _READERS:
+        raise DataError(
+            f"{source}: files ending in {source.suffix or 'nothing'!r} are not read.",
+            hint=f"Give a file ending in one of {', '.join(_READERS)} (--data, --split).",
+        )
+    return _READERS[source.suffix]

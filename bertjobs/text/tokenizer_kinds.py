@@ -1,0 +1,205 @@
+"""Text to wordpiece numbers, a whole column at a time: BERT's tokenizers, and d2l's word-level one.
+
+The fast path: a column is split at spaces, each distinct chunk is tokenized once, and the numbers are
+gathered back. It is exact for BERT's tokenizers because cleaning, case, accents, punctuation and WordPiece
+never look across a space; the tests hold it against the whole-text tokenizer. Others take the slow path.
+How they are found on disk, or trained, is in `tokenizers`.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tokenizers import Tokenizer as FastTokenizer
+
+from bertjobs.errors import ModelError
+from bertjobs.text import ragged
+
+
+class Tokenizer(ABC):
+    """A vocabulary, and how text is cut into its pieces."""
+
+    vocab_size: int
+    """One more than the largest number, so that it can index an embedding."""
+    cls_id: int
+    sep_id: int
+    pad_id: int
+    mask_id: int
+    unk_id: int
+    fingerprint: str
+    """SHA-256 of everything that decides the numbers."""
+
+    def encode_column(self, column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+        """Return (ids, offsets): the flat ids, uint16 where the vocabulary allows, else int32; int64 offsets.
+
+        Without special tokens and without truncation. A null counts as an empty text.
+        """
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        if not self._is_local_to_spaces:
+            return self._flat(self._encode(column.fill_null("").to_pylist()))
+        chunks = pc.split_pattern(column.fill_null("").cast(pa.large_string()), " ")
+        words = chunks.flatten().dictionary_encode()
+        ids_of_word, ends_of_word = self._flat(self._encode(words.dictionary.to_pylist()))
+        ids, ends = ragged.take(ids_of_word, ends_of_word, words.indices.to_numpy())
+        chunk_offsets = chunks.offsets.to_numpy().astype(np.int64)
+        return ids, ends[chunk_offsets - chunk_offsets[0]]
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of one text, without special tokens."""
+        return list(self._encode([text])[0])
+
+    def _flat(self, lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        lengths = np.fromiter((len(ids) for ids in lists), dtype=np.int64, count=len(lists))
+        offsets = ragged.offsets_of(lengths)
+        flat = np.fromiter((i for ids in lists for i in ids), dtype=self.dtype, count=int(offsets[-1]))
+        return flat, offsets
+
+    @property
+    def dtype(self) -> type[np.uint16] | type[np.int32]:
+        """The smallest type that holds every id."""
+        return np.uint16 if self.vocab_size <= 1 << 16 else np.int32
+
+    @abstractmethod
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Return the pieces that the ids stand for."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary files into an existing folder."""
+
+    @property
+    @abstractmethod
+    def _is_local_to_spaces(self) -> bool:
+        """Whether no rule looks across a space, so that chunks between spaces can be encoded alone."""
+
+    @abstractmethod
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        """Return the ids of each text."""
+
+
+class WordPieceTokenizer(Tokenizer):
+    """BERT's WordPiece, or whatever else a `tokenizer.json` describes to the `tokenizers` library."""
+
+    def __init__(self, fast: FastTokenizer, specials: dict[str, str]) -> None:
+        """Wrap `fast`; `specials` maps `cls`, `sep`, `pad`, `mask`, `unk` to their tokens."""
+        fast.no_truncation()  # files of sentence models carry a length limit and padding of their own
+        fast.no_padding()
+        self._fast, self._specials = fast, specials
+        self.vocab_size = max(fast.get_vocab(with_added_tokens=True).values()) + 1
+        ids = {name: fast.token_to_id(token) for name, token in specials.items()}
+        for name, token_id in ids.items():
+            if token_id is None:
+                raise ModelError(
+                    f"The vocabulary lacks its {name} token {specials[name]!r}.",
+                    hint="Give the vocabulary that belongs to the weights (--vocab, --model).",
+                )
+        self.cls_id, self.sep_id, self.pad_id = ids["cls"], ids["sep"], ids["pad"]
+        self.mask_id, self.unk_id = ids["mask"], ids["unk"]
+        content = json.dumps([json.loads(fast.to_str()), specials], sort_keys=True)
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def _is_local_to_spaces(self) -> bool:
+        rules = json.loads(self._fast.to_str())
+        return (
+            rules["model"]["type"] == "WordPiece"
+            and _type_of(rules["normalizer"]) in (None, "BertNormalizer", "Lowercase")
+            and _type_of(rules["pre_tokenizer"]) in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
+            and not any(_reaches_beyond_a_chunk(token) for token in rules["added_tokens"])
+        )
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [e.ids for e in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        return [self._fast.id_to_token(int(i)) or self._specials["unk"] for i in ids]
+
+    def save(self, folder: Path) -> None:
+        """Write what `transformers` opens: tokenizer.json, vocab.txt, and the two files of settings."""
+        rules = json.loads(self._fast.to_str())
+        self._fast.save(str(folder / "tokenizer.json"))
+        tokens = {f"{name}_token": token for name, token in self._specials.items()}
+        config: dict[str, Any] = {**tokens, "tokenizer_class": "PreTrainedTokenizerFast"}
+        if rules["model"]["type"] == "WordPiece":
+            self._write_vocab(folder / "vocab.txt")
+        if rules["model"]["type"] == "WordPiece" and _type_of(rules["normalizer"]) == "BertNormalizer":
+            normalizer = rules["normalizer"]
+            config |= {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": normalizer["lowercase"],
+                "strip_accents": normalizer["strip_accents"],
+                "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+            }
+        _write_json(folder / "tokenizer_config.json", config)
+        _write_json(folder / "special_tokens_map.json", tokens)
+
+    def _write_vocab(self, path: Path) -> None:
+        place_of = self._fast.get_vocab(with_added_tokens=True)
+        tokens = sorted(place_of, key=place_of.__getitem__)
+        path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+
+
+class WordTokenizer(Tokenizer):
+    """d2l's word-level vocabulary: lower case, words between white space, each whole or `<unk>`.
+
+    Source: Dive into Deep Learning, `d2l.tokenize` and `SNLIBERTDataset`.
+    """
+
+    _SPECIALS = ("cls", "sep", "pad", "mask", "unk")
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self._words = list(words)
+        self._id_of = {word: i for i, word in enumerate(self._words)}
+        for name in self._SPECIALS:
+            if f"<{name}>" not in self._id_of:
+                raise ModelError(
+                    f"The vocabulary lacks the token '<{name}>'.", hint="Give a vocab.json as d2l saves it."
+                )
+        self.vocab_size = len(self._words)
+        self.cls_id, self.sep_id, self.pad_id = (self._id_of[f"<{n}>"] for n in ("cls", "sep", "pad"))
+        self.mask_id, self.unk_id = self._id_of["<mask>"], self._id_of["<unk>"]
+        self.fingerprint = hashlib.sha256(json.dumps(["d2l", self._words]).encode()).hexdigest()
+
+    @property
+    def _is_local_to_spaces(self) -> bool:
+        return True
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [[self._number(word) for word in text.lower().split()] for text in texts]
+
+    def _number(self, word: str) -> int:
+        return self._id_of[word] if word in self._id_of else self.unk_id  # noqa: SIM401
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        return [self._words[int(i)] for i in ids]
+
+    def save(self, folder: Path) -> None:
+        """Write d2l's vocab.json."""
+        _write_json(folder / "vocab.json", self._words)
+
+
+def _type_of(rule: dict[str, Any] | None) -> str | None:
+    return None if rule is None else str(rule["type"])
+
+
+def _reaches_beyond_a_chunk(added: dict[str, Any]) -> bool:
+    """Whether an added token is matched across a space, swallows spaces, or looks at its neighbours."""
+    return " " in added["content"] or bool(added["lstrip"] or added["rstrip"] or added["single_word"])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def texts_of(texts: Iterable[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return texts as one Arrow array."""
+    if isinstance(texts, pa.ChunkedArray):
+        return texts.combine_chunks()
+    return texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
