@@ -1,0 +1,197 @@
+"""The one way to Redis: addresses, short timeouts, scripts run by name, and Redis' failures as our errors.
+
+Knows nothing of jobs. redis-py is imported on the first connection, because its 150 ms are more than all the
+rest of a command that only prints help.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from bertjobs.errors import BertjobsError, ConfigError, LeaseLost, QueueError
+from bertjobs.settings import Settings
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.commands.core import Script
+
+CONNECT_TIMEOUT_S = 2.0
+REPLY_TIMEOUT_S = 5.0
+"""A script takes milliseconds. Blocking reads must ask for less than this, or they lose their answer."""
+
+T = TypeVar("T")
+
+
+class RedisDown(QueueError):
+    """Redis cannot be reached just now; the same call may succeed later."""
+
+
+class NotLeader(QueueError):
+    """Another dispatcher has taken over; this one must not write."""
+
+
+class JobUnknown(QueueError):
+    """There is no such job."""
+
+
+class IdTaken(QueueError):
+    """Another job has this id already; draw a new one."""
+
+
+class WrongState(QueueError):
+    """The job's state does not allow what was asked."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__(f"The job is {state}.")
+        self.state = state
+
+
+class Connection:
+    """One Redis and the scripts in `lua/`."""
+
+    def __init__(self, client: "Redis", *, where: str) -> None:
+        self.client = client
+        self.where = where
+        self._scripts: dict[str, Script] = {}
+
+    def run(self, script: str, /, **arg: Any) -> list[Any]:
+        """Run `lua/<script>.lua` with one JSON object; arguments that are None are left out.
+
+        Returns what follows 'OK' in the answer.
+        Raises: QueueError: Redis is down or refuses us, or the script says no; LeaseLost: an outdated token.
+        """
+        if script not in self._scripts:
+            self._scripts[script] = self.client.register_script(source_of(script))
+        given = json.dumps({name: value for name, value in arg.items() if value is not None})
+        with self.errors():
+            answer: list[Any] = self._scripts[script](args=[given])
+        if answer[0] == "OK":
+            return answer[1:]
+        raise _refusal(answer[0], str(answer[1]))
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what redis-py raises into errors with a remedy."""
+        import redis.exceptions as failures
+
+        try:
+            yield
+        except (failures.AuthenticationError, failures.NoPermissionError) as e:
+            raise QueueError(
+                f"Redis at {self.where} refuses us: {e}.",
+                hint="Set BERTJOBS_REDIS_PASSWORD (or BERTJOBS_REDIS_PASSWORD_FILE) to a user's password "
+                "that may read and write bj:* and run scripts.",
+            ) from e
+        except (failures.BusyLoadingError, failures.ConnectionError, failures.TimeoutError) as e:
+            raise RedisDown(
+                f"Redis at {self.where} cannot be reached: {_last_line(e)}.",
+                hint="Start it, or correct BERTJOBS_REDIS_URL; `bertjobs cluster up` starts one of our own.",
+            ) from e
+        except failures.ReadOnlyError as e:
+            raise QueueError(
+                f"Redis at {self.where} is a read-only replica.",
+                hint="Set BERTJOBS_REDIS_URL to the primary.",
+            ) from e
+        except failures.OutOfMemoryError as e:
+            raise QueueError(
+                f"Redis at {self.where} has no memory left for writes.", hint="Raise its `maxmemory`."
+            ) from e
+        except failures.RedisError as e:
+            if str(e).startswith("MISCONF"):
+                raise QueueError(
+                    f"Redis at {self.where} cannot save to its disk and refuses writes.",
+                    hint="Free room on its disk; its log says more.",
+                ) from e
+            raise
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self.client.close()
+
+
+def open_connection(settings: Settings) -> Connection:
+    """Open and try the configured Redis.
+
+    Raises: ConfigError: the address is missing, wrong or holds a password; QueueError: Redis is down or
+    refuses us.
+    """
+    import redis
+    from redis.backoff import ExponentialBackoff
+    from redis.retry import Retry
+
+    url = _checked_url(settings.redis_url)
+    client = redis.Redis.from_url(
+        url,
+        password=settings.redis_password,
+        decode_responses=True,
+        socket_timeout=REPLY_TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+        health_check_interval=30,
+    )
+    connection = Connection(client, where=url)
+    with connection.errors():
+        client.ping()
+    return connection
+
+
+def patiently(call: Callable[[], T], *, for_s: float) -> T:
+    """Repeat a call while Redis is down, for what must not be lost to a restart of Redis.
+
+    Raises: RedisDown: it stayed down; whatever else the call raises, at once.
+    """
+    give_up_at = time.monotonic() + for_s
+    while True:
+        try:
+            return call()
+        except RedisDown:
+            if time.monotonic() >= give_up_at:
+                raise
+            time.sleep(0.5)
+
+
+@cache
+def source_of(script: str) -> str:
+    """Return a script with what all scripts share in front."""
+    folder = files("bertjobs.jobs") / "lua"
+    return (folder / "common.lua").read_text() + (folder / f"{script}.lua").read_text()
+
+
+def _refusal(word: str, detail: str) -> BertjobsError:
+    if word == "LEASE_LOST":
+        return LeaseLost(f"{detail}: this attempt no longer owns the job; it publishes nothing.")
+    if word == "NOT_LEADER":
+        return NotLeader("Another dispatcher has taken over.")
+    if word == "UNKNOWN":
+        return JobUnknown(f"There is no job {detail}.", hint="`bertjobs list --all` shows the jobs.")
+    if word == "TAKEN":
+        return IdTaken(f"{detail} is taken.")
+    assert word in ("STATE", "ALIVE"), f"a script answered {word}"
+    return WrongState(detail if word == "STATE" else "still running its last attempt")
+
+
+def _checked_url(url: str | None) -> str:
+    if url is None:
+        raise ConfigError(
+            "There is no Redis address.", hint="Set BERTJOBS_REDIS_URL, or run `bertjobs cluster up`."
+        )
+    if urlsplit(url).password:
+        raise ConfigError(
+            "BERTJOBS_REDIS_URL holds a password; addresses are shown in logs and passed to drivers.",
+            hint="Take it out and set BERTJOBS_REDIS_PASSWORD or BERTJOBS_REDIS_PASSWORD_FILE.",
+        )
+    if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+        raise ConfigError(
+            f"BERTJOBS_REDIS_URL={url} is no address of a Redis.",
+            hint="Use redis://host:6379/0, rediss://host:6380/0 or unix:///path/to/socket.",
+        )
+    return url
+
+
+def _last_line(e: Exception) -> str:
+    return (str(e) or type(e).__name__).splitlines()[-1].rstrip(".")

@@ -1,0 +1,281 @@
+"""What a job is and which states it may pass through. Knows neither Redis nor Ray.
+
+    HELD ⇄ QUEUED ──> STARTING ──> RUNNING ──> SUCCEEDED | FAILED | TIMED_OUT
+              ^          │            │
+              └ RETRYING <────────────┤
+                                      └──> CANCELLING ──> CANCELLED
+
+A job is intent; an attempt is one Ray Job that tries to fulfil it, under a token that only it holds. A
+terminal state never changes by itself: only a person's `retry` reopens a job that did not succeed.
+"""
+
+import json
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from bertjobs.storage import JobDir
+
+
+class State(Enum):
+    """Where a job stands. The facts about a state are on its member."""
+
+    HELD = "HELD", "waiting"
+    QUEUED = "QUEUED", "waiting"
+    RETRYING = "RETRYING", "waiting"
+    STARTING = "STARTING", "active"
+    RUNNING = "RUNNING", "active"
+    CANCELLING = "CANCELLING", "active"
+    SUCCEEDED = "SUCCEEDED", "terminal"
+    FAILED = "FAILED", "terminal"
+    CANCELLED = "CANCELLED", "terminal"
+    TIMED_OUT = "TIMED_OUT", "terminal"
+
+    def __new__(cls, word: str, stage: str = "") -> "State":
+        member = object.__new__(cls)
+        member._value_ = word
+        return member
+
+    def __init__(self, word: str, stage: str = "") -> None:
+        self.is_waiting = stage == "waiting"
+        """Has no attempt under way and may get one."""
+        self.is_active = stage == "active"
+        """Has an attempt that holds the lease."""
+        self.is_terminal = stage == "terminal"
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+TRANSITIONS: Mapping[State, frozenset[State]] = {
+    State.HELD: frozenset({State.QUEUED, State.CANCELLED}),
+    State.QUEUED: frozenset({State.HELD, State.STARTING, State.CANCELLED, State.FAILED}),
+    State.RETRYING: frozenset({State.QUEUED, State.HELD, State.CANCELLED}),
+    State.STARTING: frozenset(
+        {State.RUNNING, State.CANCELLING, State.RETRYING, State.SUCCEEDED, State.FAILED}
+    ),
+    State.RUNNING: frozenset({State.CANCELLING, State.RETRYING, State.SUCCEEDED, State.FAILED}),
+    # A driver that was already done when it was told to stop has succeeded; its artefacts are there.
+    State.CANCELLING: frozenset({State.CANCELLED, State.TIMED_OUT, State.SUCCEEDED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.TIMED_OUT: frozenset(),
+}
+"""What the system may do. `common.lua` holds the same table; a test compares them."""
+
+REOPENED_BY_RETRY = frozenset({State.FAILED, State.CANCELLED, State.TIMED_OUT})
+"""What a person's `retry` puts back into the queue: a new attempt that goes on from the last checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant:
+    """What one attempt may use: a gang of equal workers, and CPU for Ray Data beside them."""
+
+    workers: int
+    gpus_per_worker: float
+    cpus_per_worker: float
+    """CPU cores; also how many threads a worker's torch uses, rounded down, at least one."""
+    data_cpus: float
+    """CPU cores that the workers leave to Ray Data."""
+
+    @property
+    def gpus(self) -> float:
+        return self.workers * self.gpus_per_worker
+
+    @property
+    def cpus(self) -> float:
+        return self.workers * self.cpus_per_worker + self.data_cpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One Ray Job that runs, or ran, a job."""
+
+    number: int
+    token: int
+    submission_id: str
+    grant: Grant
+    nodes: tuple[str, ...]
+    """Ray node ids the workers run on, as the driver reported them; empty before."""
+    claimed_at: datetime
+    started_at: datetime | None
+    """When the first step was reported."""
+    heartbeat_at: datetime | None
+    ended_at: datetime | None
+    outcome: State | None
+    """State the job took when the attempt ended: RETRYING, or a terminal one."""
+    reason: str
+    message: str
+    log_is_complete: bool
+    """Whether the dispatcher has copied the last line of the driver's log to storage."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the attempt with stable keys, for `--json`."""
+        return {
+            "number": self.number,
+            "submission_id": self.submission_id,
+            "outcome": None if self.outcome is None else str(self.outcome),
+            "reason": self.reason or None,
+            "message": self.message or None,
+            "nodes": list(self.nodes),
+            "claimed_at": iso(self.claimed_at),
+            "started_at": iso(self.started_at),
+            "ended_at": iso(self.ended_at),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSummary:
+    """The columns of a list: everything but the configuration and the results."""
+
+    id: str
+    kind: str
+    name: str
+    user: str
+    state: State
+    reason: str
+    """One word: why it waits, or why it ended."""
+    message: str
+    """The sentence to that word."""
+    priority: int
+    """Larger goes first."""
+    num_attempts: int
+    place: int | None
+    """Place in the queue, from 1; only while QUEUED."""
+    phase: str
+    """What the driver is doing, in its own words."""
+    progress: dict[str, Any]
+    """The last report of the step loop: step, num_steps, epoch, loss, examples_per_s, eta_s, ..."""
+    resources: dict[str, Any]
+    submitted_at: datetime
+    started_at: datetime | None
+    """When the first attempt got its resources."""
+    ended_at: datetime | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the columns with stable keys, for `--json`."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "name": self.name or None,
+            "user": self.user,
+            "state": str(self.state),
+            "reason": self.reason or None,
+            "message": self.message or None,
+            "priority": self.priority,
+            "place": self.place,
+            "attempts": self.num_attempts,
+            "phase": self.phase or None,
+            "progress": self.progress,
+            "submitted_at": iso(self.submitted_at),
+            "started_at": iso(self.started_at),
+            "ended_at": iso(self.ended_at),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job(JobSummary):
+    """Everything Redis knows about a job."""
+
+    config: dict[str, Any]
+    storage: str
+    """Folder or URI under which the job's own folder lies."""
+    max_retries: int
+    """How often a failure that is the user's own is tried again."""
+    time_limit_s: float | None
+    """Seconds over all attempts after which the job is stopped."""
+    after: tuple[str, ...]
+    """Jobs that must have succeeded first."""
+    idempotency_key: str | None
+    num_charged: int
+    """Retries used up of `max_retries`."""
+    num_faults: int
+    """Infrastructure faults since the last checkpoint."""
+    used_s: float
+    """Seconds that ended attempts took."""
+    checkpoint: str | None
+    """Published checkpoint to go on from."""
+    checkpoint_step: int | None
+    metrics: dict[str, Any]
+    artifacts: dict[str, Any]
+    attempts: tuple[Attempt, ...] = field(default=())
+
+    @property
+    def job_dir(self) -> JobDir:
+        """Where the artefacts are."""
+        return JobDir(self.storage, self.id)
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The latest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `status`, `wait` and `submit --wait` print, with stable keys."""
+        empty: dict[str, Any] = {"model": None, "predictions": None, "plots": []}
+        return {
+            **super().to_json(),
+            "metrics": self.metrics,
+            "artifacts": {"dir": self.job_dir.uri, **empty, **self.artifacts},
+            "checkpoint": self.checkpoint,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One line of a job's timeline."""
+
+    at: datetime
+    state: State
+    reason: str
+    message: str
+    attempt: int
+    """Number of the attempt it belongs to; 0 before the first."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "at": iso(self.at),
+            "state": str(self.state),
+            "reason": self.reason or None,
+            "message": self.message or None,
+            "attempt": self.attempt,
+        }
+
+
+_DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no i, l, o, u to misread
+_EPOCH_S = 1_735_689_600  # 2025-01-01; six digits of seconds last until 2059
+
+
+def new_job_id(*, now_s: float | None = None) -> str:
+    """Return an id that sorts by the second it was made in: `j-1t4k7wx3m`.
+
+    It is not a counter of Redis: the artefacts of a Redis that was wiped must not be met again.
+    """
+    seconds = int(time.time() if now_s is None else now_s) - _EPOCH_S
+    digits = [_DIGITS[seconds >> shift & 31] for shift in range(25, -1, -5)]
+    return "j-" + "".join(digits) + "".join(secrets.choice(_DIGITS) for _ in range(3))
+
+
+def submission_id(job_id: str, attempt: int) -> str:
+    """Return the name of an attempt's Ray Job."""
+    return f"bj-{job_id}-a{attempt}"
+
+
+def iso(moment: datetime | None) -> str | None:
+    """Return a time as ISO-8601 UTC to the millisecond."""
+    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment_of(ms: str | int | None) -> datetime | None:
+    """Read Redis' milliseconds since 1970; nothing stays nothing."""
+    return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms else None
+
+
+def grant_of(text: str) -> Grant:
+    """Read a grant as it is stored."""
+    return Grant(**json.loads(text))

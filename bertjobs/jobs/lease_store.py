@@ -1,0 +1,84 @@
+"""What the holder of a job's lease may write: each call carries the token, refused once it is outdated."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from bertjobs.jobs.connection import Connection
+from bertjobs.jobs.job import State
+from bertjobs.jobs.retry import Decision
+
+
+class LeaseStore:
+    """Redis under one attempt's token. Not for several threads at once; `JobSession` locks."""
+
+    def __init__(
+        self, connection: Connection, *, job_id: str, attempt: int, token: int, lease_s: float
+    ) -> None:
+        self.connection = connection
+        self._lease = {"id": job_id, "number": attempt, "token": token}
+        self._lease_ms = int(lease_s * 1000)
+        self._writer = uuid.uuid4().hex
+        self._num_lines = 0
+
+    def report(
+        self,
+        *,
+        phase: str | None = None,
+        progress: Mapping[str, Any] | None = None,
+        nodes: list[str] | None = None,
+    ) -> str:
+        """Renew the lease, with news where there are any. Returns the command for the driver, or ''.
+
+        Raises: LeaseLost: the token is outdated; RedisDown.
+        """
+        (command,) = self.connection.run(
+            "report",
+            **self._lease,
+            lease_ms=self._lease_ms,
+            phase=phase,
+            progress=None if progress is None else json.dumps(progress),
+            step=None if progress is None else progress["step"],
+            nodes=None if nodes is None else json.dumps(nodes),
+        )
+        return str(command)
+
+    def log_metrics(self, values: Mapping[str, Any]) -> None:
+        """Append one line to the series. Raises: LeaseLost, RedisDown."""
+        self._num_lines += 1
+        self.connection.run(
+            "metrics", **self._lease, writer=self._writer, line=self._num_lines, values=json.dumps(values)
+        )
+
+    def publish_checkpoint(self, name: str, *, step: int) -> None:
+        """Make this checkpoint the one to go on from. Raises: LeaseLost, RedisDown."""
+        self.connection.run("checkpoint", **self._lease, name=name, step=step)
+
+    def end(
+        self, decision: Decision, *, nonce: str, metrics: Mapping[str, Any], artifacts: Mapping[str, Any]
+    ) -> State:
+        """End the attempt as decided; a repeated nonce is the same call. Returns the job's state after it.
+
+        Raises: LeaseLost, RedisDown.
+        """
+        (state,) = self.connection.run(
+            "end_attempt",
+            **self._lease,
+            **ending(decision),
+            nonce=nonce,
+            metrics=json.dumps(metrics) if metrics else None,
+            artifacts=json.dumps(artifacts) if artifacts else None,
+        )
+        return State(state)
+
+
+def ending(decision: Decision) -> dict[str, Any]:
+    """Return a decision in the words of `end_attempt.lua`."""
+    return {
+        "target": str(decision.state),
+        "reason": decision.reason,
+        "message": decision.message,
+        "delay_ms": int(decision.delay_s * 1000),
+        "charged": decision.charged,
+    }

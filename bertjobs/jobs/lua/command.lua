@@ -1,0 +1,6 @@
+-- Leave a command for the driver's next report.
+local state, n = unpack(redis.call('HMGET', job_key(arg.id), 'state', 'num_attempts'))
+if not state then return {'UNKNOWN', arg.id} end
+if state ~= 'STARTING' and state ~= 'RUNNING' then return {'STATE', state} end
+redis.call('HSET', attempt_key(arg.id, n), 'command', arg.command)
+return {'OK'}

@@ -1,0 +1,85 @@
+-- Prepended to every script. The layout of the keys is the docstring of store.py.
+--
+-- A script gets one JSON object as ARGV[1] and answers {'OK', ...} or {word, detail}; store.py turns the words
+-- into errors. Redis runs a script alone and to its end, so a check followed by a write cannot be raced. A client
+-- that got no answer sends the same call again: every script must leave the same state when it runs twice.
+
+local arg = cjson.decode(ARGV[1])
+
+-- Same as TRANSITIONS and REOPENED_BY_RETRY in job.py; a test compares them.
+local NEXT = {
+  HELD = {QUEUED = 1, CANCELLED = 1},
+  QUEUED = {HELD = 1, STARTING = 1, CANCELLED = 1, FAILED = 1},
+  RETRYING = {QUEUED = 1, HELD = 1, CANCELLED = 1},
+  STARTING = {RUNNING = 1, CANCELLING = 1, RETRYING = 1, SUCCEEDED = 1, FAILED = 1},
+  RUNNING = {CANCELLING = 1, RETRYING = 1, SUCCEEDED = 1, FAILED = 1},
+  CANCELLING = {CANCELLED = 1, TIMED_OUT = 1, SUCCEEDED = 1},
+  SUCCEEDED = {}, FAILED = {}, CANCELLED = {}, TIMED_OUT = {},
+}
+local REOPENED = {FAILED = 1, CANCELLED = 1, TIMED_OUT = 1}
+local TERMINAL = {SUCCEEDED = 1, FAILED = 1, CANCELLED = 1, TIMED_OUT = 1}
+local WAITING = {HELD = 1, QUEUED = 1, RETRYING = 1}
+
+local MAX_EVENTS, MAX_METRICS = 1000, 20000
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+local function job_key(id) return 'bj:job:' .. id end
+local function attempt_key(id, n) return 'bj:job:' .. id .. ':a' .. n end
+
+local function wake()
+  -- One entry is enough: whoever takes it looks at everything.
+  if redis.call('LLEN', 'bj:wake') == 0 then redis.call('LPUSH', 'bj:wake', '1') end
+end
+
+local function event(id, state, reason, message)
+  local n = redis.call('HGET', job_key(id), 'num_attempts') or '0'
+  redis.call('XADD', job_key(id) .. ':events', 'MAXLEN', '~', MAX_EVENTS, '*',
+    'state', state, 'reason', reason, 'message', message, 'attempt', n)
+end
+
+-- Put a job into the indexes of its state and say so; `from` is nil for a new job.
+local function enter(id, from, to, reason, message)
+  local key = job_key(id)
+  local seq, priority = unpack(redis.call('HMGET', key, 'seq', 'priority'))
+  if from then
+    redis.call('ZREM', 'bj:state:' .. from, id)
+    if from == 'QUEUED' then redis.call('ZREM', 'bj:queue', id) end
+    if from == 'RETRYING' then redis.call('ZREM', 'bj:delay', id) end
+  end
+  redis.call('ZADD', 'bj:state:' .. to, seq, id)
+  -- 2^53 leaves room for a thousand priorities over a million million jobs.
+  if to == 'QUEUED' then redis.call('ZADD', 'bj:queue', seq - priority * 1e12, id) end
+  redis.call('HSET', key, 'state', to, 'reason', reason, 'message', message)
+  if TERMINAL[to] then
+    redis.call('HSET', key, 'ended_at', now_ms())
+    redis.call('ZREM', 'bj:leases', id)
+  end
+  event(id, to, reason, message)
+end
+
+local function move(id, to, reason, message)
+  local from = redis.call('HGET', job_key(id), 'state')
+  assert(NEXT[from][to], 'no way from ' .. from .. ' to ' .. to)
+  enter(id, from, to, reason, message)
+end
+
+-- The fence of the dispatcher: only the latest leader writes.
+local function leads(term)
+  return redis.call('EXISTS', 'bj:leader') == 1 and redis.call('GET', 'bj:term') == tostring(term)
+end
+
+-- The fence of the driver: only the attempt that holds the job's latest token writes.
+local function holds_lease(id, n, token)
+  local current = redis.call('HMGET', attempt_key(id, n), 'token', 'ended_at')
+  return current[1] == tostring(token) and not current[2]
+end
+
+local function renew(id, n, lease_ms)
+  local now = now_ms()
+  redis.call('HSET', attempt_key(id, n), 'heartbeat_at', now)
+  redis.call('ZADD', 'bj:leases', now + lease_ms, id)
+end

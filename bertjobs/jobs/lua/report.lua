@@ -1,0 +1,21 @@
+-- A driver's sign of life, with or without news; the reply carries commands. RUNNING begins at the first step.
+if not holds_lease(arg.id, arg.number, arg.token) then
+  local ended = redis.call('HMGET', attempt_key(arg.id, arg.number), 'token', 'ended_by')
+  -- The heart of a driver that has just finished is not the heart of one that lost its lease.
+  if ended[1] == tostring(arg.token) and ended[2] == 'driver' then return {'OK', 'ended'} end
+  return {'LEASE_LOST', arg.id}
+end
+local key, attempt = job_key(arg.id), attempt_key(arg.id, arg.number)
+renew(arg.id, arg.number, arg.lease_ms)
+if arg.phase then redis.call('HSET', key, 'phase', arg.phase) end
+if arg.progress then redis.call('HSET', key, 'progress', arg.progress) end
+if arg.nodes then redis.call('HSET', attempt, 'nodes', arg.nodes) end
+if arg.phase or arg.progress then redis.call('HSET', attempt, 'alive_at', now_ms()) end
+if arg.step and arg.step >= 1 and redis.call('HGET', key, 'state') == 'STARTING' then
+  redis.call('HSET', attempt, 'started_at', now_ms())
+  move(arg.id, 'RUNNING', 'Stepping', 'The first step has been reported.')
+end
+local command = redis.call('HGET', attempt, 'command') or ''
+-- A checkpoint is asked for once and taken where steps are counted; cancelling stays said.
+if command == 'checkpoint' and arg.progress then redis.call('HDEL', attempt, 'command') end
+return {'OK', command}

@@ -1,0 +1,33 @@
+-- Store a new job and put it into the queue, or find the one of the same idempotency key.
+local key = job_key(arg.id)
+local nonce = redis.call('HGET', key, 'nonce')
+if nonce then
+  if nonce == arg.nonce then return {'OK', arg.id, 1} end  -- our own call, sent again
+  return {'TAKEN', arg.id}
+end
+if arg.idempotency_key then
+  local first = redis.call('HGET', 'bj:idempotency', arg.idempotency_key)
+  if first then return {'OK', first, 0} end
+end
+for _, dependency in ipairs(arg.after) do
+  if redis.call('EXISTS', job_key(dependency)) == 0 then return {'UNKNOWN', dependency} end
+end
+
+local seq = redis.call('INCR', 'bj:seq')
+redis.call('HSET', key, 'id', arg.id, 'seq', seq, 'nonce', arg.nonce, 'submitted_at', now_ms(), 'num_attempts', 0, 'token', 0,
+  'num_charged', 0, 'num_faults', 0, 'used_ms', 0, 'after', cjson.encode(arg.after))
+if #arg.after == 0 then redis.call('HSET', key, 'after', '[]') end  -- cjson writes an empty list as {}
+for name, value in pairs(arg.fields) do redis.call('HSET', key, name, value) end
+if arg.idempotency_key then
+  redis.call('HSET', key, 'idempotency_key', arg.idempotency_key)
+  redis.call('HSET', 'bj:idempotency', arg.idempotency_key, arg.id)
+end
+redis.call('ZADD', 'bj:all', seq, arg.id)
+redis.call('ZADD', 'bj:ids', 0, arg.id)
+if arg.hold then
+  enter(arg.id, nil, 'HELD', 'Held', 'Held at submission; `bertjobs release` lets it go.')
+else
+  enter(arg.id, nil, 'QUEUED', 'Submitted', 'No dispatcher has looked at the job yet.')
+  wake()
+end
+return {'OK', arg.id, 1}

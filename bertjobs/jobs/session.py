@@ -1,0 +1,215 @@
+"""The driver's side of the lease: it reads its job, says how far it is, publishes, and ends the attempt.
+
+    with JobSession.open(settings, job_id=..., attempt=1, token=1) as session, session.keep_alive():
+        session.set_phase("encoding")
+        ...
+        session.finish("SUCCEEDED", metrics={...}, artifacts={...})
+
+The driver and its rank 0 worker may each open one with the same token. A token that was refused once stays
+lost: every later call raises `LeaseLost`, and nothing is published.
+"""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+from bertjobs.errors import LeaseLost
+from bertjobs.jobs.connection import Connection, RedisDown, open_connection, patiently
+from bertjobs.jobs.job import Attempt, Job, State
+from bertjobs.jobs.lease_store import LeaseStore
+from bertjobs.jobs.retry import Decision, decide, failure_of
+from bertjobs.jobs.store import JobStore
+from bertjobs.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PROGRESS_INTERVAL_S = 0.25
+"""Least time between two reports of progress; what comes between is dropped, the first step never."""
+OUTAGE_S = 120.0
+"""How long publishing and finishing wait for a Redis that is down before they give up."""
+
+Command = Literal["cancel", "checkpoint"]
+T = TypeVar("T")
+
+
+class JobSession:
+    """One process' hold on the lease of one attempt."""
+
+    def __init__(self, connection: Connection, *, job: Job, attempt: Attempt, lease_s: float) -> None:
+        self.job = job
+        """The job as it was when the session was opened: configuration, checkpoint, limits."""
+        self.attempt = attempt
+        """The attempt, with its grant."""
+        self._connection = connection
+        self._lease_s = lease_s
+        self._store = LeaseStore(
+            connection, job_id=job.id, attempt=attempt.number, token=attempt.token, lease_s=lease_s
+        )
+        self._lock = threading.Lock()
+        self._lost: LeaseLost | None = None
+        self._command: str = ""
+        self._asked_at = self._progressed_at = float("-inf")
+        self._has_stepped = False
+
+    @classmethod
+    def open(cls, settings: Settings, *, job_id: str, attempt: int, token: int) -> "JobSession":
+        """Read the job and try the token.
+
+        Raises: LeaseLost: the token is outdated; QueueError: Redis is down, or there is no such job.
+        """
+        connection = open_connection(settings)
+        job = patiently(lambda: JobStore(connection).get(job_id), for_s=OUTAGE_S)
+        found = job.attempts[attempt - 1] if 0 < attempt <= len(job.attempts) else None
+        if found is None or found.token != token or found.ended_at is not None:
+            raise LeaseLost(f"{job_id}: attempt {attempt} under token {token} does not own the job.")
+        return cls(connection, job=job, attempt=found, lease_s=settings.lease_s)
+
+    def start(self) -> None:
+        """Say that the driver lives. Raises: LeaseLost: it must not go on."""
+        self.set_phase("starting")
+
+    def set_phase(self, text: str) -> None:
+        """Say what the driver is doing, in a few words a user understands. Raises: LeaseLost."""
+        self._report(phase=text)
+
+    def report_nodes(self, node_ids: list[str]) -> None:
+        """Say on which Ray nodes the workers run, one id per worker. Raises: LeaseLost."""
+        self._report(nodes=node_ids)
+
+    def progress(self, values: Mapping[str, Any]) -> None:
+        """Report the step loop: `step` and whatever else is known. The first step makes the job RUNNING.
+
+        Calls that come too soon after another are dropped, and so are all while Redis is down: training goes
+        on. Raises: LeaseLost.
+        """
+        now, is_first_step = time.monotonic(), values["step"] >= 1 and not self._has_stepped
+        if now - self._progressed_at < PROGRESS_INTERVAL_S and not is_first_step:
+            return
+        self._progressed_at = now
+        if self._report(progress=values):
+            self._has_stepped = self._has_stepped or values["step"] >= 1
+
+    def command(self) -> Command | None:
+        """Return what the driver was asked to do. A cancellation stays; a checkpoint is asked for once.
+
+        Raises: LeaseLost: another attempt owns the job, or it has ended.
+        """
+        if self._lost is not None:
+            raise self._lost
+        if time.monotonic() - self._asked_at >= 1.0:
+            self._report()
+        asked, self._command = self._command, "cancel" if self._command == "cancel" else ""
+        return asked if asked in ("cancel", "checkpoint") else None  # type: ignore[return-value]
+
+    def log_metrics(self, values: Mapping[str, Any]) -> None:
+        """Append one line to the series behind the curves; dropped while Redis is down. Raises: LeaseLost."""
+        try:
+            self._fenced(lambda: self._store.log_metrics(values))
+        except RedisDown as e:
+            self._note_outage(e)
+
+    def publish_checkpoint(self, name: str, step: int) -> None:
+        """Make a checkpoint that is complete in storage the one to go on from.
+
+        Raises: LeaseLost: it does not count; RedisDown: Redis stayed away.
+        """
+        self._fenced(
+            lambda: patiently(lambda: self._store.publish_checkpoint(name, step=step), for_s=OUTAGE_S)
+        )
+
+    def finish(
+        self,
+        outcome: Literal["SUCCEEDED"] | BaseException,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        artifacts: Mapping[str, Any] | None = None,
+    ) -> State:
+        """End the attempt, well or with the error that ended it. Returns the job's state after it.
+
+        Raises: LeaseLost: the attempt had been ended by someone else; RedisDown: Redis stayed away.
+        """
+        if isinstance(outcome, BaseException):
+            failure = failure_of(outcome)
+            decision = decide(
+                failure,
+                num_faults=self._latest().num_faults,
+                num_charged=self.job.num_charged,
+                max_retries=self.job.max_retries,
+            )
+        else:
+            decision = Decision(state=State.SUCCEEDED, reason="", message="")
+        nonce = uuid.uuid4().hex
+        return self._fenced(
+            lambda: patiently(
+                lambda: self._store.end(
+                    decision, nonce=nonce, metrics=metrics or {}, artifacts=artifacts or {}
+                ),
+                for_s=OUTAGE_S,
+            )
+        )
+
+    @contextmanager
+    def keep_alive(self) -> Iterator[None]:
+        """Heartbeat from a process of its own, which no busy step loop can starve, for the time of the block.
+
+        It ends with this process. When the token is refused or the job is cancelled it sends us SIGTERM;
+        `command()` then says which.
+        """
+        watched = f"{self.job.id} {self.attempt.number} {self.attempt.token}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bertjobs.jobs.heartbeat", *watched.split(), str(os.getpid())],
+            stdin=subprocess.PIPE,
+        )
+        try:
+            yield
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()  # its signal to end
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def close(self) -> None:
+        """Close the connection; the lease is not given up."""
+        self._connection.close()
+
+    def __enter__(self) -> "JobSession":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _report(self, **news: Any) -> bool:
+        try:
+            command = self._fenced(lambda: self._store.report(**news))
+        except RedisDown as e:
+            self._note_outage(e)
+            return False
+        self._asked_at = time.monotonic()
+        self._command = command or self._command
+        return True
+
+    def _latest(self) -> Job:
+        return patiently(lambda: JobStore(self._connection).get(self.job.id), for_s=OUTAGE_S)
+
+    def _fenced(self, call: Callable[[], T]) -> T:
+        with self._lock:
+            if self._lost is not None:
+                raise self._lost
+            try:
+                return call()
+            except LeaseLost as e:
+                self._lost = e
+                raise
+
+    def _note_outage(self, error: RedisDown) -> None:
+        logger.warning("%s attempt %d: not reported: %s", self.job.id, self.attempt.number, error.message)

@@ -1,0 +1,209 @@
+"""Jobs in Redis: what people and programs ask of the queue. Every change is one Lua script (`lua/`).
+
+Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all payloads are JSON):
+
+    bj:seq                    counter; a job's place in time
+    bj:ids                    sorted set, all scores 0: ids in their own order, to find one by prefix
+    bj:all                    sorted set of all jobs by seq
+    bj:state:<STATE>          sorted set of the jobs in a state by seq
+    bj:queue                  sorted set of QUEUED jobs; score = seq - priority * 10^12, smallest first
+    bj:delay                  sorted set of RETRYING jobs by the time they go back into the queue
+    bj:leases                 sorted set of active jobs by the time their lease runs out
+    bj:live                   set of "<id> <n>": attempts whose Ray Job is not known to be gone; the ledger
+    bj:idempotency            hash key -> job id
+    bj:leader, bj:term        the leading dispatcher (expires), and how often leadership changed: the fence
+    bj:wake                   list of at most one entry; pushed when the dispatcher should look
+    bj:job:<id>               hash: the job
+    bj:job:<id>:a<n>          hash: its n-th attempt, with the token, the grant and the driver's command
+    bj:job:<id>:events        stream (about 1,000 kept): state, reason, message, attempt
+    bj:job:<id>:metrics       stream (about 20,000 kept): values = one JSON object
+
+Works from Redis 6.2 on one server (scripts reach keys that are not declared, so not on Redis Cluster). The
+driver's side is `session.py` over `lease_store.py`, the dispatcher's is `dispatch_store.py`.
+"""
+
+import json
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from bertjobs.errors import QueueError
+from bertjobs.jobs.connection import Connection, IdTaken, JobUnknown, WrongState, open_connection
+from bertjobs.jobs.job import Event, Job, JobSummary, State, new_job_id
+from bertjobs.jobs.records import SUMMARY_COLUMNS, event_of, job_of, pairs, summary_of
+from bertjobs.settings import Settings
+
+MAX_PRIORITY = 1000
+
+
+class JobStore:
+    """The queue as its users see it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def submit(
+        self,
+        kind: str,
+        config: Mapping[str, Any],
+        *,
+        storage: str,
+        resources: Mapping[str, Any],
+        name: str = "",
+        user: str = "",
+        priority: int = 0,
+        idempotency_key: str | None = None,
+        max_retries: int = 0,
+        time_limit_s: float | None = None,
+        after: Sequence[str] = (),
+        hold: bool = False,
+    ) -> tuple[Job, bool]:
+        """Store a job and queue it. Returns the job and whether it is new: a known key finds its first job.
+
+        Raises: QueueError: Redis is down, or `after` names an unknown job.
+        """
+        assert abs(priority) <= MAX_PRIORITY, f"priority {priority} is checked by the caller"
+        fields = {
+            "kind": kind,
+            "config": json.dumps(config),
+            "resources": json.dumps(resources),
+            "storage": storage,
+            "name": name,
+            "user": user,
+            "priority": priority,
+            "max_retries": max_retries,
+        }
+        if time_limit_s is not None:
+            fields["time_limit_s"] = time_limit_s
+        job_id, created = self._submit(
+            fields,
+            idempotency_key=idempotency_key,
+            after=[self.find(dependency) for dependency in after],
+            hold=hold,
+        )
+        return self.get(job_id), created
+
+    def _submit(self, fields: dict[str, Any], **arg: Any) -> tuple[str, bool]:
+        nonce = uuid.uuid4().hex
+        while True:
+            try:
+                found, created = self.connection.run(
+                    "submit", id=new_job_id(), nonce=nonce, fields=fields, **arg
+                )
+                return str(found), bool(created)
+            except IdTaken:
+                continue  # two jobs of one second drew the same three letters
+
+    def find(self, prefix: str) -> str:
+        """Return the full id that begins with `prefix`.
+
+        Raises: JobUnknown: there is none; QueueError: there are several.
+        """
+        found = self.connection.run("find", prefix=prefix)
+        if not found or not prefix:
+            raise JobUnknown(f"There is no job {prefix}.", hint="`bertjobs list --all` shows the jobs.")
+        if len(found) > 1:
+            raise QueueError(f"{prefix} is the beginning of several jobs.", hint="Give more of the id.")
+        return str(found[0])
+
+    def get(self, job: str) -> Job:
+        """Read one job by its id or a beginning of it that is its alone. Raises: QueueError."""
+        fields, rank, attempts = self.connection.run("get", id=self.find(job))
+        return job_of(pairs(fields), rank=rank, attempts=[pairs(attempt) for attempt in attempts])
+
+    def list(
+        self, *, states: Collection[State] | None = None, limit: int | None = 100, user: str | None = None
+    ) -> list[JobSummary]:
+        """Read the newest jobs, newest first, in one call; `limit=None` reads all."""
+        (document,) = self.connection.run(
+            "list",
+            states=None if states is None else [str(state) for state in states],
+            limit=-1 if limit is None else limit,
+            user=user,
+            columns=SUMMARY_COLUMNS,
+        )
+        return [summary_of(row) for row in json.loads(document)]
+
+    def cancel(self, job: str, *, by: str = "") -> Job:
+        """End a waiting job at once; ask the driver of an active one to stop (CANCELLING, then CANCELLED).
+
+        A second call changes nothing. Raises: QueueError: the job has already ended otherwise.
+        """
+        job_id = self.find(job)
+        message = f"Cancelled by {by}." if by else "Cancelled."
+        (state,) = self.connection.run(
+            "cancel", id=job_id, target="CANCELLED", reason="Cancelled", message=message
+        )
+        if state not in ("CANCELLED", "CANCELLING"):
+            raise QueueError(f"{job_id} has already ended as {state}; there is nothing to cancel.")
+        return self.get(job_id)
+
+    def retry(self, job: str) -> Job:
+        """Queue an ended job again, to go on from its last checkpoint; a RETRYING one goes now.
+
+        Raises: QueueError: it has succeeded, or has not ended.
+        """
+        remedy = (
+            "Only a job that failed, was cancelled or timed out can be retried; submit it again otherwise."
+        )
+        return self._ask("reopen", job, remedy, nonce=uuid.uuid4().hex)
+
+    def hold(self, job: str, *, by: str = "") -> Job:
+        """Keep a waiting job out of the queue. Raises: QueueError: it no longer waits."""
+        message = f"Held by {by}; `bertjobs release` lets it go." if by else "Held."
+        return self._ask(
+            "hold", job, "Only a waiting job can be held; `bertjobs cancel` ends it.", message=message
+        )
+
+    def release(self, job: str) -> Job:
+        """Put a held job back into its place in the queue. Raises: QueueError: it is not held."""
+        return self._ask("release", job, "Only a held job can be released.")
+
+    def request_checkpoint(self, job: str) -> Job:
+        """Ask the driver to write a checkpoint at its next step. Raises: QueueError: nothing runs."""
+        return self._ask("command", job, "Only a running job can write a checkpoint.", command="checkpoint")
+
+    def _ask(self, script: str, job: str, remedy: str, **arg: Any) -> Job:
+        job_id = self.find(job)
+        try:
+            self.connection.run(script, id=job_id, **arg)
+        except WrongState as e:
+            raise QueueError(f"{job_id} is {e.state}.", hint=remedy) from e
+        return self.get(job_id)
+
+    def events(self, job: str) -> Sequence[Event]:
+        """Read a job's timeline, oldest first."""
+        with self.connection.errors():
+            entries: Any = self.connection.client.xrange(f"bj:job:{self.find(job)}:events")
+        return [event_of(entry_id, fields) for entry_id, fields in entries]
+
+    def metrics(self, job: str) -> Sequence[dict[str, Any]]:
+        """Read the series behind the curves, oldest first: what `log_metrics` was given."""
+        with self.connection.errors():
+            entries: Any = self.connection.client.xrange(f"bj:job:{self.find(job)}:metrics")
+        return [json.loads(fields["values"]) for _, fields in entries]
+
+    def dispatcher(self) -> str | None:
+        """Return who leads the queue just now (host and pid), or nothing while no dispatcher runs."""
+        with self.connection.errors():
+            leader: Any = self.connection.client.get("bj:leader")
+        return None if leader is None else str(leader)
+
+    def count(self) -> dict[State, int]:
+        """Count the jobs in each state."""
+        with self.connection.errors(), self.connection.client.pipeline(transaction=False) as pipe:
+            for state in State:
+                pipe.zcard(f"bj:state:{state}")
+            return dict(zip(State, pipe.execute(), strict=True))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+
+def connect(settings: Settings) -> JobStore:
+    """Open the configured Redis.
+
+    Raises: ConfigError: no or a wrong address; QueueError: it is down, the password is wrong or not enough.
+    """
+    return JobStore(open_connection(settings))
