@@ -34,6 +34,8 @@ class Tokenizer(ABC):
     unk_id: int
     fingerprint: str
     """SHA-256 of everything that decides the numbers."""
+    is_local_to_spaces: bool
+    """Whether no rule looks across a space, so that chunks between spaces can be encoded alone."""
 
     def encode_column(self, column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
         """Return (ids, offsets): the flat ids, uint16 where the vocabulary allows, else int32; int64 offsets.
@@ -42,7 +44,7 @@ class Tokenizer(ABC):
         """
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
-        if not self._is_local_to_spaces:
+        if not self.is_local_to_spaces:
             return self._flat(self._encode(column.fill_null("").to_pylist()))
         chunks = pc.split_pattern(column.fill_null("").cast(pa.large_string()), " ")
         words = chunks.flatten().dictionary_encode()
@@ -74,11 +76,6 @@ class Tokenizer(ABC):
     def save(self, folder: Path) -> None:
         """Write the vocabulary files into an existing folder."""
 
-    @property
-    @abstractmethod
-    def _is_local_to_spaces(self) -> bool:
-        """Whether no rule looks across a space, so that chunks between spaces can be encoded alone."""
-
     @abstractmethod
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of each text."""
@@ -104,16 +101,7 @@ class WordPieceTokenizer(Tokenizer):
         self.mask_id, self.unk_id = ids["mask"], ids["unk"]
         content = json.dumps([json.loads(fast.to_str()), specials], sort_keys=True)
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
-
-    @property
-    def _is_local_to_spaces(self) -> bool:
-        rules = json.loads(self._fast.to_str())
-        return (
-            rules["model"]["type"] == "WordPiece"
-            and _type_of(rules["normalizer"]) in (None, "BertNormalizer", "Lowercase")
-            and _type_of(rules["pre_tokenizer"]) in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
-            and not any(_reaches_beyond_a_chunk(token) for token in rules["added_tokens"])
-        )
+        self.is_local_to_spaces = _is_local_to_spaces(json.loads(fast.to_str()))
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
@@ -152,6 +140,7 @@ class WordTokenizer(Tokenizer):
     Source: Dive into Deep Learning, `d2l.tokenize` and `SNLIBERTDataset`.
     """
 
+    is_local_to_spaces = True
     _SPECIALS = ("cls", "sep", "pad", "mask", "unk")
 
     def __init__(self, words: Sequence[str]) -> None:
@@ -166,10 +155,6 @@ class WordTokenizer(Tokenizer):
         self.cls_id, self.sep_id, self.pad_id = (self._id_of[f"<{n}>"] for n in ("cls", "sep", "pad"))
         self.mask_id, self.unk_id = self._id_of["<mask>"], self._id_of["<unk>"]
         self.fingerprint = hashlib.sha256(json.dumps(["d2l", self._words]).encode()).hexdigest()
-
-    @property
-    def _is_local_to_spaces(self) -> bool:
-        return True
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [[self._number(word) for word in text.lower().split()] for text in texts]
@@ -187,6 +172,15 @@ class WordTokenizer(Tokenizer):
 
 def _type_of(rule: dict[str, Any] | None) -> str | None:
     return None if rule is None else str(rule["type"])
+
+
+def _is_local_to_spaces(rules: dict[str, Any]) -> bool:
+    return (
+        rules["model"]["type"] == "WordPiece"
+        and _type_of(rules["normalizer"]) in (None, "BertNormalizer", "Lowercase")
+        and _type_of(rules["pre_tokenizer"]) in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
+        and not any(_reaches_beyond_a_chunk(token) for token in rules["added_tokens"])
+    )
 
 
 def _reaches_beyond_a_chunk(added: dict[str, Any]) -> bool:

@@ -1,12 +1,14 @@
 """Find and open the vocabulary files that a checkpoint brings, and train a vocabulary where there is none."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
@@ -24,6 +26,8 @@ __all__ = ["BERT_SPECIALS", "Tokenizer", "load_tokenizer", "train_wordpiece"]
 
 MAX_TRAINING_TEXTS = 200_000
 """A vocabulary of some thousand pieces does not get better from more texts, only slower."""
+MAX_ALPHABET = 1000
+"""Characters that get a piece of their own, as in BERT's own vocabularies."""
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -56,32 +60,44 @@ def train_wordpiece(
 
     Repeated texts count once, and of more than MAX_TRAINING_TEXTS evenly spaced ones are used.
     """
-    distinct = texts_of(texts).unique()
+    distinct = texts_of(texts).unique().drop_null()
     if len(distinct) > MAX_TRAINING_TEXTS:
         distinct = distinct.take(np.linspace(0, len(distinct) - 1, MAX_TRAINING_TEXTS).astype(np.int64))
-    lines = [text for text in distinct.to_pylist() if text]
     learner = _bert_rules({}, lowercase=True)
+    room = min(MAX_ALPHABET, (vocab_size - len(BERT_SPECIALS)) // 2)
     trainer = WordPieceTrainer(
         vocab_size=vocab_size,
         show_progress=False,
-        special_tokens=[*BERT_SPECIALS.values(), *_alphabet(lines, learner)],
+        limit_alphabet=0,  # the alphabet is given below
+        special_tokens=[*BERT_SPECIALS.values(), *_alphabet(distinct, learner, room)],
     )
-    learner.train_from_iterator(lines, trainer)
+    learner.train_from_iterator(distinct.to_pylist(), trainer)
     # The alphabet was given as special tokens to fix its numbers; a tokenizer built from the bare vocabulary
     # forgets that they were special.
     return WordPieceTokenizer(_bert_rules(learner.get_vocab(), lowercase=True), BERT_SPECIALS)
 
 
-def _alphabet(lines: list[str], rules: FastTokenizer) -> list[str]:
-    """Return single characters, plain and as continuations, in a fixed order.
+def _alphabet(texts: pa.Array, rules: FastTokenizer, room: int) -> list[str]:
+    """Return the most frequent characters, plain and as continuations, in a fixed order.
 
     The trainer numbers characters as it meets them in a hash map, and breaks ties between merges by those
-    numbers: left alone, two runs over the same texts give different vocabularies.
+    numbers: left alone, two runs over the same texts may give different vocabularies.
     """
-    assert rules.normalizer is not None
-    normalized = {c for line in lines for c in set(rules.normalizer.normalize_str(line))}
-    characters = sorted(c for c in normalized if not c.isspace())
-    return characters + [f"##{c}" for c in characters]
+    assert rules.normalizer is not None and rules.pre_tokenizer is not None
+    num_of: Counter[str] = Counter()
+    num_inside: Counter[str] = Counter()
+    for chunk, count in _counted_chunks(texts):
+        for word, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(chunk)):
+            for i, character in enumerate(word):
+                num_of[character] += count
+                num_inside[character] += count if i else 0
+    kept = sorted(num_of, key=lambda c: (-num_of[c], c))[:room]
+    return sorted(kept) + [f"##{c}" for c in sorted(kept) if num_inside[c]]
+
+
+def _counted_chunks(texts: pa.Array) -> Iterable[tuple[str, int]]:
+    counted = pc.value_counts(pc.split_pattern(texts.cast(pa.large_string()), " ").flatten())
+    return zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)
 
 
 def _find(path: Path) -> Path:
