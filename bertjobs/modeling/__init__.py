@@ -1,0 +1,27 @@
+"""The BERT encoder, its heads, and weights in and out."""
+
+from bertjobs.modeling.bert import BertModel
+from bertjobs.modeling.build import build_classifier, build_pretraining
+from bertjobs.modeling.config import BertConfig
+from bertjobs.modeling.dropout import DropoutPool, row_keys
+from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
+from bertjobs.modeling.inputs import Group, ModelInputs, pad_rows
+from bertjobs.modeling.loaded import LoadedModel
+from bertjobs.modeling.weights import load_weights, save_pretrained
+
+__all__ = [
+    "BertConfig",
+    "BertForPreTraining",
+    "BertForSequenceClassification",
+    "BertModel",
+    "DropoutPool",
+    "Group",
+    "LoadedModel",
+    "ModelInputs",
+    "build_classifier",
+    "build_pretraining",
+    "load_weights",
+    "pad_rows",
+    "row_keys",
+    "save_pretrained",
+]

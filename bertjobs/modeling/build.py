@@ -1,0 +1,130 @@
+"""Build models from loaded weights, or from a configuration and a seed."""
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bertjobs.errors import ModelError
+from bertjobs.modeling.config import BertConfig
+from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
+from bertjobs.modeling.loaded import LoadedModel
+
+log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=nn.Module)
+
+_MAY_BE_NEW = ("bert.pooler.", "classifier.", "cls.")
+"""What a checkpoint may lack: it was trained for something else. The embeddings and layers it must have."""
+
+
+def build_classifier(
+    source: LoadedModel | BertConfig,
+    *,
+    num_labels: int,
+    seed: int,
+    hidden_dropout: float | None = None,
+    attention_dropout: float | None = None,
+    classifier_dropout: float | None = None,
+    keep_head: bool = False,
+) -> BertForSequenceClassification:
+    """Build a classifier of rows; what the source does not bring is drawn from `seed`.
+
+    The classifier's own layer is new, unless `keep_head` asks for the one that the source was trained with.
+
+    Raises: ModelError: the source lacks weights or has others in their place, or has no such head to keep.
+    """
+    given = source if isinstance(source, BertConfig) else source.config
+    config = given.with_dropout(
+        hidden=hidden_dropout, attention=attention_dropout, classifier=classifier_dropout
+    )
+    model = _new(lambda: BertForSequenceClassification(config, num_labels), config=config, seed=seed)
+    if isinstance(source, LoadedModel):
+        tensors = source.state_dict
+        if keep_head:
+            _check_head(source, num_labels=num_labels)
+        else:
+            tensors = {name: t for name, t in tensors.items() if not name.startswith("classifier.")}
+        _copy_weights(model, tensors, source=source)
+    return model
+
+
+def build_pretraining(source: LoadedModel | BertConfig, *, seed: int) -> BertForPreTraining:
+    """Build an encoder with BERT's two pretraining heads. Raises: ModelError: as `build_classifier`."""
+    config = source if isinstance(source, BertConfig) else source.config
+    model = _new(lambda: BertForPreTraining(config), config=config, seed=seed)
+    if isinstance(source, LoadedModel):
+        _copy_weights(model, source.state_dict, source=source)
+    return model
+
+
+def _new(make: Callable[[], M], *, config: BertConfig, seed: int) -> M:
+    """Make a model without torch's own initialisation, and draw its weights from a seed of its own."""
+    with torch.device("meta"):
+        model = make()
+    model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        _initialize(module, config=config, generator=generator)
+    return model
+
+
+@torch.no_grad()
+def _initialize(module: nn.Module, *, config: BertConfig, generator: torch.Generator) -> None:
+    """Draw from N(0, initializer_range); biases 0, LayerNorm the identity. Source: BERT's released code."""
+    for name, parameter in module.named_parameters(recurse=False):
+        if isinstance(module, nn.LayerNorm) and name == "weight":
+            parameter.fill_(1.0)
+        elif name == "bias":
+            parameter.zero_()
+        else:
+            parameter.normal_(0.0, config.initializer_range, generator=generator)
+
+
+@torch.no_grad()
+def _copy_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: LoadedModel) -> None:
+    own = dict(model.named_parameters())
+    missing = sorted(set(own) - set(tensors))
+    lacking = [name for name in missing if not name.startswith(_MAY_BE_NEW)]
+    if lacking:
+        raise ModelError(
+            f"{source.source} lacks {lacking[0]}"
+            + (f" and {len(lacking) - 1} more" if lacking[1:] else "")
+            + ".",
+            hint="Its config.json describes another model: give --model the folder as it was published.",
+        )
+    for name, parameter in own.items():
+        if name in tensors:
+            _check_shape(name, tensors[name], parameter, source=source)
+            parameter.copy_(tensors[name])
+    unused = sorted(set(tensors) - set(own))
+    log.info("%s: %d tensors read, new: %s, unused: %s", source.source, len(tensors), missing, unused)
+
+
+def _check_shape(name: str, given: Tensor, parameter: Tensor, *, source: LoadedModel) -> None:
+    if given.shape == parameter.shape:
+        return
+    hint = "Its config.json describes another model: give --model the folder as it was published."
+    if name.endswith("word_embeddings.weight"):
+        hint = "The vocabulary and the weights do not belong together: give both as they were published."
+    raise ModelError(
+        f"{source.source}: {name} has shape {tuple(given.shape)}, "
+        f"but the configuration asks for {tuple(parameter.shape)}.",
+        hint=hint,
+    )
+
+
+def _check_head(source: LoadedModel, *, num_labels: int) -> None:
+    if "classifier.weight" not in source.state_dict:
+        raise ModelError(
+            f"{source.source} has no classifier: it is an encoder that was not fine-tuned.",
+            hint="Fine-tune it first: bertjobs submit finetune --model ...",
+        )
+    num_classes = source.state_dict["classifier.weight"].shape[0]
+    if num_classes != num_labels:
+        raise ModelError(
+            f"{source.source} tells {num_classes} classes apart, but the task has {num_labels}.",
+            hint="Give the --task that the model was fine-tuned for.",
+        )

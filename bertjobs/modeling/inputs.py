@@ -1,0 +1,143 @@
+"""What the encoder eats: a near-packed batch, and the order in which the encoder keeps its tokens.
+
+Legend: N tokens, padding included; B rows; L a group's padded length; K rows of a group.
+
+A batch is cut into groups of rows of near-equal length. Callers give tokens row after row: the token at
+position l of row r of a group lies at `start + r * L + l`. Inside the encoder a group lies position after
+position, at `start + l * K + r`: row and head are then one batch dimension with one stride, so that queries,
+keys and values of all heads are views of the linear layers' outputs and attention copies none of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Group(NamedTuple):
+    """Rows of a batch that are padded to one length. Anything with these attributes serves."""
+
+    start: int
+    """Index in N of the group's first token."""
+    num_rows: int
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInputs:
+    """A near-packed batch, row after row; rows of B are numbered in the order of the groups."""
+
+    ids_N: Tensor
+    segments_N: Tensor
+    positions_N: Tensor
+    groups: tuple[Group, ...]
+    lengths_B: Tensor
+    """True lengths; stays on the CPU, where the layout is decided without waiting for a device."""
+    starts_B: Tensor
+    """Index in N of each row's first token."""
+    row_keys_B: Tensor | None = None
+    """int64; what the dropout masks of a row follow from. Needed while training with dropout."""
+
+    def to(self, device: torch.device) -> "ModelInputs":
+        """Return the batch with its tensors on a device."""
+        return replace(
+            self,
+            ids_N=self.ids_N.to(device, non_blocking=True),
+            segments_N=self.segments_N.to(device, non_blocking=True),
+            positions_N=self.positions_N.to(device, non_blocking=True),
+            starts_B=self.starts_B.to(device, non_blocking=True),
+            row_keys_B=None if self.row_keys_B is None else self.row_keys_B.to(device, non_blocking=True),
+        )
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]],
+    *,
+    segments: Sequence[Sequence[int]],
+    pad_id: int,
+    row_keys_B: Tensor | None = None,
+) -> ModelInputs:
+    """Build one padded group from rows of ids: the plain form, for a few rows and for tests."""
+    length = max(len(row) for row in rows)
+    ids_BL = torch.tensor([[*row, *[pad_id] * (length - len(row))] for row in rows])
+    segments_BL = torch.tensor([[*row, *[0] * (length - len(row))] for row in segments])
+    return ModelInputs(
+        ids_N=ids_BL.flatten(),
+        segments_N=segments_BL.flatten(),
+        positions_N=torch.arange(length).repeat(len(rows)),
+        groups=(Group(0, len(rows), length),),
+        lengths_B=torch.tensor([len(row) for row in rows]),
+        starts_B=torch.arange(len(rows)) * length,
+        row_keys_B=row_keys_B,
+    )
+
+
+class GroupedLayout:
+    """The encoder's order of tokens: position after position inside each group."""
+
+    def __init__(self, inputs: ModelInputs) -> None:
+        device = inputs.ids_N.device
+        self.groups = inputs.groups
+        order, rows, cls, first_row = [], [], [], 0
+        for start, num_rows, length in map(_as_tuple, inputs.groups):
+            order.append(torch.arange(start, start + num_rows * length).view(num_rows, length).t().flatten())
+            rows.append(torch.arange(first_row, first_row + num_rows).repeat(length))
+            cls.append(torch.arange(start, start + num_rows))
+            first_row += num_rows
+        self.order_N = torch.cat(order).to(device)
+        """Where the caller keeps the encoder's n-th token."""
+        self.rows_N = torch.cat(rows).to(device)
+        """The row of B of each token."""
+        self.cls_B = torch.cat(cls).to(device)
+        """Where the encoder keeps each row's first token."""
+        self.key_bias = self._key_bias(inputs.lengths_B.cpu(), device)
+        """For each group (K, 1, L), -inf at padding keys; none where a group has no padding."""
+
+    def restore(self, hidden_ND: Tensor) -> Tensor:
+        """Return hidden states in the caller's order."""
+        return torch.empty_like(hidden_ND).index_copy(0, self.order_N, hidden_ND)
+
+    def _key_bias(self, lengths_B: Tensor, device: torch.device) -> tuple[Tensor | None, ...]:
+        biases: list[Tensor | None] = []
+        first_row = 0
+        for _, num_rows, length in map(_as_tuple, self.groups):
+            lengths_K = lengths_B[first_row : first_row + num_rows]
+            first_row += num_rows
+            is_padding_KL = torch.arange(length) >= lengths_K[:, None]
+            if is_padding_KL.any():
+                bias_KL = torch.zeros(num_rows, length).masked_fill_(is_padding_KL, float("-inf"))
+                biases.append(bias_KL[:, None, :].to(device))
+            else:
+                biases.append(None)
+        return tuple(biases)
+
+
+class PackedLayout:
+    """Real tokens only, row after row, for kernels that take cumulative lengths (`varlen_attn`)."""
+
+    def __init__(self, inputs: ModelInputs) -> None:
+        device = inputs.ids_N.device
+        lengths_B = inputs.lengths_B.cpu()
+        ends_B = lengths_B.cumsum(0)
+        self.num_tokens_padded = inputs.ids_N.shape[0]
+        self.max_len = int(lengths_B.max())
+        self.rows_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B).to(device)
+        self.cls_B = (ends_B - lengths_B).to(device)
+        self.cumulative = torch.cat([torch.zeros(1, dtype=torch.int64), ends_B]).to(device, torch.int32)
+        """(B + 1): where each row begins, and where the last one ends."""
+        offsets_N = torch.arange(int(ends_B[-1]), device=device) - self.cls_B[self.rows_N]
+        self.order_N = inputs.starts_B[self.rows_N] + offsets_N
+
+    def restore(self, hidden_ND: Tensor) -> Tensor:
+        """Return hidden states in the caller's order, zero at padding."""
+        padded = hidden_ND.new_zeros(self.num_tokens_padded, hidden_ND.shape[1])
+        return padded.index_copy(0, self.order_N, hidden_ND)
+
+
+Layout = GroupedLayout | PackedLayout
+
+
+def _as_tuple(group: Group) -> tuple[int, int, int]:
+    return group.start, group.num_rows, group.length
