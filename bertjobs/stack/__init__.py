@@ -1,0 +1,9 @@
+"""The embedded local stack: Redis, a Ray head, the dispatcher and their keeper, as detached processes.
+
+With no `BERTJOBS_REDIS_URL` and no `BERTJOBS_RAY_ADDRESS` the first command that needs them starts them.
+"""
+
+from bertjobs.stack.lifecycle import StackAddresses, down, ensure, up
+from bertjobs.stack.report import status
+
+__all__ = ["StackAddresses", "down", "ensure", "status", "up"]

@@ -1,0 +1,91 @@
+"""Start one member of the stack, detached from the command that asked for it.
+
+Run as a script of its own (`python -I -S launch.py SPEC`) and therefore standard library only. The new
+process writes its own record before it turns into the member, and holds the start lock until that moment:
+whoever is killed in between, there is never a member running that no record names, nor two starters at work.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> int:
+    """Start what the JSON in argv[1] describes: record, log, cwd, argv, lock_fds, facts."""
+    spec = json.loads(sys.argv[1])
+    for fd in spec["lock_fds"]:
+        os.set_inheritable(fd, False)
+    read_end, write_end = os.pipe()  # closes on exec: nothing to read means that the member runs
+    if os.fork() == 0:
+        try:
+            os.close(read_end)
+            _become(spec)
+        except BaseException as e:
+            number = e.errno or 0 if isinstance(e, OSError) else 0
+            os.write(write_end, f"{number} {e}".encode())
+        finally:
+            os._exit(127)
+    os.close(write_end)
+    with os.fdopen(read_end) as f:
+        problem = f.read()
+    sys.stderr.write(problem)
+    return 1 if problem else 0
+
+
+def started(pid: int) -> str | None:
+    """Name the start of a running process, so that a recycled pid is told from it; None if it has ended."""
+    if not Path("/proc/self/stat").exists():
+        import subprocess  # macOS only: 15 ms that Linux need not pay
+
+        found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True)
+        state, _, start = found.stdout.strip().partition(" ")
+        return None if not state or state.startswith("Z") else start.strip()
+    try:
+        # The command in brackets may hold blanks and brackets; the fields after it do not.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
+
+
+def _become(spec: dict[str, Any]) -> None:
+    os.setsid()
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    log = os.open(spec["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    _write_record(spec)
+    os.chdir(spec["cwd"])
+    os.dup2(nothing, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.execve(spec["argv"][0], spec["argv"], dict(os.environ))
+
+
+def _write_record(spec: dict[str, Any]) -> None:
+    record = {
+        "pid": os.getpid(),
+        "started": started(os.getpid()),
+        "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": os.uname().nodename,
+        "log": spec["log"],
+        **spec["facts"],
+    }
+    path = Path(spec["record"])
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        temporary.write_text(json.dumps(record))
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(main())
