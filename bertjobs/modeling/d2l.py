@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bertjobs.errors import ModelError
 from bertjobs.modeling.config import BertConfig
+from bertjobs.modeling.download import Progress, fetch_file
 from bertjobs.modeling.loaded import LoadedModel
 
 _FILES = ("vocab.json", "pretrained.params")
@@ -39,13 +40,26 @@ class D2lArchive:
         return f"http://d2l-data.s3-accelerate.amazonaws.com/{self.name}"
 
 
-D2L_ARCHIVES = {
+REGISTRY = {
     archive.name: archive
     for archive in (
         D2lArchive(name="bert.base.torch.zip", sha1="225d66f04cae318b841a13d32af3acc165f253ac", num_heads=12),
         D2lArchive(name="bert.small.torch.zip", sha1="c72329e68a732bef0452e4b96a1c341c8910f81f", num_heads=4),
     )
 }
+
+
+def fetch(name: str, *, cache: Path, progress: Progress | None = None) -> Path:
+    """Return the zip of a registered archive, downloaded on first use. Raises: DownloadError."""
+    archive = REGISTRY[name]
+    target = cache / "downloads" / name
+    return fetch_file(
+        archive.url,
+        target,
+        sha1=archive.sha1,
+        remedy=f"Put {name} at {target}, or give --model the path of a copy.",
+        progress=progress,
+    )
 
 
 def holds_d2l(source: Path) -> bool:
@@ -82,14 +96,14 @@ def read_d2l(source: Path, *, cache: Path, num_heads: int | None) -> LoadedModel
 
 def _num_heads(source: Path, *, given: int | None) -> int:
     name = source.name if source.suffix == ".zip" else f"{source.name}.zip"
-    if name not in D2L_ARCHIVES:
+    if name not in REGISTRY:
         if given is None:
             raise ModelError(
                 f"{source}: d2l's files do not say how many attention heads the model has.",
                 hint="Say it with --set model.num_heads=N.",
             )
         return given
-    known = D2L_ARCHIVES[name].num_heads
+    known = REGISTRY[name].num_heads
     if given not in (None, known):
         raise ModelError(
             f"{source} has {known} attention heads, not {given}.", hint="Leave model.num_heads out."
@@ -100,7 +114,7 @@ def _num_heads(source: Path, *, given: int | None) -> int:
 def _unpack(path: Path, *, cache: Path) -> Path:
     """Unpack the two files into a folder named by the archive's checksum; return it."""
     sha1 = _sha1(path)
-    published = D2L_ARCHIVES[path.name].sha1 if path.name in D2L_ARCHIVES else sha1
+    published = REGISTRY[path.name].sha1 if path.name in REGISTRY else sha1
     if sha1 != published:
         raise ModelError(
             f"{path} is cut short or tampered with: its sha1 is {sha1}, not {published}.", hint=_AGAIN

@@ -23,6 +23,7 @@ from bertjobs.modeling.loaded import LoadedModel
 log = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_INDEX = "model.safetensors.index.json"
 _AGAIN = "Download or copy the file again."
 
 
@@ -76,10 +77,24 @@ def save_pretrained(model: nn.Module, folder: Path, *, labels: Sequence[str] | N
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def shard_names(folder: Path) -> list[str]:
+    """Return the files that a sharded checkpoint's index names.
+
+    Raises: ModelError: the index is broken, or names a file outside of the folder.
+    """
+    names = sorted(set(_weight_map(folder).values()))
+    for name in names:
+        if Path(name).name != name:
+            raise ModelError(
+                f"{folder / _INDEX} names {name}, which lies outside of the folder.", hint=_AGAIN
+            )
+    return names
+
+
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors").is_file():
         return _read_safetensors(folder / "model.safetensors")
-    if (folder / "model.safetensors.index.json").is_file():
+    if (folder / _INDEX).is_file():
         return _read_shards(folder)
     if (folder / "pytorch_model.bin").is_file():
         return _read_pickled_tensors(folder / "pytorch_model.bin")
@@ -96,16 +111,21 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:
-    weight_map = _read_json(folder / "model.safetensors.index.json")["weight_map"]
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(weight_map.values())):
-        if Path(name).name != name:
-            raise ModelError(f"{folder}: the index names {name}, which lies outside the folder.")
+    for name in shard_names(folder):
         tensors |= _read_safetensors(folder / name)
-    missing = sorted(set(weight_map) - set(tensors))
+    missing = sorted(set(_weight_map(folder)) - set(tensors))
     if missing:
         raise ModelError(f"{folder}: the shards lack {missing[0]} and {len(missing) - 1} more.", hint=_AGAIN)
     return tensors
+
+
+def _weight_map(folder: Path) -> dict[str, str]:
+    """Return which shard holds which tensor."""
+    index = _read_json(folder / _INDEX)
+    if not isinstance(index.get("weight_map"), dict):
+        raise ModelError(f"{folder / _INDEX} has no weight_map.", hint=_AGAIN)
+    return index["weight_map"]
 
 
 def _read_pickled_tensors(path: Path) -> dict[str, Tensor]:
