@@ -52,6 +52,11 @@ def find_split(task: Task, path: str | None, *, split: str, cache: Path) -> Sour
         return _given_file(task, path, split)
     root = _root(task, path, cache)
     found = _find_named(task, root, split)
+    if found is None and root.is_file() and root.suffix != ".zip":
+        raise DataError(
+            f"{root} is one file, so it has no {split!r} split.",
+            hint="Give a folder or zip that has it (--data), or the path of one file (--split).",
+        )
     if found is None:
         raise DataError(
             f"{root} holds no {split!r} split of {task.name} (looked for "

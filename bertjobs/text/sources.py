@@ -25,6 +25,8 @@ class Split:
     table: pa.Table
     """Columns `text_a`: string, `text_b`: string (pairs only), `label`: int32 (-1: has none),
     `index`: int64, the row's number among the kept rows from 0."""
+    labels: tuple[str, ...]
+    """Names of the labels; a label's number is its place here."""
     num_dropped: dict[str, int]
     """How many rows were left out, by reason: `no gold label`, `broken row`."""
     files: tuple[Path, ...]
@@ -53,7 +55,9 @@ def read_split(
         on_bad_row=on_bad_row,
         require_labels=require_labels,
     )
-    return Split(table=collected.table, num_dropped=collected.num_dropped, files=(source.path,))
+    return Split(
+        table=collected.table, labels=task.labels, num_dropped=collected.num_dropped, files=(source.path,)
+    )
 
 
 def has_split(task: Task, path: str | None, *, split: str, cache: Path) -> bool:

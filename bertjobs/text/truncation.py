@@ -34,6 +34,10 @@ class Report:
     """Examples that lose at least one wordpiece."""
     num_tokens: int
     num_tokens_cut: int
+    num_tokens_cut_second: int
+    """How many of those are the second texts'."""
+    num_texts_lost: int
+    """Texts of which nothing is left."""
     max_tokens_cut: int
     """The most that one example loses."""
 
@@ -65,13 +69,16 @@ def truncate_lengths(len_a: Lengths, len_b: Lengths | None, *, budget: int, stra
 def report(len_a: Lengths, len_b: Lengths | None, *, budget: int, strategy: Truncation) -> Report:
     """Say how many examples a strategy cuts, and by how much."""
     cut = truncate_lengths(len_a, len_b, budget=budget, strategy=strategy)
-    before = np.asarray(len_a, dtype=np.int64) + (0 if len_b is None else len_b)
-    lost = before - cut.keep_a - cut.keep_b
+    a = np.asarray(len_a, dtype=np.int64)
+    b = np.zeros_like(a) if len_b is None else np.asarray(len_b, dtype=np.int64)
+    lost = a + b - cut.keep_a - cut.keep_b
     return Report(
         num_rows=len(lost),
         num_cut=int((lost > 0).sum()),
-        num_tokens=int(before.sum()),
+        num_tokens=int((a + b).sum()),
         num_tokens_cut=int(lost.sum()),
+        num_tokens_cut_second=int((b - cut.keep_b).sum()),
+        num_texts_lost=int(((a > 0) & (cut.keep_a == 0)).sum() + ((b > 0) & (cut.keep_b == 0)).sum()),
         max_tokens_cut=int(lost.max(initial=0)),
     )
 
