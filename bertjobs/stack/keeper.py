@@ -90,7 +90,7 @@ def _end_all(known: Mapping[str, Record], *, home: Path) -> None:
     for member in reversed(KEPT):
         if member in known:
             process.stop(known[member], grace_s=10.0)
-        process.sweep(member, home=home, grace_s=5.0)
+            process.sweep(member, home=home, leader=known[member], grace_s=5.0)
 
 
 if __name__ == "__main__":

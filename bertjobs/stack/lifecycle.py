@@ -133,13 +133,16 @@ def start_missing(settings: Settings, *, members: Sequence[str], lock_fd: int, a
 
 
 def _start_ray(settings: Settings, layout: Layout, *, last: Record | None, lock_fd: int) -> None:
-    process.sweep("ray", home=layout.home, grace_s=2.0)  # what a killed head has left behind holds its ports
+    process.sweep(
+        "ray", home=layout.home, leader=last, grace_s=2.0
+    )  # what a killed head has left behind holds its ports
     ray_head.prepare(layout)
     ports = ray_head.pick_ports(layout, last=last)
     environ = _environment(settings, "ray", ray_address=ray_head.url_of(ports))
     process.start(
         layout.record("ray"), argv=ray_head.command(layout, ports=ports), environ=environ,
-        cwd=layout.stack_dir, log=layout.log("ray"), lock_fds=[lock_fd], address=ray_head.url_of(ports), ports=ports,
+        cwd=layout.stack_dir, log=layout.log("ray"), lock_fds=[lock_fd],
+        address=ray_head.url_of(ports), ports=ports,
     )  # fmt: skip
 
 
@@ -157,13 +160,19 @@ def _start_python(settings: Settings, layout: Layout, member: str, *, module: st
     address = ray.address if ray is not None and member == "dispatcher" else None
     environ = _environment(settings, member, ray_address=address)
     process.start(
-        layout.record(member), argv=[sys.executable, "-P", "-m", module], environ=environ,
+        layout.record(member), argv=_python_command(module), environ=environ,
         cwd=layout.stack_dir, log=layout.log(member), lock_fds=[lock_fd], address=address,
     )  # fmt: skip
 
 
+def _python_command(module: str) -> list[str]:
+    return [sys.executable, "-P", "-m", module]
+
+
 def _stop(layout: Layout, member: str, *, announce: Announce) -> bool:
     record = read_record(layout.record(member))
+    if member == "redis" and not _is_alive(record):
+        record = redis_server.adopt(layout)
     was_running = _is_alive(record)
     if record is not None and was_running:
         announce(f"Stopping {member}.")
@@ -171,7 +180,7 @@ def _stop(layout: Layout, member: str, *, announce: Announce) -> bool:
             redis_server.stop(layout, record)
         else:
             process.stop(record, grace_s=_STOP_S[member])
-    was_running |= process.sweep(member, home=layout.home, grace_s=2.0) > 0
+    was_running |= process.sweep(member, home=layout.home, leader=record, grace_s=2.0) > 0
     layout.record(member).unlink(missing_ok=True)
     return was_running
 

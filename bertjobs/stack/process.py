@@ -54,7 +54,7 @@ def read_record(path: Path) -> Record | None:
     try:
         found = json.loads(path.read_text())
         return Record(**{**found, "ports": tuple(found["ports"])})
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None  # a file cut short by a full disk counts as no record
 
 
@@ -136,21 +136,37 @@ def wait_gone(record: Record, *, timeout_s: float) -> bool:
     return True
 
 
-def descendants(member: str, *, home: Path) -> list[Record]:
-    """Find every process that carries the member's mark: itself and whatever it started, in any session.
+def descendants(member: str, *, home: Path, leader: Record | None = None) -> list[Record]:
+    """Find every process of a member, whether or not the member itself still runs.
+
+    That is: those in the session of `leader`, and those with the member's mark in their environment, which
+    finds drivers in sessions of their own. Neither alone is enough: a process that sets its title, as Redis
+    and Ray's workers do, may overwrite what shows of its environment.
 
     Linux only; elsewhere nothing is found and Ray's own clean-up is all there is.
     """
     mark = f"{MEMBER_VARIABLE}={member}@{home}".encode()
+    session = _session_of(leader)
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         pid = int(folder.name)
+        if pid == os.getpid():
+            continue
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
-            if mark in (folder / "environ").read_bytes().split(b"\0") and pid != os.getpid():
+            in_session = session is not None and os.getsid(pid) == session
+            if in_session or mark in (folder / "environ").read_bytes().split(b"\0"):
                 start_time = launch.started(pid)
                 if start_time is not None:
                     found.append(_unrecorded(pid, start_time))
     return found
+
+
+def _session_of(leader: Record | None) -> int | None:
+    if leader is None or leader.started.partition(":")[0] != launch.boot():
+        return None
+    # While a session has members its number is not given to a new process; a living process of that number
+    # which is not the leader means that the session is long gone.
+    return leader.pid if leader.is_alive or launch.started(leader.pid) is None else None
 
 
 def identify(pid: int) -> Record | None:
@@ -166,12 +182,12 @@ def adopt(path: Path, found: Record, *, address: str, log: Path) -> Record:
     return record
 
 
-def sweep(member: str, *, home: Path, grace_s: float) -> int:
+def sweep(member: str, *, home: Path, leader: Record | None = None, grace_s: float) -> int:
     """End all that is left of a member; return how many processes that were.
 
     Raises: QueueError: one does not go.
     """
-    left = descendants(member, home=home)
+    left = descendants(member, home=home, leader=leader)
     for record in left:
         send(record, signal.SIGTERM)
     end = time.monotonic() + grace_s

@@ -45,7 +45,7 @@ def start(layout: Layout, *, environ: dict[str, str], lock_fd: int) -> Record:
     data_lock = lock.open_lock(layout.redis_dir / "lock")
     try:
         if not _wait_lock(data_lock):
-            return _adopt(layout)
+            return _found_by_socket(layout)
         layout.redis_socket.unlink(missing_ok=True)
         record = process.start(
             layout.record("redis"), argv=[str(binary), *_arguments(layout)], environ=environ,
@@ -78,6 +78,15 @@ def stop(layout: Layout, record: Record) -> None:
     # SIGTERM is Redis' own orderly SHUTDOWN: the append-only file is flushed and fsynced first.
     process.stop(record, first=signal.SIGTERM, grace_s=30.0)
     layout.redis_socket.unlink(missing_ok=True)
+
+
+def adopt(layout: Layout) -> Record | None:
+    """Write the record of a server that answers on our socket and has lost its own; None if none answers."""
+    found = re.search(rb"process_id:(\d+)", _ask(layout.redis_socket, b"INFO server\r\n"))
+    record = process.identify(int(found[1])) if found else None
+    if record is None:
+        return None
+    return process.adopt(layout.record("redis"), record, address=url_of(layout), log=layout.log("redis"))
 
 
 def answers(path: Path) -> bool:
@@ -144,16 +153,14 @@ def _wait_lock(fd: int) -> bool:
     return True
 
 
-def _adopt(layout: Layout) -> Record:
-    """Take over a server that has no record any more, where someone removed it by hand."""
-    found = re.search(rb"process_id:(\d+)", _ask(layout.redis_socket, b"INFO server\r\n"))
-    record = process.identify(int(found[1])) if found else None
+def _found_by_socket(layout: Layout) -> Record:
+    record = adopt(layout)
     if record is None:
         raise QueueError(
             f"Another Redis, on another machine or hanging, writes {layout.redis_dir}.",
             hint="End it there, or set BERTJOBS_HOME to another folder.",
         )
-    return process.adopt(layout.record("redis"), record, address=url_of(layout), log=layout.log("redis"))
+    return record
 
 
 def _ask(path: Path, request: bytes) -> bytes:

@@ -15,9 +15,10 @@ def status(settings: Settings) -> dict[str, Any]:
     """Look at every member and start nothing.
 
     Returns: mode ("embedded" or "shared"), home, state, redis_url, ray_address, dashboard_url,
-    ray_token_file, and per member its state, alive, pid, since, address, log and problem. The state of a member
-    is "up", "starting" (it runs and does not answer yet), "down" (it ended by itself), "off" (not started) or,
-    when shared, "unreachable"; that of the whole is that of the member furthest from "up".
+    ray_token_file, and per member its state, alive, pid, since, address, log and problem. The state of a
+    member is "up", "starting" (it runs and does not answer yet), "down" (it ended by itself), "off" (not
+    started) or, when shared, "unreachable"; that of the whole is the worst of them, and "partial" where some
+    members were not asked for.
     """
     return _embedded(layout_of(settings)) if settings.is_embedded else _shared(settings)
 
@@ -93,4 +94,5 @@ def _shared_ray(settings: Settings) -> dict[str, Any]:
 
 
 def _whole(states: list[str]) -> str:
-    return min(states, key=("unreachable", "down", "starting", "off", "up").index)
+    worst = min(states, key=("unreachable", "down", "starting", "off", "up").index)
+    return "partial" if worst == "off" and set(states) != {"off"} else worst
