@@ -215,6 +215,8 @@ def _allowed(field: FieldInfo) -> str:
     else:
         words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
         text = f"expected {words.get(annotation, annotation.__name__)} {_bounds(field)}".strip()
+        if any(isinstance(constraint, MinLen) for constraint in _constraints(field)):
+            text += " that is not empty"
     return text + (", or nothing" if optional else "")
 
 
@@ -224,10 +226,12 @@ def _bounds(field: FieldInfo) -> str:
     for constraint in _constraints(field):
         if type(constraint) in signs:
             sign, attribute = signs[type(constraint)]
-            parts.append(f"{sign} {getattr(constraint, attribute):g}")
-        if isinstance(constraint, MinLen):
-            parts.append(f"of {constraint.min_length} or more characters")
+            parts.append(f"{sign} {_exact(getattr(constraint, attribute))}")
     return " and ".join(parts)
+
+
+def _exact(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 def _constraints(field: FieldInfo) -> list[Any]:

@@ -55,7 +55,7 @@ def test_a_resolved_config_is_read_back_as_it_was() -> None:
             "train.deterministic=perhaps",
             "--set train.deterministic: perhaps is not allowed; expected true or false.",
         ),
-        ("task.name=''", "--set task.name: '' is not allowed; expected a text of 1 or more characters."),
+        ("task.name=''", "--set task.name: '' is not allowed; expected a text that is not empty."),
     ],
 )
 def test_a_wrong_value_is_said_back_with_what_is_allowed(assignment: str, message: str) -> None:

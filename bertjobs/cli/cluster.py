@@ -1,0 +1,86 @@
+"""`bertjobs cluster` and `bertjobs dispatcher`: the processes that jobs need."""
+
+from typing import Any
+
+import click
+
+from bertjobs.cli.render import print_facts, print_json, print_line, print_note, print_table
+from bertjobs.cli.words import printable
+from bertjobs.errors import QueueError
+from bertjobs.settings import load_settings
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group()
+def cluster() -> None:
+    """Start, show and stop the local Redis, Ray and dispatcher."""
+
+
+@cluster.command("up")
+@_json
+def up(as_json: bool) -> None:
+    """Start what is missing, and wait until all of it answers."""
+    from bertjobs import stack
+
+    settings = load_settings()
+    stack.up(settings, announce=print_note)
+    _print_status(stack.status(settings), as_json=as_json)
+
+
+@cluster.command("status")
+@_json
+def status(as_json: bool) -> int:
+    """Show which members run; exit 1 unless all of them do."""
+    from bertjobs import stack
+
+    found = stack.status(load_settings())
+    _print_status(found, as_json=as_json)
+    return 0 if found["state"] == "up" else 1
+
+
+@cluster.command("down")
+def down() -> None:
+    """Stop the local stack. Jobs stay stored; running ones go on after the next start."""
+    from bertjobs import stack
+
+    if not stack.down(load_settings(), announce=print_note):
+        print_note("Nothing was running.")
+
+
+@cluster.command("dashboard")
+def dashboard() -> None:
+    """Print the address of Ray's dashboard."""
+    from bertjobs import stack
+
+    found = stack.status(load_settings())
+    if found["dashboard_url"] is None:
+        raise QueueError("Ray has not been started.", hint="`bertjobs cluster up` starts it.")
+    print_line(found["dashboard_url"])
+    if found["ray_token_file"]:
+        print_note(f"It asks for the token in {found['ray_token_file']}.")
+
+
+@click.command()
+def dispatcher() -> Any:
+    """Run the dispatcher of a shared Redis and Ray, in the foreground.
+
+    Of several only one leads; another takes over when it ends. The local stack starts its own.
+    """
+    from bertjobs.jobs import dispatcher as process
+
+    return process.main()
+
+
+def _print_status(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    facts = ("mode", "state", "home", "redis_url", "dashboard_url")
+    print_facts([(name.replace("_", " "), printable(str(found[name] or ""))) for name in facts])
+    rows = [
+        [name, member["state"], str(member["pid"] or "-"), member["since"] or "-", member["log"] or "-"]
+        for name, member in found["members"].items()
+    ]
+    print_line("")
+    print_table(["MEMBER", "STATE", "PID", "SINCE", "LOG"], rows)

@@ -1,0 +1,96 @@
+"""What is checked of a request before Redis is touched: that the files it names are there. Their paths are
+made absolute, because the job runs elsewhere."""
+
+import re
+from pathlib import Path
+
+from bertjobs.config import EvaluateConfig, FinetuneConfig, JobConfig, Layer, load, stored_layer
+from bertjobs.config.presets import size_names
+from bertjobs.errors import ConfigError, ModelError
+from bertjobs.text.locate import FILES_OF_SPLIT, find_split
+from bertjobs.text.tasks import BUILT_IN, Task, resolve_task
+
+_JOB_ID = re.compile(r"j-[0-9a-z]*")
+_ARCHIVE = re.compile(r"[\w.-]+\.zip")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def locate_inputs(kind: str, config: JobConfig, *, cache: Path) -> JobConfig:
+    """Return the config with absolute paths.
+
+    Raises: ConfigError, DataError, ModelError: something it names is not there; says which flag named it.
+    """
+    assert isinstance(config, FinetuneConfig | EvaluateConfig)
+    found: dict[str, str] = {}
+    task = resolve_task(config.task.name)
+    if config.task.name not in BUILT_IN:
+        found["task.name"] = _existing(config.task.name, flag="--task")
+    if config.data.path is not None:
+        found["data.path"] = _existing(config.data.path, flag="--data")
+    found |= _splits(config, task, cache)
+    if isinstance(config, FinetuneConfig) and config.model.vocab is not None:
+        found["model.vocab"] = _existing(config.model.vocab, flag="--vocab")
+    found["model.source"] = _model(kind, config.model.source)
+    return load(kind, stored_layer(config.model_dump()), Layer(found, {}, is_given=False))
+
+
+def model_of(config: JobConfig) -> str:
+    """Return what `--model` says."""
+    assert isinstance(config, FinetuneConfig | EvaluateConfig)
+    return config.model.source
+
+
+def with_model(kind: str, config: JobConfig, source: str) -> JobConfig:
+    """Return the config with another model."""
+    return load(kind, stored_layer(config.model_dump()), Layer({"model.source": source}, {}, is_given=False))
+
+
+def names_job(source: str) -> bool:
+    """Return whether a located model is a job, by its id or the beginning of one."""
+    return _JOB_ID.fullmatch(source) is not None
+
+
+def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) -> dict[str, str]:
+    """Look for every split that is asked for; those that are files of their own get their whole path."""
+    if isinstance(config, FinetuneConfig):
+        wanted: list[tuple[str, str | None]] = [("", "train"), ("data.valid_split", config.data.valid_split)]
+    else:
+        wanted = [("data.split", config.data.split)]
+    found = {}
+    for path, split in wanted:
+        if split is not None:
+            source = find_split(task, config.data.path, split=split, cache=cache)
+            if split not in FILES_OF_SPLIT[task.format]:
+                found[path] = str(source.path.absolute())
+    return found
+
+
+def _model(kind: str, source: str) -> str:
+    """Say what `--model` names: a size, a path, a job, an archive of d2l's or a name on the hub."""
+    is_size = source in size_names()
+    if is_size and kind == "finetune":
+        return source
+    path = Path(source).expanduser()
+    if path.exists() or source.startswith(("/", "./", "../", "~")):
+        return _existing(source, flag="--model")
+    if is_size:
+        raise ModelError(
+            f"--model {source}: a model of random weights has nothing to evaluate.",
+            hint="Give the id of a finetune job that succeeded, or the folder of a fine-tuned model.",
+        )
+    if names_job(source) or _ARCHIVE.fullmatch(source) or _HUB_NAME.fullmatch(source):
+        return source
+    raise ModelError(
+        f"--model {source}: there is no such file or folder, and it is no job, size or name on the hub.",
+        hint=f"Give a folder, a job id, a hub name such as google-bert/bert-base-uncased, or one of "
+        f"{', '.join(size_names())}.",
+    )
+
+
+def _existing(given: str, *, flag: str) -> str:
+    path = Path(given).expanduser().absolute()
+    if not path.exists():
+        raise ConfigError(
+            f"{flag} {given}: there is no such file or folder.", hint=f"It was looked for at {path}."
+        )
+    return str(path)

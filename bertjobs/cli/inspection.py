@@ -1,0 +1,45 @@
+"""How `data inspect` looks to people: a block per split, with its labels, its lengths and its cuts."""
+
+from typing import Any
+
+from bertjobs.cli.render import print_line, print_table
+
+_BAR = 40
+
+
+def print_inspection(reports: dict[str, dict[str, Any]]) -> None:
+    """Print the report of every split."""
+    for place, (split, report) in enumerate(reports.items()):
+        if place:
+            print_line("")
+        _print_split(split, report)
+
+
+def _print_split(split: str, report: dict[str, Any]) -> None:
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items() if count)
+    print_line(f"{split}: {report['rows']:,} rows" + (f" (dropped: {dropped})" if dropped else ""))
+    total = sum(report["labels"].values())
+    rows = [[name, f"{count:,}", f"{count / total:.1%}"] for name, count in report["labels"].items()]
+    print_table(["  LABEL", "ROWS", "SHARE"], [[f"  {name}", *rest] for name, *rest in rows])
+    _print_lengths(report["lengths"], unit=report["unit"])
+    _print_cuts(report)
+
+
+def _print_lengths(lengths: dict[str, Any], *, unit: str) -> None:
+    facts = ", ".join(f"{name} {lengths[name]}" for name in ("mean", "p50", "p90", "p99", "max"))
+    print_line(f"\n  Length in {unit}, special tokens included: {facts}")
+    most = max(bin_["rows"] for bin_ in lengths["histogram"])
+    rows = [
+        [f"  {bin_['from']}-{bin_['to']}", f"{bin_['rows']:,}", "█" * -(-bin_["rows"] * _BAR // most)]
+        for bin_ in lengths["histogram"]
+    ]
+    print_table(["  LENGTH", "ROWS", ""], rows)
+
+
+def _print_cuts(report: dict[str, Any]) -> None:
+    print_line(f"\n  Cut at {report['max_len']}:")
+    rows = [
+        [f"  {strategy}", f"{cut['rows_cut_ratio']:.2%}", f"{cut['tokens_cut_ratio']:.2%}"]
+        for strategy, cut in report["truncation"].items()
+    ]
+    print_table(["  STRATEGY", "EXAMPLES", "TOKENS"], rows)

@@ -1,0 +1,99 @@
+"""The live picture of one job on a terminal: a bar, the loss so far, speed and time left."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as RichLive
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from bertjobs.cli.render import COLOURS
+from bertjobs.cli.words import number, printable, seconds, what_of
+from bertjobs.jobs.job import Job
+
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_MAX_POINTS = 2000
+
+
+class Live:
+    """Redraws one picture in place; the last one stays on the screen."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._console = Console(file=file)
+        self._live = RichLive(console=self._console, refresh_per_second=8, transient=False)
+        self._losses: dict[int, float] = {}
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def show(self, job: Job) -> None:
+        report = job.progress
+        if report.get("step") is not None and report.get("loss") is not None:
+            self._losses[int(report["step"])] = float(report["loss"])
+            if len(self._losses) > _MAX_POINTS:
+                self._losses = dict(list(self._losses.items())[::2])
+        self._live.update(picture(job, losses=self._losses.values(), width=self._console.width))
+
+
+def picture(job: Job, *, losses: Iterable[float], width: int) -> RenderableType:
+    """Draw one moment of a job."""
+    state = Text(str(job.state), style=f"bold {COLOURS[job.state]}")
+    title = Text.assemble((job.id, "bold"), "  ", state, "  ", printable(job.name or job.kind))
+    if job.state.is_terminal:
+        return Group(title, *_course(job, losses, width))
+    if "step" not in job.progress:
+        return Group(title, Spinner("dots", text=Text(what_of(job) or "waiting for the dispatcher")))
+    return Group(title, *_course(job, losses, width))
+
+
+def _course(job: Job, losses: Iterable[float], width: int) -> list[RenderableType]:
+    report = job.progress
+    if "step" not in report or "num_steps" not in report:
+        return []
+    step, num_steps = int(report["step"]), int(report["num_steps"])
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        f"step {step}/{num_steps}",
+        ProgressBar(total=num_steps, completed=step, width=max(10, width - 50)),
+        _speed(job),
+    )
+    parts: list[RenderableType] = [bar]
+    points = list(losses)
+    if points:
+        line = sparkline(points, width=max(10, width - 30))
+        parts.append(Text.assemble("loss ", (line, "cyan"), f" {number(points[-1])}"))
+    if job.phase:
+        parts.append(Text(printable(job.phase), style="dim"))
+    return parts
+
+
+def _speed(job: Job) -> str:
+    report = job.progress
+    parts = []
+    if report.get("examples_per_s") is not None:
+        parts.append(f"{number(float(report['examples_per_s']))} examples/s")
+    if report.get("eta_s") is not None and not job.state.is_terminal:
+        parts.append(f"{seconds(float(report['eta_s']))} left")
+    return escape("  ".join(parts))
+
+
+def sparkline(points: list[float], *, width: int) -> str:
+    """Draw values as a row of blocks, averaged where there are more values than columns."""
+    if len(points) > width:
+        edges = [i * len(points) // width for i in range(width + 1)]
+        points = [sum(points[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(points), max(points)
+    span = (high - low) or 1.0
+    return "".join(_BLOCKS[round((p - low) / span * (len(_BLOCKS) - 1))] for p in points)

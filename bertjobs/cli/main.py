@@ -1,0 +1,120 @@
+"""The entry point: commands that are imported only when they run, and the border where errors become messages
+and exit codes. Imports nothing but click, so that `bertjobs --help` is immediate."""
+
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NoReturn
+
+import click
+from click.exceptions import NoArgsIsHelpError
+
+from bertjobs import __version__
+from bertjobs.errors import BertjobsError
+
+INTERRUPTED = 130
+
+# Section of `--help` -> command -> (where it is, its line of help). The line stands here, so that showing it
+# imports nothing.
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Start work": {
+        "submit": ("submit:submit", "Queue a job and print its id."),
+        "run": ("run:run", "Do the same work here and now, without the queue."),
+        "demo": ("demo:demo", "Fine-tune and evaluate a tiny BERT on the sample data."),
+    },
+    "Follow jobs": {
+        "list": ("show:list_jobs", "Show the jobs, latest first, and why the waiting ones wait."),
+        "status": ("show:status", "Show everything that is known of one job."),
+        "watch": ("watch:watch", "Follow one job live: step, loss, examples/s, time left."),
+        "wait": ("wait:wait", "Wait until a job has ended; fail if it did."),
+        "logs": ("logs:logs", "Print the log of a job; -f follows it."),
+        "plot": ("plot:plot", "Draw loss and accuracy over the steps."),
+    },
+    "Steer jobs": {
+        "cancel": ("steer:cancel", "End jobs, waiting or running."),
+        "retry": ("steer:retry", "Queue a job that ended once more, from its last checkpoint."),
+        "hold": ("steer:hold", "Keep a waiting job from starting."),
+        "release": ("steer:release", "Let a held job start."),
+    },
+    "Data and presets": {
+        "data": ("data:data", "Download, generate or inspect data sets."),
+        "presets": ("presets:presets", "List and show the presets of --preset."),
+    },
+    "The stack": {
+        "cluster": ("cluster:cluster", "Start, show and stop the local Redis, Ray and dispatcher."),
+        "dispatcher": ("cluster:dispatcher", "Run the dispatcher of a shared Redis and Ray."),
+    },
+}
+
+
+class Lazy(Mapping[str, click.Command]):
+    """The commands by name, each imported when it is asked for."""
+
+    _places: ClassVar = {
+        name: place for commands in COMMANDS.values() for name, (place, _) in commands.items()
+    }
+
+    def __getitem__(self, name: str) -> click.Command:
+        module, _, attribute = self._places[name].partition(":")
+        command: click.Command = getattr(importlib.import_module(f"bertjobs.cli.{module}"), attribute)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class Root(click.Group):
+    """`bertjobs` itself. A command's return value is its exit code; nothing returned is 0."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(len(name) for commands in COMMANDS.values() for name in commands)
+        for section, commands in COMMANDS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name.ljust(width), line) for name, (_, line) in commands.items()])
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        try:
+            code = super().main(args, prog_name or "bertjobs", **{**extra, "standalone_mode": False})
+        except BertjobsError as e:
+            report(e.message, e.hint)
+            code = e.exit_code
+        except NoArgsIsHelpError as e:
+            click.echo(e.format_message(), err=True)
+            code = 2
+        except click.ClickException as e:
+            report(e.format_message(), _usage_hint(e))
+            code = 2
+        except click.Abort:
+            code = INTERRUPTED
+        sys.exit(code)
+
+
+def report(message: str, hint: str = "") -> None:
+    """Say on stderr what is wrong, and under it what to do."""
+    click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+    click.echo("\n       ".join(message.splitlines()), err=True)
+    if hint:
+        click.echo(f" hint: {hint}", err=True)
+
+
+def _usage_hint(e: click.ClickException) -> str:
+    ctx = getattr(e, "ctx", None)
+    return f"`{ctx.command_path} --help` shows what it takes." if ctx else ""
+
+
+@click.group(
+    cls=Root,
+    commands=Lazy(),
+    epilog="With no addresses set, a local stack is started by the first command that needs it.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, message="%(version)s")
+def main() -> None:
+    """Queue BERT work and run it on a Ray cluster."""
+
+
+if __name__ == "__main__":
+    main()

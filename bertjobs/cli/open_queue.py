@@ -1,0 +1,27 @@
+"""How a command comes to the queue: the configured Redis, or the embedded stack's, started if need be."""
+
+import getpass
+import os
+
+from bertjobs.cli.render import print_note
+from bertjobs.jobs.store import JobStore, connect
+from bertjobs.settings import Settings, load_settings
+from bertjobs.stack import ensure
+
+
+def open_queue(*, settings: Settings | None = None, needs_ray: bool = False) -> JobStore:
+    """Open the job store; a command that wants work done also sees to it that there is a Ray to do it.
+
+    Raises: ConfigError, QueueError, StorageError: Redis is down or refuses us, or the stack does not start.
+    """
+    settings = settings or load_settings()
+    addresses = ensure(settings, announce=print_note, need_ray=needs_ray)
+    return connect(addresses.fill(settings))
+
+
+def current_user() -> str:
+    """Return who asks, for `--mine` and a job's user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has a number and no name
+        return f"uid-{os.getuid()}"

@@ -1,0 +1,197 @@
+"""One table from flags to dotted paths; what a flag takes, its help and its default come from the schema."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from bertjobs.config import JobConfig, Layer, describe, file_layer, load, paths, preset_layer, set_layer
+from bertjobs.config.load import Parameter
+
+FLAGS: dict[str, dict[str, str]] = {
+    "Task and data": {
+        "--task": "task.name",
+        "--data": "data.path",
+        "--split": "data.split",
+        "--on-bad-row": "data.on_bad_row",
+        "--valid-split": "data.valid_split",
+        "--valid-ratio": "data.valid_ratio",
+        "--split-seed": "data.split_seed",
+        "--limit-train": "data.limit_train",
+        "--limit-valid": "data.limit_valid",
+        "--limit": "data.limit",
+    },
+    "Text": {
+        "--max-len": "text.max_len",
+        "--truncation": "text.truncation",
+    },
+    "Model": {
+        "--model": "model.source",
+        "--num-heads": "model.num_heads",
+        "--vocab": "model.vocab",
+        "--vocab-size": "model.vocab_size",
+        "--hidden-dropout": "model.hidden_dropout",
+        "--attention-dropout": "model.attention_dropout",
+        "--classifier-dropout": "model.classifier_dropout",
+    },
+    "Optimizer": {
+        "--lr": "optim.lr",
+        "--weight-decay": "optim.weight_decay",
+        "--beta1": "optim.beta1",
+        "--beta2": "optim.beta2",
+        "--eps": "optim.eps",
+        "--schedule": "optim.schedule",
+        "--warmup-ratio": "optim.warmup_ratio",
+        "--decay-ratio": "optim.decay_ratio",
+        "--max-grad-norm": "optim.max_grad_norm",
+        "--layer-decay": "optim.layer_decay",
+        "--freeze-layers": "optim.freeze_layers",
+    },
+    "Steps": {
+        "--epochs": "train.epochs",
+        "--max-steps": "train.max_steps",
+        "--batch-size": "train.batch_size",
+        "--accumulation": "train.accumulation",
+        "--microbatch-tokens": "train.microbatch_tokens",
+        "--eval-batch-size": "train.eval_batch_size",
+        "--seed": "train.seed",
+        "--precision": "train.precision",
+        "--deterministic": "train.deterministic",
+        "--checkpoint-steps": "train.checkpoint_steps",
+        "--patience": "train.patience",
+    },
+    "Resources": {
+        "--gpus": "resources.gpus",
+        "--workers": "resources.workers",
+        "--cpus-per-worker": "resources.cpus_per_worker",
+    },
+}
+
+PRESET_KIND = "finetune"
+"""Whose parameters the presets hold."""
+
+# Paths that only --set and --config reach. None so far: every parameter deserves its flag.
+SET_ONLY: frozenset[str] = frozenset()
+
+
+class Given(click.ParamType[str]):
+    """A value as it was typed: the schema checks it, so a flag and `--set` say the same of a wrong one."""
+
+    def __init__(self, parameter: Parameter) -> None:
+        self.choices = parameter.choices or ()
+        self.name = "choice" if self.choices else {int: "int", float: "float"}.get(parameter.type, "text")
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        if not self.choices:
+            return [CompletionItem(incomplete, type="file")]
+        return [CompletionItem(choice) for choice in self.choices if choice.startswith(incomplete)]
+
+
+class ConfigOption(click.Option):
+    """A flag that sets one dotted path of a kind's configuration."""
+
+    def __init__(self, flag: str, *, section: str, parameter: Parameter) -> None:
+        is_bool = parameter.type is bool
+        super().__init__(
+            [f"{flag}/{flag.replace('--', '--no-')}" if is_bool else flag],
+            type=None if is_bool else Given(parameter),
+            default=None,
+            help=_help(parameter),
+        )
+        self.section = section
+        self.path = parameter.path
+
+
+_FLAG_WIDTH = 27
+_MERGING, _MERGED = "Where values come from (flags go over all of these)", ("preset", "config", "assign")
+
+
+class JobCommand(click.Command):
+    """A command that takes every flag of a job kind, and gets the merged and validated `config`."""
+
+    def __init__(self, name: str | None, *, kind: str, params: list[click.Parameter], **attrs: Any) -> None:
+        super().__init__(name, params=[*_merging(kind), *config_options(kind), *params], **attrs)
+        self.kind = kind
+
+    def invoke(self, ctx: click.Context) -> Any:
+        flags: dict[str, Any] = {}
+        for option in self.params:
+            if isinstance(option, ConfigOption) and option.name is not None:
+                value = ctx.params.pop(option.name)
+                if value is not None:
+                    flags[option.path] = value
+        merged = {name: ctx.params.pop(name) for name in _MERGED if name in ctx.params}
+        ctx.params["config"] = resolve(self.kind, flags, **merged)
+        return super().invoke(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the options by section of the table, the command's own last."""
+        rows: dict[str, list[tuple[str, str]]] = {_MERGING: [], **{section: [] for section in FLAGS}}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                section = _MERGING if param.name in _MERGED else getattr(param, "section", "The job")
+                rows.setdefault(section, []).append(record)
+        width = min(_FLAG_WIDTH, max(len(flag) for records in rows.values() for flag, _ in records))
+        for section, records in rows.items():
+            if records:
+                with formatter.section(section):
+                    formatter.write_dl([(flag.ljust(width), text) for flag, text in records], col_max=width)
+
+
+def config_options(kind: str) -> list[ConfigOption]:
+    """Make the options of a kind, in the order of the table."""
+    known = set(paths(kind))
+    return [
+        ConfigOption(flag, section=section, parameter=describe(kind, path))
+        for section, flags in FLAGS.items()
+        for flag, path in flags.items()
+        if path in known
+    ]
+
+
+def resolve(
+    kind: str,
+    flags: Mapping[str, Any],
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    assign: tuple[str, ...] = (),
+) -> JobConfig:
+    """Merge defaults, preset, file, `--set` and flags, the later over the earlier.
+
+    Raises: ConfigError: with the name of the flag, what was given and what is allowed.
+    """
+    names = {path: flag for flags_ in FLAGS.values() for flag, path in flags_.items()}
+    layers = [Layer({}, names)]  # so that even a value nobody gave is called by its flag
+    if preset is not None:
+        layers.append(preset_layer(preset))
+    if config is not None:
+        layers.append(file_layer(config))
+    layers.append(set_layer(assign))
+    layers.append(Layer(flags, {path: names[path] for path in flags}))
+    return load(kind, *layers)
+
+
+def _merging(kind: str) -> list[click.Option]:
+    preset = click.Option(["--preset"], metavar="NAME", help="A recipe; see `bertjobs presets list`.")
+    return [
+        *([preset] if kind == PRESET_KIND else []),
+        click.Option(["--config"], type=Path, metavar="FILE", help="YAML file of sections."),
+        click.Option(["--set", "assign"], multiple=True, metavar="PATH=VALUE", help="As in optim.lr=3e-5."),
+    ]
+
+
+def _help(parameter: Parameter) -> str:
+    notes = [parameter.bounds or " | ".join(parameter.choices or ())]
+    if parameter.required:
+        notes.append("required")
+    elif parameter.default is not None:
+        default = parameter.default
+        notes.append(f"default: {str(default).lower() if isinstance(default, bool) else default}")
+    shown = "; ".join(note for note in notes if note)
+    return f"{parameter.help}  [{shown}]" if shown else parameter.help

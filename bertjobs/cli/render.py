@@ -1,0 +1,167 @@
+"""How answers look: tables for people, JSON for programs. The only place that prints an answer."""
+
+import json
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from bertjobs.cli.words import duration_since, number, printable, seconds, sentence, what_of
+from bertjobs.jobs.job import Event, Job, JobSummary, State
+
+COLOURS = {
+    State.HELD: "yellow",
+    State.QUEUED: "cyan",
+    State.RETRYING: "yellow",
+    State.STARTING: "blue",
+    State.RUNNING: "blue",
+    State.CANCELLING: "yellow",
+    State.SUCCEEDED: "green",
+    State.FAILED: "red",
+    State.CANCELLED: "magenta",
+    State.TIMED_OUT: "red",
+}
+
+_GAP = "  "
+_NARROW = 100
+
+
+def print_json(document: Any) -> None:
+    """Print one document on stdout."""
+    click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def print_line(text: str) -> None:
+    """Print one line of an answer on stdout."""
+    click.echo(text)
+
+
+def print_bytes(content: bytes) -> None:
+    """Print a piece of a log on stdout as it is."""
+    click.echo(content, nl=False)
+
+
+def print_note(text: str) -> None:
+    """Say something that is no answer, on stderr."""
+    click.echo(text, err=True)
+
+
+def print_jobs(jobs: Sequence[JobSummary], *, now: datetime | None = None) -> None:
+    """Print a line per job; the last column says what it does, or why it waits or failed."""
+    now = now or datetime.now(UTC)
+    is_wide = terminal_width() is None or (terminal_width() or 0) >= _NARROW
+    header = ["ID", "STATE", "KIND", *(["NAME", "USER"] if is_wide else []), "AGE", "WHAT"]
+    rows = []
+    for job in jobs:
+        extra = [_cut(printable(job.name) or "-", 20), _cut(printable(job.user), 12)] if is_wide else []
+        state = click.style(str(job.state), fg=COLOURS[job.state])
+        rows.append([job.id, state, job.kind, *extra, duration_since(job.submitted_at, now), what_of(job)])
+    print_table(header, rows)
+
+
+def print_job(job: Job, events: Iterable[Event], *, now: datetime | None = None) -> None:
+    """Print all that is known of a job: facts, results, attempts, timeline."""
+    now = now or datetime.now(UTC)
+    click.echo(f"{click.style(job.id, bold=True)}  {_state(job)}  {what_of(job)}".rstrip())
+    print_facts(_facts(job, now))
+    if job.metrics:
+        click.secho("\nResults", bold=True)
+        print_facts([(name, number(value)) for name, value in job.metrics.items() if not _is_nested(value)])
+    click.secho("\nTimeline", bold=True)
+    rows = [
+        [_clock(e.at), click.style(str(e.state), fg=COLOURS[e.state]), sentence(e.reason, e.message)]
+        for e in events
+    ]
+    print_table(None, rows)
+
+
+def print_results(document: dict[str, Any]) -> None:
+    """Print what a run in the foreground came to."""
+    print_facts([(k, number(v)) for k, v in document["metrics"].items() if not _is_nested(v)])
+    print_facts([(k, printable(v)) for k, v in document["artifacts"].items() if isinstance(v, str)])
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print names and values, one a line."""
+    facts = [(name, value) for name, value in facts if value]
+    width = max((len(name) for name, _ in facts), default=0)
+    for name, value in facts:
+        click.echo(f"{_GAP}{name.ljust(width)}{_GAP}{value}")
+
+
+def print_table(header: list[str] | None, rows: list[list[str]]) -> None:
+    """Print columns; on a terminal the last one is cut to the room that is left."""
+    lines = [*([header] if header else []), *rows]
+    if not lines:
+        return
+    widths = [max(_cells(line[i]) for line in lines) for i in range(len(lines[0]) - 1)]
+    total = terminal_width()
+    room = None if total is None else max(10, total - sum(widths) - len(_GAP) * len(widths))
+    for line in lines:
+        padded = [cell + " " * (width - _cells(cell)) for cell, width in zip(line, widths, strict=False)]
+        text = _GAP.join([*padded, line[-1] if room is None else _cut(line[-1], room)]).rstrip()
+        click.echo(click.style(text, dim=True) if line is header else text)
+
+
+def terminal_width() -> int | None:
+    """Return the columns of the terminal stdout goes to; None where it goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _state(job: JobSummary) -> str:
+    return click.style(str(job.state), fg=COLOURS[job.state], bold=True)
+
+
+def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
+    attempt = job.attempt
+    return [
+        ("kind", job.kind),
+        ("name", printable(job.name)),
+        ("user", printable(job.user)),
+        ("priority", str(job.priority) if job.priority else ""),
+        ("after", ", ".join(job.after)),
+        ("submitted", f"{_date(job.submitted_at)} ({duration_since(job.submitted_at, now)} ago)"),
+        ("started", _date(job.started_at)),
+        ("ended", _date(job.ended_at)),
+        ("time limit", "" if job.time_limit_s is None else seconds(job.time_limit_s)),
+        ("asked for", ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in job.resources.items() if v)),
+        ("attempts", str(job.num_attempts) if job.num_attempts else ""),
+        ("ray job", attempt.submission_id if attempt else ""),
+        ("checkpoint", "" if job.checkpoint is None else f"{job.checkpoint} (step {job.checkpoint_step})"),
+        ("folder", job.job_dir.uri),
+        *((key, printable(value)) for key, value in job.artifacts.items() if isinstance(value, str)),
+    ]
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, (list, dict)) or value is None
+
+
+def _date(moment: datetime | None) -> str:
+    return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _clock(moment: datetime) -> str:
+    return click.style(_date(moment), dim=True)
+
+
+def _cells(text: str) -> int:
+    """Return how many columns a text takes: none for colours, two for CJK."""
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in click.unstyle(text))
+
+
+def _cut(text: str, room: int) -> str:
+    """Cut a text to some columns; the last shows that it was cut."""
+    if _cells(text) <= room:
+        return text
+    kept, used = [], 0
+    for c in click.unstyle(text):
+        used += _cells(c)
+        if used >= room:
+            break
+        kept.append(c)
+    return "".join(kept) + "…"

@@ -1,0 +1,123 @@
+"""`bertjobs submit`: check the request, then queue it. The id is the answer."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from bertjobs.cli.follow import wait_for
+from bertjobs.cli.inputs import locate_inputs, model_of, names_job, with_model
+from bertjobs.cli.open_queue import current_user, open_queue
+from bertjobs.cli.options import JobCommand
+from bertjobs.cli.render import print_json, print_line, print_note
+from bertjobs.config import JobConfig
+from bertjobs.errors import ModelError
+from bertjobs.jobs.job import State
+from bertjobs.jobs.store import MAX_PRIORITY, JobStore
+from bertjobs.settings import load_settings
+
+
+@click.group()
+def submit() -> None:
+    """Queue a job and print its id."""
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a time in units: `90`, `90s`, `45m`, `2h30m`, `1d`."""
+
+    name = "duration"
+    _PARTS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = self._PARTS.fullmatch(f"{value}s" if str(value).isdecimal() else str(value))
+        if found is None or not any(found.groups()):
+            self.fail(f"{value} is no duration; give seconds, or as in 90s, 45m, 2h30m, 1d.", param, ctx)
+        units_s = (86400.0, 3600.0, 60.0, 1.0)
+        total_s = sum(int(n or 0) * unit_s for n, unit_s in zip(found.groups(), units_s, strict=True))
+        return total_s or self.fail("a job needs more than no time at all.", param, ctx)
+
+
+_PRIORITY = f"Larger goes first.  [{-MAX_PRIORITY} to {MAX_PRIORITY}; default: 0]"
+_RETRIES = "Try again this often when the work itself fails; lost machines do not count.  [default: 0]"
+
+
+def queue_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command what can be said of a job apart from its work."""
+    priority, retries = click.IntRange(-MAX_PRIORITY, MAX_PRIORITY), click.IntRange(min=0)
+    options = (
+        click.option("--name", default="", help="A name for people."),
+        click.option("--priority", type=priority, metavar="INT", default=0, help=_PRIORITY),
+        click.option("--after", multiple=True, metavar="JOB", help="Start when this job has succeeded."),
+        click.option("--hold", is_flag=True, help="Do not start it before `bertjobs release`."),
+        click.option("--idempotency-key", metavar="KEY", help="The same key again finds the first job."),
+        click.option("--time-limit", "time_limit_s", type=Duration(), help="Stop it after, say, 2h30m."),
+        click.option("--max-retries", type=retries, metavar="INT", default=0, help=_RETRIES),
+        click.option("--wait", is_flag=True, help="Stay until it has ended; exit 1 if it failed."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@submit.command(cls=JobCommand, kind="finetune")
+@queue_options
+def finetune(**request: Any) -> int:
+    """Fine-tune a BERT on a task."""
+    return _submit("finetune", **request)
+
+
+@submit.command(cls=JobCommand, kind="evaluate")
+@queue_options
+def evaluate(**request: Any) -> int:
+    """Evaluate a fine-tuned model on a split."""
+    return _submit("evaluate", **request)
+
+
+def _submit(
+    kind: str, *, config: JobConfig, after: tuple[str, ...], wait: bool, as_json: bool, **queue: Any
+) -> int:
+    settings = load_settings()
+    config = locate_inputs(kind, config, cache=settings.cache)
+    store = open_queue(settings=settings, needs_ray=True)
+    config, after = _follow_model(kind, config, after, store)
+    job, is_new = store.submit(
+        kind,
+        config.model_dump(mode="json"),
+        storage=settings.storage,
+        resources=config.resources.model_dump(mode="json"),
+        user=current_user(),
+        after=after,
+        **queue,
+    )
+    if not is_new:
+        print_note(f"This key was submitted before, as {job.id}.")
+    if wait:
+        if not as_json:
+            print_line(job.id)
+        return wait_for(store, job.id, as_json=as_json)
+    print_json(job.to_json()) if as_json else print_line(job.id)
+    return 0
+
+
+def _follow_model(
+    kind: str, config: JobConfig, after: tuple[str, ...], store: JobStore
+) -> tuple[JobConfig, tuple[str, ...]]:
+    """Where the model is a job's: give its whole id, and wait for it if it has not ended.
+
+    Raises: ModelError: that job has no model and will not have one. QueueError: there is no such job.
+    """
+    source = model_of(config)
+    if not names_job(source):
+        return config, after
+    job = store.get(source)
+    if job.kind != "finetune" or (job.state.is_terminal and job.state is not State.SUCCEEDED):
+        raise ModelError(
+            f"--model {source}: {job.id} ({job.kind}, {job.state}) has no model.",
+            hint="Give a finetune job that SUCCEEDED or has not ended yet; see `bertjobs list`.",
+        )
+    if job.state is not State.SUCCEEDED and job.id not in after:
+        print_note(f"{job.id} has not ended; this job starts when it has succeeded.")
+        after = (*after, job.id)
+    return with_model(kind, config, job.id), after

@@ -1,0 +1,71 @@
+"""How a job, a time or a number is said in a few words. Pure text: prints nothing, asks no clock."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from bertjobs.jobs.job import JobSummary, State
+
+
+def what_of(job: JobSummary) -> str:
+    """Say in one line what a job is doing, why it waits, or how it ended."""
+    if job.state.is_waiting:
+        place = f"#{job.place} " if job.place else ""
+        return place + sentence(job.reason, job.message)
+    if job.state in (State.STARTING, State.RUNNING):
+        return progress_of(job) or printable(job.phase)
+    took = job.ended_at and job.started_at and f"took {duration(job.ended_at - job.started_at)}"
+    if job.state is State.SUCCEEDED:
+        return took or ""
+    return sentence(job.reason, job.message)
+
+
+def progress_of(job: JobSummary) -> str:
+    """Say how far the step loop is; nothing before its first report."""
+    report = job.progress
+    if "step" not in report:
+        return ""
+    parts = [f"step {report['step']}/{report['num_steps']}"] if "num_steps" in report else []
+    for key, label in (("loss", "loss {}"), ("examples_per_s", "{} examples/s")):
+        if report.get(key) is not None:
+            parts.append(label.format(number(report[key])))
+    if report.get("eta_s") is not None and job.state is State.RUNNING:
+        parts.append(f"{seconds(report['eta_s'])} left")
+    return ", ".join(parts)
+
+
+def sentence(reason: str, message: str) -> str:
+    """Join the word and the sentence of a reason."""
+    return printable(": ".join(part for part in (reason, message) if part))
+
+
+def duration_since(then: datetime, now: datetime) -> str:
+    """Say how long ago, as in `3m`."""
+    return duration(now - then)
+
+
+def duration(span: timedelta) -> str:
+    """Say a `timedelta` in its two largest units, as in `1h05m`."""
+    return seconds(span.total_seconds())
+
+
+def seconds(total: float) -> str:
+    """Say seconds in their two largest units."""
+    total = max(0, round(total))
+    minutes, hours, days = total // 60, total // 3600, total // 86400
+    if days:
+        return f"{days}d{hours % 24:02d}h"
+    if hours:
+        return f"{hours}h{minutes % 60:02d}m"
+    return f"{minutes}m{total % 60:02d}s" if minutes else f"{total}s"
+
+
+def number(value: Any) -> str:
+    """Show a number with four digits that count, anything else as it is."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return printable(str(value))
+
+
+def printable(text: str) -> str:
+    """Return text on one line that cannot steer the terminal: names and messages come from other people."""
+    return "".join(c if c.isprintable() else " " for c in text)
