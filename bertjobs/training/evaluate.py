@@ -1,0 +1,101 @@
+"""Judge a model on a split: rows sorted by length, no gradients, counts instead of logits.
+
+All ranks call it; each takes every n-th row, and the counts are added up.
+
+Legend: B rows of a microbatch, C labels.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bertjobs.config.schema import Precision, TextSection
+from bertjobs.text.batching import Ints
+from bertjobs.text.encoding import EncodedTable
+from bertjobs.training.feed import Feed, Microbatch, SpecialIds
+from bertjobs.training.metrics import Metrics, metrics_of
+from bertjobs.training.precision import resolve_precision
+from bertjobs.training.ranks import Ranks, current_ranks
+
+OnPredictions = Callable[[Ints, npt.NDArray[np.float32]], None]
+"""Called on the rank that has them, with rows of the table and probabilities (rows, C); in order of length."""
+
+
+def evaluate(
+    model: nn.Module,
+    table: EncodedTable,
+    *,
+    labels: Sequence[str],
+    text: TextSection,
+    specials: SpecialIds,
+    batch_size: int,
+    precision: Precision = "auto",
+    microbatch_tokens: int = 16384,
+    on_predictions: OnPredictions | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Metrics:
+    """Return the metrics over all rows that have a label; rows without one are only predicted.
+
+    batch_size: rows per batch over all ranks, and per entry of `mcc_per_batch`, which is over batches of
+        consecutive rows whatever the order of computing.
+    on_progress: called with rows done and rows in all, of this rank.
+    """
+    ranks, device = current_ranks(), next(model.parameters()).device
+    feed = Feed(
+        table,
+        text=text,
+        specials=specials,
+        max_tokens=microbatch_tokens,
+        ranks=ranks,
+        device=device,
+        vocab_size=model.config.vocab_size,
+    )
+    counts = _Counts(table.num_rows, batch_size=batch_size, num_labels=len(labels), device=device)
+    own = np.argsort(-feed.lengths, kind="stable")[ranks.rank :: ranks.world_size]
+    own_batch = max(1, batch_size // ranks.world_size)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), _autocast(device, resolve_precision(precision, device)):
+        for start in range(0, len(own), own_batch):
+            for microbatch in feed.microbatches(own[start : start + own_batch]):
+                logits_BC = model(microbatch.inputs).float()
+                counts.add(logits_BC, microbatch)
+                if on_predictions:
+                    on_predictions(microbatch.rows_B, logits_BC.softmax(dim=1).cpu().numpy())
+            if on_progress:
+                on_progress(min(start + own_batch, len(own)), len(own))
+    model.train(was_training)
+    return counts.metrics(ranks, labels=labels)
+
+
+class _Counts:
+    """Confusion matrices of the batches and the sum of the losses, kept on the device: nothing waits for it."""
+
+    def __init__(self, num_rows: int, *, batch_size: int, num_labels: int, device: torch.device) -> None:
+        self._shape = (-(-num_rows // batch_size), num_labels, num_labels)
+        self._batch_size, self._num_labels = batch_size, num_labels
+        self._counts = torch.zeros(int(np.prod(self._shape)), dtype=torch.int64, device=device)
+        self._loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
+
+    def add(self, logits_BC: Tensor, microbatch: Microbatch) -> None:
+        labels_B = microbatch.labels_B
+        is_labelled_B = (labels_B >= 0).to(torch.int64)
+        batch_B = torch.from_numpy(microbatch.rows_B // self._batch_size).to(labels_B.device)
+        cell_B = (batch_B * self._num_labels + labels_B.clamp(min=0)) * self._num_labels
+        self._counts.index_add_(0, cell_B + logits_BC.argmax(dim=1), is_labelled_B)
+        self._loss_sum += F.cross_entropy(
+            logits_BC.double(), labels_B, reduction="sum", ignore_index=-1
+        )  # fmt: skip
+
+    def metrics(self, ranks: Ranks, *, labels: Sequence[str]) -> Metrics:
+        ranks.add_up(self._counts, self._loss_sum)
+        confusion_per_batch = self._counts.view(self._shape).cpu().numpy()
+        return metrics_of(confusion_per_batch, loss_sum=float(self._loss_sum), labels=labels)
+
+
+def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

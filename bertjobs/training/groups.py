@@ -1,0 +1,74 @@
+"""Which parameters are trained, and at what share of the learning rate and with what decay. Decides by name and
+shape; touches no values."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from bertjobs.config.schema import OptimSection
+from bertjobs.errors import ConfigError
+
+_LAYER = re.compile(r"\bencoder\.layer\.(\d+)\.")
+_EMBEDDINGS = re.compile(r"\bembeddings\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Parameters that AdamW treats alike."""
+
+    names: tuple[str, ...]
+    lr_scale: float
+    """Factor on the learning rate, from `layer_decay`."""
+    weight_decay: float
+
+
+def freeze(model: nn.Module, *, num_layers: int, freeze_layers: int) -> None:
+    """Take the embeddings and the lowest layers out of training.
+
+    Raises: ConfigError: the model has fewer layers than that.
+    """
+    if freeze_layers > num_layers:
+        raise ConfigError(
+            f"--freeze-layers {freeze_layers}: the model has {num_layers} encoder layers.",
+            hint=f"Give {num_layers} at most; that trains only the pooler and the classifier.",
+        )
+    for name, parameter in model.named_parameters():
+        is_below = depth_of(name, num_layers=num_layers) <= freeze_layers
+        parameter.requires_grad_(not (freeze_layers and is_below))
+
+
+def parameter_groups(model: nn.Module, *, num_layers: int, optim: OptimSection) -> list[Group]:
+    """Sort what is trained into groups, lowest layers first.
+
+    Weight matrices decay; biases and LayerNorm's scales do not. Each layer below the head learns `layer_decay`
+    times as fast as the one above it.
+
+    Source: BERT, appendix A.2 (decay); ELECTRA, appendix B (layer-wise rates).
+    """
+    members: dict[tuple[int, bool], list[str]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            depth = depth_of(name, num_layers=num_layers) if optim.layer_decay < 1.0 else num_layers + 1
+            members.setdefault((depth, parameter.ndim >= 2), []).append(name)
+    return [
+        Group(
+            names=tuple(names),
+            lr_scale=optim.layer_decay ** (num_layers + 1 - depth),
+            weight_decay=optim.weight_decay if is_matrix else 0.0,
+        )
+        for (depth, is_matrix), names in sorted(members.items())
+    ]
+
+
+def depth_of(name: str, *, num_layers: int) -> int:
+    """Return 0 for embeddings, i + 1 for encoder layer i, and one more than the top layer's for the head."""
+    if layer := _LAYER.search(name):
+        return int(layer[1]) + 1
+    return 0 if _EMBEDDINGS.search(name) else num_layers + 1
+
+
+def num_trained(parameters: Iterable[nn.Parameter]) -> int:
+    """Return how many numbers are trained."""
+    return sum(p.numel() for p in parameters if p.requires_grad)

@@ -1,0 +1,46 @@
+"""The course of the learning rate: a pure function of the step, so that resuming needs no state."""
+
+import math
+
+from bertjobs.config.schema import OptimSection
+from bertjobs.errors import ConfigError
+
+
+def lr_at(step: int, *, num_steps: int, optim: OptimSection) -> float:
+    """Return the learning rate of optimizer step `step`, counted from 0, of `num_steps`.
+
+    Warmup rises in a straight line and reaches `optim.lr` at step ceil(warmup_ratio * num_steps). No step is
+    spent at a rate of 0: where Hugging Face's schedule has 0 at its first step, this one is half a stair ahead.
+    """
+    num_warmup = num_warmup_steps(num_steps, optim=optim)
+    if step < num_warmup:
+        return optim.lr * (step + 1) / (num_warmup + 1)
+    return optim.lr * _factor_after_warmup(step, num_warmup=num_warmup, num_steps=num_steps, optim=optim)
+
+
+def num_warmup_steps(num_steps: int, *, optim: OptimSection) -> int:
+    """Return how many steps the rate rises for; the last step is always at or past the peak."""
+    return min(math.ceil(optim.warmup_ratio * num_steps), num_steps - 1)
+
+
+def check_schedule(optim: OptimSection) -> None:
+    """Raises: ConfigError: warmup and decay of `wsd` together are longer than the run."""
+    if optim.schedule == "wsd" and optim.warmup_ratio + optim.decay_ratio > 1.0:
+        raise ConfigError(
+            f"--warmup-ratio {optim.warmup_ratio:g} and --decay-ratio {optim.decay_ratio:g} add up to more than "
+            "the whole run.",
+            hint="Their sum may be 1 at most.",
+        )
+
+
+def _factor_after_warmup(step: int, *, num_warmup: int, num_steps: int, optim: OptimSection) -> float:
+    done = (step - num_warmup) / max(1, num_steps - num_warmup)
+    if optim.schedule == "linear":
+        return 1.0 - done
+    if optim.schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    if optim.schedule == "wsd":
+        num_decay = max(1, math.ceil(optim.decay_ratio * num_steps))
+        return min(1.0, (num_steps - step) / num_decay)
+    assert optim.schedule == "constant"
+    return 1.0
