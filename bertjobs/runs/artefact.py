@@ -1,0 +1,47 @@
+"""`bertjobs.json`, which makes a folder of weights a trained artefact: the task it was trained for and how its
+texts were cut. Hugging Face's own files stand beside it and know nothing of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bertjobs
+from bertjobs.config.schema import TextSection
+from bertjobs.errors import ModelError
+from bertjobs.text.tasks import Task
+
+FILE = "bertjobs.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    task: Task
+    text: TextSection
+    trained_by: str
+    """The job that made it."""
+
+    def write(self, folder: Path) -> None:
+        document = {
+            "version": bertjobs.__version__,
+            "task": self.task.to_json(),
+            "text": self.text.model_dump(),
+            "trained_by": self.trained_by,
+        }
+        (folder / FILE).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def read_artefact(folder: Path) -> Artefact | None:
+    """Read it; None where the folder was not made by bertjobs. Raises: ModelError: it is damaged."""
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Artefact(
+            task=Task.from_json(document["task"]),
+            text=TextSection.model_validate(document["text"]),
+            trained_by=document["trained_by"],
+        )
+    except (ValueError, KeyError, TypeError) as e:
+        raise ModelError(f"{path} is damaged: {e}.", hint="Train again, or give another --model.") from e

@@ -1,0 +1,51 @@
+"""Encode a split's texts with Ray Data, once: what is in the Arrow cache is never tokenized again."""
+
+import logging
+from pathlib import Path
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from bertjobs.text.encoding import encode_table, read_ipc, write_ipc
+from bertjobs.text.tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
+
+ROWS_PER_BLOCK = 32_768
+
+
+def encode(table: pa.Table, *, tokenizer: Tokenizer, key: str, cache: Path) -> ray.ObjectRef:
+    """Return a reference to the encoded table: from the cache, or from a pipeline that starts now.
+
+    key: what `cache_key` made of the rows and the tokenizer. The reference can be handed on before the encoding
+    is done.
+    """
+    path = cache / "encoded" / f"{key}.arrow"
+    if path.exists():
+        log.info("encoded rows: %s, from the cache", path.name)
+        return ray.put(read_ipc(path))
+    pipeline = ray.remote(num_cpus=0, max_retries=0)(_encode_with_ray_data)
+    return pipeline.remote(table, tokenizer, str(path))
+
+
+def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str) -> pa.Table:
+    """Tokenize in blocks on all CPUs that the workers leave, keep the order, publish in the cache."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    dataset = ray.data.from_arrow(_blocks(table)).map_batches(
+        encode_table,
+        fn_kwargs={"tokenizer": tokenizer},
+        batch_format="pyarrow",
+        batch_size=None,
+        zero_copy_batch=True,
+    )
+    encoded = pa.concat_tables(ray.get(dataset.to_arrow_refs()))
+    assert encoded.num_rows == table.num_rows, "a row was lost while encoding"
+    write_ipc(encoded, Path(path))
+    return encoded.combine_chunks()
+
+
+def _blocks(table: pa.Table) -> list[pa.Table]:
+    return [table.slice(start, ROWS_PER_BLOCK) for start in range(0, table.num_rows, ROWS_PER_BLOCK)]

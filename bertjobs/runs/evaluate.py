@@ -1,0 +1,138 @@
+"""Evaluate a fine-tuned model on a split or a file: metrics, confusion matrix, predictions."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from bertjobs.config import EvaluateConfig
+from bertjobs.config.schema import EvalTextSection, TextSection
+from bertjobs.errors import ConfigError, ModelError
+from bertjobs.modeling.build import build_classifier
+from bertjobs.modeling.weights import load_weights
+from bertjobs.runs import gang
+from bertjobs.runs.artefact import Artefact, read_artefact
+from bertjobs.runs.encode import encode
+from bertjobs.runs.finetune import check_fit
+from bertjobs.runs.model_source import locate_model
+from bertjobs.runs.predictions import Collector, write_predictions
+from bertjobs.runs.rows import read_evaluation_rows
+from bertjobs.runs.run import Outcome, Run
+from bertjobs.text.encoding import EncodedTable
+from bertjobs.text.tasks import Task, resolve_task
+from bertjobs.text.tokenizers import load_tokenizer
+from bertjobs.training.evaluate import evaluate
+from bertjobs.training.metrics import Metrics
+from bertjobs.training.plots import draw_confusion
+from bertjobs.training.ranks import current_ranks
+
+log = logging.getLogger(__name__)
+
+CONFUSION = "plots/confusion.png"
+
+
+def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
+    """Drive one evaluation.
+
+    Raises: DataError, ModelError, ConfigError: the request is wrong, or contradicts the model. WorkerLost.
+    """
+    task = resolve_task(run.config.task.name)
+    folder = locate_model(run.config.model.source, run)
+    if folder is None:
+        raise ModelError(f"--model {run.config.model.source}: random weights have nothing to evaluate.")
+    artefact = read_artefact(folder) if folder.is_dir() else None
+    _check_task(task, artefact, folder)
+    text = trained_text(run.config.text, artefact)
+    run.reporter.set_phase("reading data")
+    rows = read_evaluation_rows(task, run.config.data, cache=run.settings.cache)
+    log.info("evaluate %d rows of %s, left out: %s", rows.table.num_rows, rows.split, rows.num_dropped)
+    loaded = load_weights(folder, cache=run.settings.cache)
+    if loaded.tokenizer_path is None:
+        raise ModelError(f"--model {folder}: there is no vocabulary beside the weights.")
+    tokenizer = load_tokenizer(loaded.tokenizer_path)
+    check_fit(loaded.config, tokenizer, max_len=text.max_len, source=run.config.model.source)
+    work = {
+        "config": run.config,
+        "task": task,
+        "text": text,
+        "source": ray.put(loaded),
+        "tokenizer": tokenizer,
+        "encoded": encode(
+            rows.table, tokenizer=tokenizer, key=rows.key(task, tokenizer), cache=run.settings.cache
+        ),
+        "job_dir": run.job_dir,
+        "open_reporter": run.open_reporter,
+        "workers": run.grant.workers,
+    }
+    run.reporter.set_phase("starting workers")
+    start = gang.call if run.grant.workers == 1 else gang.train
+    metrics: Metrics = start(run, evaluate_worker, work=work)
+    run.job_dir.write_json("metrics.json", metrics.to_json())
+    plots = []
+    if metrics.num_examples:
+        title = f"{task.name}, {Path(rows.split).name}"
+        run.job_dir.write_bytes(CONFUSION, draw_confusion(metrics, title=title))
+        plots.append(run.job_dir.path_of(CONFUSION))
+    predictions = write_predictions(run.job_dir, rows.table, task=task, workers=run.grant.workers)
+    return Outcome(
+        metrics=metrics.to_json(),
+        artifacts={"model": str(folder), "predictions": predictions, "plots": plots},
+    )
+
+
+def evaluate_worker(work: dict[str, Any]) -> Metrics:
+    """Predict one rank's rows; every rank returns the metrics over all of them."""
+    config: EvaluateConfig = work["config"]
+    task: Task = work["task"]
+    gang.set_threads(ray.train.get_context().get_local_world_size() if work["workers"] > 1 else 1)
+    reporter = work["open_reporter"]()
+    table = EncodedTable.from_arrow(gang.fetch(work["encoded"]))
+    device = ray.train.torch.get_device() if work["workers"] > 1 else _device(config.resources.gpus)
+    model = build_classifier(ray.get(work["source"]), num_labels=len(task.labels), seed=0, keep_head=True).to(
+        device
+    )
+    collector = Collector(table.num_rows, num_labels=len(task.labels))
+
+    def on_progress(done: int, total: int) -> None:
+        reporter.progress({"step": done, "num_steps": total, "epoch": 0})
+
+    metrics = evaluate(
+        model, table,
+        labels=task.labels, text=work["text"], specials=work["tokenizer"], batch_size=config.train.batch_size,
+        precision=config.train.precision, on_predictions=collector.add,
+        on_progress=on_progress if current_ranks().rank == 0 else None,
+    )  # fmt: skip
+    collector.write(work["job_dir"], rank=current_ranks().rank)
+    return metrics
+
+
+def trained_text(asked: EvalTextSection, artefact: Artefact | None) -> TextSection:
+    """Return how texts are cut: as the model was trained, or as asked where nothing is known of that.
+
+    Raises: ConfigError: what is asked contradicts what the model was trained with.
+    """
+    given = asked.model_dump(exclude_none=True)
+    if artefact is None:
+        return TextSection.model_validate(given)
+    trained = artefact.text.model_dump()
+    for name, value in given.items():
+        if value != trained[name]:
+            raise ConfigError(
+                f"--{name.replace('_', '-')} {value}: the model was trained with {trained[name]}.",
+                hint="Leave the flag out; it belongs to the model.",
+            )
+    return artefact.text
+
+
+def _check_task(task: Task, artefact: Artefact | None, folder: Path) -> None:
+    if artefact is not None and artefact.task.labels != task.labels:
+        raise ModelError(
+            f"--task {task.name}: the model {folder} was trained for {artefact.task.name} "
+            f"({', '.join(artefact.task.labels)}).",
+            hint=f"Give --task {artefact.task.name}, or another --model.",
+        )
+
+
+def _device(gpus: int) -> str:
+    return "cuda" if gpus else "cpu"

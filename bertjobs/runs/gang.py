@@ -1,0 +1,115 @@
+"""The one place that starts training processes: a gang of Ray Train workers for one attempt, or a single task.
+
+All of a gang runs the same function with the same `work`; what rank 0 returns is the result.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from bertjobs.errors import BertjobsError, RunError, TrainingError
+from bertjobs.runs.run import Run
+
+log = logging.getLogger(__name__)
+
+Work = dict[str, Any]
+Worker = Callable[[Work], Any]
+
+# Read by Ray Train from the driver's environment and passed on to its controller and workers.
+_TRAIN_ENVIRONMENT = {
+    # An end is noticed by a poll; the default of 2 s is most of what a short job takes to end.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+    # A node that goes away is the dispatcher's to handle; this would be one more process per job.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+CONTROLLER_FAILURES = 3
+"""The gang was admitted as a whole: a placement group that does not come up is a fault, not a wait for ever."""
+
+
+class WorkerLost(RunError):
+    """A worker ended without an error of its own: killed, or its node is gone. Worth another attempt."""
+
+    failure = "WorkerLost"
+
+
+def train(run: Run[Any], worker: Worker, *, work: Mapping[str, Any]) -> Any:
+    """Run `worker` on every rank under Ray Train, in one process group.
+
+    Raises: BertjobsError: what a worker raised. WorkerLost: a worker was killed.
+    """
+    for name, value in _TRAIN_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    gpus = run.grant.gpus_per_worker
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=dict(work),
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=run.grant.workers,
+            use_gpu=gpus > 0,
+            resources_per_worker={"CPU": run.grant.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+        ),
+        run_config=RunConfig(
+            name=f"{run.id}-a{run.attempt}",  # a name per attempt: two live writers under one would clobber
+            storage_path=str(run.settings.cache / "ray"),  # nothing of ours goes there; Ray wants a place
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
+        ),
+    )
+    try:
+        return trainer.fit().return_value
+    except ray.train.TrainingFailedError as e:
+        raise _cause_of(e) from e
+
+
+def call(run: Run[Any], worker: Worker, *, work: Mapping[str, Any]) -> Any:
+    """Run `worker` in one process without Ray Train, which takes seconds less to start.
+
+    Raises: as `train`.
+    """
+    task = ray.remote(num_cpus=run.grant.cpus_per_worker, num_gpus=run.grant.gpus_per_worker, max_retries=0)(
+        worker
+    )
+    try:
+        return ray.get(task.remote(dict(work)))
+    except ray.exceptions.RayTaskError as e:
+        raise _as_ours(e.cause) from e
+    except ray.exceptions.WorkerCrashedError as e:
+        raise WorkerLost("The process that did the work was killed.") from e
+
+
+def fetch(reference: ray.ObjectRef) -> Any:
+    """Get an object that a task of ours makes. Raises: BertjobsError: what the task raised."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as e:
+        raise _as_ours(e.cause) from e
+
+
+def set_threads(workers_on_node: int) -> None:
+    """Give torch this worker's share of the node's cores; Ray sets OMP_NUM_THREADS to the CPUs asked for."""
+    import torch
+
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers_on_node))
+
+
+def _cause_of(error: BaseException) -> BertjobsError:
+    """Find what the code of a worker raised; a killed worker has raised nothing."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        # Ray Train wraps what user code raised; a dead actor arrives as another type without this field.
+        raised = getattr(failure, "_base_exc", None)
+        if raised is not None:
+            return _as_ours(raised)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return WorkerLost(f"A training worker was lost. {' '.join(lines[1:2])}")
+
+
+def _as_ours(raised: BaseException) -> BertjobsError:
+    if isinstance(raised, BertjobsError):
+        return raised
+    return TrainingError(f"The training code raised {type(raised).__name__}: {raised}")

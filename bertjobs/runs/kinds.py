@@ -1,0 +1,13 @@
+"""Which function drives which kind of job."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bertjobs.runs.evaluate import run_evaluate
+from bertjobs.runs.finetune import run_finetune
+from bertjobs.runs.run import Outcome, Run
+
+DRIVER_OF_KIND: Mapping[str, Callable[[Run[Any]], Outcome]] = {
+    "finetune": run_finetune,
+    "evaluate": run_evaluate,
+}

@@ -1,0 +1,124 @@
+"""The driver: what a Ray Job executes, `python -m bertjobs.runs.main JOB ATTEMPT TOKEN`.
+
+It holds the attempt's lease, does the work, and ends the attempt with its result or with what went wrong. This is
+one of the two borders where every exception is caught.
+"""
+
+import logging
+import signal
+import sys
+from contextlib import ExitStack
+from types import FrameType
+from typing import Any
+
+from bertjobs.errors import BertjobsError, Cancelled, LeaseLost
+from bertjobs.jobs.session import JobSession
+from bertjobs.settings import Settings, load_settings
+from bertjobs.storage import JobDir
+
+log = logging.getLogger("bertjobs.driver")
+
+
+class Terminated(BaseException):
+    """SIGTERM, raised wherever the driver stands: it was cancelled, lost its lease, or is being stopped."""
+
+
+def main(job_id: str, attempt: int, token: int) -> int:
+    """Run one attempt; return the exit code that Ray records."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    settings = load_settings()
+    try:
+        with JobSession.open(settings, job_id=job_id, attempt=attempt, token=token) as session:
+            return _hold(session, settings)
+    except LeaseLost as e:
+        log.error("%s attempt %d: %s", job_id, attempt, e)
+        return e.exit_code
+
+
+def _hold(session: JobSession, settings: Settings) -> int:
+    with session.keep_alive():
+        try:
+            session.start()
+            _work(session, settings)
+        except LeaseLost:
+            raise
+        except Terminated:
+            return _end(session, _why_terminated(session))
+        except Exception as e:
+            return _end(session, e)
+    return 0
+
+
+def _work(session: JobSession, settings: Settings) -> None:
+    # The slow imports come after the first heartbeat, and their failure is reported like any other.
+    import ray
+
+    from bertjobs.config import load, stored_layer
+    from bertjobs.runs.kinds import DRIVER_OF_KIND
+    from bertjobs.runs.reporting import OpenSession
+    from bertjobs.runs.run import Run
+
+    job, attempt = session.job, session.attempt
+    job_dir = JobDir(job.storage, job.id)
+    job_dir.check_writable()
+    job_dir.write_json("config.json", job.config)
+    ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+    with ExitStack() as resources:
+        outcome = DRIVER_OF_KIND[job.kind](
+            Run(
+                id=job.id,
+                attempt=attempt.number,
+                config=load(job.kind, stored_layer(job.config)),
+                job_dir=job_dir,
+                settings=settings,
+                grant=attempt.grant,
+                reporter=session,
+                open_reporter=OpenSession(job_id=job.id, attempt=attempt.number, token=attempt.token),
+                checkpoint=job.checkpoint,
+                resources=resources,
+            )
+        )
+    session.finish("SUCCEEDED", metrics=outcome.metrics, artifacts={"dir": job_dir.uri, **outcome.artifacts})
+    log.info("%s SUCCEEDED", job.id)
+
+
+def _why_terminated(session: JobSession) -> BaseException:
+    """Ask the queue what SIGTERM meant. Raises: LeaseLost: it meant that."""
+    from bertjobs.runs.reporting import DriverStopped
+
+    if session.command() == "cancel":
+        return Cancelled("Cancelled.")
+    return DriverStopped("The driver was told to end by SIGTERM from outside.")
+
+
+def _end(session: JobSession, error: BaseException) -> int:
+    """Stop what runs under this driver, then end the attempt, so that nothing works on under a freed grant."""
+    if isinstance(error, BertjobsError):
+        log.error("%s: %s", error.failure, error)
+    else:
+        log.error("%s", error, exc_info=error)
+    _shut_ray_down()
+    state = session.finish(error)
+    log.info("%s attempt %d ended: %s", session.job.id, session.attempt.number, state)
+    return error.exit_code if isinstance(error, BertjobsError) else 1
+
+
+def _shut_ray_down() -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
+def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; SIGKILL follows if we take too long
+    raise Terminated
+
+
+def _arguments(given: list[str]) -> dict[str, Any]:
+    job_id, attempt, token = given
+    return {"job_id": job_id, "attempt": int(attempt), "token": int(token)}
+
+
+if __name__ == "__main__":
+    sys.exit(main(**_arguments(sys.argv[1:])))

@@ -1,0 +1,56 @@
+"""Predictions of a split as Parquet: each rank collects its rows, the driver puts the texts beside them."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bertjobs.storage import JobDir
+from bertjobs.text.tasks import Task
+
+FILE = "predictions.parquet"
+
+
+class Collector:
+    """The probabilities of one rank's rows."""
+
+    def __init__(self, num_rows: int, *, num_labels: int) -> None:
+        self._probabilities = np.full((num_rows, num_labels), np.nan, dtype=np.float32)
+
+    def add(self, rows: np.ndarray, probabilities: np.ndarray) -> None:
+        """Keep the probabilities (rows, labels) of these rows of the table."""
+        self._probabilities[rows] = probabilities
+
+    def write(self, job_dir: JobDir, *, rank: int) -> None:
+        """Put this rank's part where the driver finds it."""
+        buffer = io.BytesIO()
+        np.save(buffer, self._probabilities)
+        job_dir.write_bytes(_part(rank), buffer.getvalue())
+
+
+def write_predictions(job_dir: JobDir, table: pa.Table, *, task: Task, workers: int) -> str:
+    """Join the ranks' parts with texts and labels, publish them, and return where they are.
+
+    Columns: index, text_a, text_b (pairs), label (null where a row has none), prediction, and the probability
+    of each label as `p_<label>`.
+    """
+    parts = [np.load(io.BytesIO(job_dir.read_bytes(_part(rank)))) for rank in range(workers)]
+    probabilities = np.fmax.reduce(parts)  # a row is a number in one part and NaN in all others
+    assert not np.isnan(probabilities).any(), "a row was predicted by no rank"
+    labels = np.asarray(task.labels, dtype=object)
+    truth = table["label"].to_numpy()
+    columns = {name: table[name] for name in ("index", "text_a", "text_b") if name in table.column_names}
+    columns["label"] = pa.array([labels[y] if y >= 0 else None for y in truth], pa.string())
+    columns["prediction"] = pa.array(labels[probabilities.argmax(axis=1)], pa.string())
+    columns |= {f"p_{label}": probabilities[:, i] for i, label in enumerate(task.labels)}
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    job_dir.write_bytes(FILE, buffer.getvalue())
+    job_dir.remove(str(Path(_part(0)).parent))
+    return job_dir.path_of(FILE)
+
+
+def _part(rank: int) -> str:
+    return f".parts/probabilities-{rank}.npy"

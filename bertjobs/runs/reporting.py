@@ -1,0 +1,73 @@
+"""What the step loop calls while it goes, turned into reports."""
+
+import time
+from dataclasses import dataclass
+
+from bertjobs.errors import BertjobsError, Cancelled, RunError
+from bertjobs.jobs.session import JobSession
+from bertjobs.runs.run import Reporter
+from bertjobs.settings import load_settings
+from bertjobs.training.progress import EpochResult, Progress
+
+SERIES_INTERVAL_S = 0.5
+"""Least time between two points of the live series; the whole series is in metrics.jsonl."""
+
+
+class DriverStopped(RunError):
+    """Something outside asked for the end of this attempt, not of the job: it goes on from its checkpoint."""
+
+    failure = "DriverStopped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSession:
+    """Opens a worker's own session: with the address from its node's environment, so no secret travels."""
+
+    job_id: str
+    attempt: int
+    token: int
+
+    def __call__(self) -> Reporter:
+        return JobSession.open(load_settings(), job_id=self.job_id, attempt=self.attempt, token=self.token)
+
+
+class TrainingHooks:
+    """`training.Hooks` over a reporter; lives in the worker of rank 0."""
+
+    def __init__(self, reporter: Reporter, *, metric: str) -> None:
+        self._reporter = reporter
+        self._metric = metric
+        self._last_point = float("-inf")
+
+    def on_progress(self, progress: Progress) -> None:
+        values = progress.to_json()
+        self._reporter.progress(values)
+        now = time.monotonic()
+        if now - self._last_point >= SERIES_INTERVAL_S or progress.step == progress.num_steps:
+            self._last_point = now
+            self._reporter.log_metrics(values)
+
+    def on_epoch(self, result: EpochResult) -> None:
+        metrics = result.metrics
+        self._reporter.log_metrics(
+            {
+                "step": result.step,
+                "epoch": result.epoch,
+                "valid_loss": metrics.loss,
+                f"valid_{self._metric}": metrics.value_of(self._metric),
+                "is_best": result.is_best,
+            }
+        )
+
+    def publish_checkpoint(self, name: str, step: int) -> None:
+        self._reporter.publish_checkpoint(name, step)
+
+    def should_stop(self) -> str | None:
+        return self._reporter.command()
+
+
+def stop_reason(command: str) -> BertjobsError:
+    """Return what ends an attempt that stopped because it was asked to."""
+    if command == "cancel":
+        return Cancelled("Cancelled while training.")
+    return DriverStopped("Stopped after a checkpoint, as asked.")

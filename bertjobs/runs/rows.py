@@ -1,0 +1,90 @@
+"""Which rows a run trains, validates or evaluates on: read once, in the driver, where a wrong file is found soon."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from bertjobs.config.schema import DataSection, EvalDataSection
+from bertjobs.text.encoding import cache_key
+from bertjobs.text.sources import Split, has_split, holdout, read_split
+from bertjobs.text.tasks import Task
+from bertjobs.text.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Some rows of a split, and all that decides which: the encoded form is cached under it."""
+
+    table: pa.Table
+    split: str
+    files: tuple[Path, ...]
+    on_bad_row: str
+    limit: int | None
+    share: str
+    num_dropped: dict[str, int]
+
+    def key(self, task: Task, tokenizer: Tokenizer) -> str:
+        """Return the name of the encoded form."""
+        return cache_key(
+            self.files, task, tokenizer,
+            split=self.split, on_bad_row=self.on_bad_row, limit=self.limit, extra=self.share,
+        )  # fmt: skip
+
+
+def read_training_rows(task: Task, data: DataSection, *, cache: Path) -> tuple[Rows, Rows]:
+    """Return the rows to train on and those to validate on.
+
+    Raises: DataError: a file is missing, empty or broken, or has no labels.
+    """
+    read = {"on_bad_row": data.on_bad_row, "cache": cache, "require_labels": True}
+    train = read_split(task, data.path, split="train", **read)
+    if valid_split := _valid_split(task, data, cache=cache):
+        valid = read_split(task, data.path, split=valid_split, **read)
+        return (
+            _rows(train, "train", on_bad_row=data.on_bad_row, limit=data.limit_train),
+            _rows(valid, valid_split, on_bad_row=data.on_bad_row, limit=data.limit_valid),
+        )
+    parts = holdout(train.table.num_rows, ratio=data.valid_ratio, seed=data.split_seed)
+    shares = (
+        f"all but {data.valid_ratio:g} by {data.split_seed}",
+        f"{data.valid_ratio:g} by {data.split_seed}",
+    )
+    limits = (data.limit_train, data.limit_valid)
+    return tuple(
+        _rows(train, "train", on_bad_row=data.on_bad_row, limit=limit, share=share, part=part)
+        for part, share, limit in zip(parts, shares, limits, strict=True)
+    )
+
+
+def read_evaluation_rows(task: Task, data: EvalDataSection, *, cache: Path) -> Rows:
+    """Return the rows of the split or file to evaluate; a set without labels is predicted, not measured.
+
+    Raises: DataError: the file is missing, empty or broken.
+    """
+    read = read_split(
+        task, data.path, split=data.split, on_bad_row=data.on_bad_row, cache=cache, require_labels=False
+    )
+    return _rows(read, data.split, on_bad_row=data.on_bad_row, limit=data.limit)
+
+
+def _valid_split(task: Task, data: DataSection, *, cache: Path) -> str | None:
+    """Return the split to validate on; None to hold rows out, as CoLA's recipe does whatever is there."""
+    if data.valid_split:
+        return data.valid_split
+    if task.format == "cola" or (data.path and Path(data.path).is_file() and not data.path.endswith(".zip")):
+        return None
+    return "dev" if has_split(task, data.path, split="dev", cache=cache) else None
+
+
+def _rows(read: Split, split: str, *, on_bad_row: str, limit: int | None, share: str = "", part=None) -> Rows:
+    table = read.table if part is None else read.table.take(part)
+    return Rows(
+        table=table if limit is None else table.slice(0, limit),
+        split=split,
+        files=read.files,
+        on_bad_row=on_bad_row,
+        limit=limit,
+        share=share,
+        num_dropped=read.num_dropped,
+    )

@@ -1,0 +1,66 @@
+"""What every kind of run has: its config, its folder, its grant, and whom it reports to."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from bertjobs.config import JobConfig
+from bertjobs.jobs.job import Grant
+from bertjobs.settings import Settings
+from bertjobs.storage import JobDir
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+class Reporter(Protocol):
+    """Whom a run reports to, in any of its processes: the queue under a lease, or files beside a foreground run.
+
+    Each call may raise LeaseLost: another attempt owns the job, and this one publishes nothing more.
+    """
+
+    def set_phase(self, text: str) -> None:
+        """Say what goes on before and after training: reading data, encoding, starting workers."""
+
+    def progress(self, values: dict[str, Any]) -> None:
+        """Replace the live values: step, loss, examples/s, ETA."""
+
+    def log_metrics(self, values: dict[str, Any]) -> None:
+        """Append to the series that curves are drawn from."""
+
+    def publish_checkpoint(self, name: str, step: int) -> None:
+        """Make the checkpoint the one that a next attempt goes on from."""
+
+    def command(self) -> str | None:
+        """Return what the run is asked to do: `cancel`, `checkpoint`, or nothing."""
+
+
+class OpenReporter(Protocol):
+    """How a worker, perhaps on another node, opens its own reporter: picklable, holds no secret."""
+
+    def __call__(self) -> Reporter: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Generic[Config]):
+    """One attempt at one job, as its driver sees it."""
+
+    id: str
+    attempt: int
+    config: Config
+    job_dir: JobDir
+    settings: Settings
+    grant: Grant
+    reporter: Reporter
+    open_reporter: OpenReporter
+    checkpoint: str | None
+    """Name of the published checkpoint to go on from."""
+    resources: ExitStack
+    """What is to be given back when the run ends: downloaded folders."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a run that ended well leaves behind."""
+
+    metrics: dict[str, Any]
+    artifacts: dict[str, Any]
