@@ -2,7 +2,9 @@
 made absolute, because the job runs elsewhere."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from bertjobs.config import EvaluateConfig, FinetuneConfig, JobConfig, Layer, load, stored_layer
 from bertjobs.config.presets import size_names
@@ -34,6 +36,11 @@ def locate_inputs(kind: str, config: JobConfig, *, cache: Path) -> JobConfig:
     return load(kind, stored_layer(config.model_dump()), Layer(found, {}, is_given=False))
 
 
+def split_names(task: Task) -> list[str]:
+    """Return the names that `--split` knows for a task; anything else is the path of a file."""
+    return list(cast(Mapping[str, object], FILES_OF_SPLIT[task.format]))
+
+
 def model_of(config: JobConfig) -> str:
     """Return what `--model` says."""
     assert isinstance(config, FinetuneConfig | EvaluateConfig)
@@ -60,7 +67,7 @@ def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) ->
     for path, split in wanted:
         if split is not None:
             source = find_split(task, config.data.path, split=split, cache=cache)
-            if split not in FILES_OF_SPLIT[task.format]:
+            if split not in split_names(task):
                 found[path] = str(source.path.absolute())
     return found
 

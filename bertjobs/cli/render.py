@@ -52,6 +52,8 @@ def print_note(text: str) -> None:
 
 def print_jobs(jobs: Sequence[JobSummary], *, now: datetime | None = None) -> None:
     """Print a line per job; the last column says what it does, or why it waits or failed."""
+    if not jobs:
+        return
     now = now or datetime.now(UTC)
     is_wide = terminal_width() is None or (terminal_width() or 0) >= _NARROW
     header = ["ID", "STATE", "KIND", *(["NAME", "USER"] if is_wide else []), "AGE", "WHAT"]
@@ -70,7 +72,7 @@ def print_job(job: Job, events: Iterable[Event], *, now: datetime | None = None)
     print_facts(_facts(job, now))
     if job.metrics:
         click.secho("\nResults", bold=True)
-        print_facts([(name, number(value)) for name, value in job.metrics.items() if not _is_nested(value)])
+        print_metrics(job.metrics)
     click.secho("\nTimeline", bold=True)
     rows = [
         [_clock(e.at), click.style(str(e.state), fg=COLOURS[e.state]), sentence(e.reason, e.message)]
@@ -81,8 +83,19 @@ def print_job(job: Job, events: Iterable[Event], *, now: datetime | None = None)
 
 def print_results(document: dict[str, Any]) -> None:
     """Print what a run in the foreground came to."""
-    print_facts([(k, number(v)) for k, v in document["metrics"].items() if not _is_nested(v)])
+    print_metrics(document["metrics"])
     print_facts([(k, printable(v)) for k, v in document["artifacts"].items() if isinstance(v, str)])
+
+
+def print_metrics(metrics: dict[str, Any]) -> None:
+    """Print the figures of an evaluation, and its table per class."""
+    print_facts(
+        [(name.replace("_", " "), number(value)) for name, value in metrics.items() if not _is_nested(value)]
+    )
+    if metrics.get("per_class"):
+        columns = ("precision", "recall", "f1", "support")
+        rows = [[f"  {c['label']}", *(number(c[name]) for name in columns)] for c in metrics["per_class"]]
+        print_table(["  CLASS", *(name.upper() for name in columns)], rows)
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:

@@ -89,6 +89,11 @@ _IDLE: dict[str, tuple[Idle, ...]] = {
             because="only the wsd schedule reads it",
         ),
         Idle(
+            path="train.epochs",
+            holds=lambda c: c.train.max_steps is not None,
+            because="--max-steps says how long it takes",
+        ),
+        Idle(
             path="model.vocab",
             holds=lambda c: c.model.source not in size_names(),
             because="pretrained weights bring their own vocabulary",

@@ -129,7 +129,7 @@ class TrainSection(Section):
     epochs: Count = 3
     """Passes over the training split."""
     max_steps: Count | None = None
-    """Stop after this many optimizer steps, whatever the epochs; the schedule follows it."""
+    """Take exactly this many optimizer steps, whatever the epochs; the schedule follows it."""
     batch_size: Count = 32
     """Examples per optimizer step over all workers and accumulation."""
     accumulation: Count = 1

@@ -52,6 +52,10 @@ def test_an_evaluation_cannot_have_more_workers_than_examples_in_a_batch() -> No
             "--set optim.decay_ratio has no effect: only the wsd schedule reads it.",
         ),
         (
+            ("train.max_steps=10", "train.epochs=2"),
+            "--set train.epochs has no effect: --max-steps says how long it takes.",
+        ),
+        (
             ("model.source=org/name", "model.vocab=v.txt"),
             "--set model.vocab has no effect: pretrained weights bring their own vocabulary.",
         ),

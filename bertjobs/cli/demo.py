@@ -1,0 +1,54 @@
+"""`bertjobs demo`: the whole way once, on the sample data, by the commands that a user would type."""
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from bertjobs.cli.render import print_line
+from bertjobs.errors import RunError
+
+
+@click.command()
+@click.argument("folder", type=Path, default=Path("demo"))
+def demo(folder: Path) -> None:
+    """Fine-tune and evaluate a tiny BERT on the sample data, and draw its curves, all under FOLDER."""
+    data, curves = folder / "data", folder / "curves.png"
+    _type("data", "sample", str(data))
+    pairs = str(data / "snli_1.0")
+    model = _type("submit", "finetune", "--preset", "demo", "--data", pairs, "--name", "demo", "--wait")
+    test = _type(
+        "submit",
+        "evaluate",
+        "--model",
+        model,
+        "--data",
+        pairs,
+        "--split",
+        "test",
+        "--name",
+        "demo-test",
+        "--wait",
+    )
+    _type("plot", model, "--output", str(curves))
+    for job in (model, test):
+        print_line(_type("status", job))
+    print_line(_type("list", "--limit", "2"))
+    print_line(f"\nSample data  {data.absolute()}\nCurves       {curves.absolute()}")
+    print_line(f"Dashboard    {_type('cluster', 'dashboard')}\nStop it all  bertjobs cluster down")
+
+
+def _type(*words: str) -> str:
+    """Run one command as if it had been typed; return its answer.
+
+    Raises: RunError: it failed; what was wrong stands on stderr by then.
+    """
+    click.secho(f"$ bertjobs {shlex.join(words)}", bold=True, err=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "bertjobs.cli.main", *words], stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode != 0:
+        raise RunError(f"`bertjobs {shlex.join(words)}` ended with exit code {done.returncode}.")
+    return done.stdout.rstrip()

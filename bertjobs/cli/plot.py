@@ -1,0 +1,66 @@
+"""`bertjobs plot`: the curves of a job, also of one that is still running."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bertjobs.cli.open_queue import open_queue
+from bertjobs.cli.render import print_json, print_line
+from bertjobs.cli.words import printable
+from bertjobs.errors import DataError, StorageError
+from bertjobs.jobs.job import Job
+from bertjobs.jobs.store import JobStore
+
+CURVES = "plots/curves.png"
+
+
+@click.command()
+@click.argument("job")
+@click.option("-o", "--output", type=Path, metavar="FILE", help="Write this PNG instead of the job's own.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def plot(job: str, output: Path | None, as_json: bool) -> None:
+    """Draw loss, scores and learning rate over the steps; print where the pictures are."""
+    store = open_queue()
+    found = store.get(job)
+    pictures = [_draw(store, found, output)] if found.kind == "finetune" else []
+    pictures += [str(path) for path in found.artifacts.get("plots", []) if path not in pictures]
+    if not pictures:
+        raise DataError(f"{found.id} is {found.state} and has no picture yet.")
+    if as_json:
+        print_json({"id": found.id, "plots": pictures})
+    else:
+        print_line("\n".join(pictures))
+
+
+def _draw(store: JobStore, job: Job, output: Path | None) -> str:
+    from bertjobs.text.tasks import resolve_task
+    from bertjobs.training.plots import draw_curves  # matplotlib: half a second
+
+    metric = resolve_task(job.config["task"]["name"]).metric
+    lines = _series(store, job)
+    if not lines:
+        raise DataError(
+            f"{job.id} is {job.state} and has not reported a step yet.",
+            hint=f"`bertjobs watch {job.id}` shows when it does.",
+        )
+    png = draw_curves(lines, metric=metric, title=printable(f"{job.id} {job.name}".strip()))
+    if output is None:
+        job.job_dir.write_bytes(CURVES, png)
+        return job.job_dir.path_of(CURVES)
+    try:
+        output.write_bytes(png)
+    except OSError as e:
+        raise StorageError(f"--output {output}: {e.strerror}.", hint="Give another file.") from e
+    return str(output.absolute())
+
+
+def _series(store: JobStore, job: Job) -> list[dict[str, Any]]:
+    """Return the series that is saved with each checkpoint, and what Redis has heard since."""
+    from bertjobs.training.record import read_record
+
+    saved = [dict(line) for line in read_record(job.job_dir)]
+    last_step = saved[-1]["step"] if saved else 0
+    # A step taken again after a lost worker is heard of twice; the later report counts.
+    live = {v["step"]: {"kind": "step", **v} for v in store.metrics(job.id) if "lr" in v}
+    return saved + [live[step] for step in sorted(live) if step > last_step]
