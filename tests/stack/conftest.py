@@ -45,7 +45,9 @@ def layout(settings: Settings) -> Layout:
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let something light stand in for Ray and the dispatcher: it prints its environment and sleeps."""
-    script = f"import json, os\nprint(json.dumps(dict(os.environ)), flush=True)\n{SLEEPER}"
+    script = (
+        f"import json, os\nprint(json.dumps(dict(os.environ, PID=str(os.getpid()))), flush=True)\n{SLEEPER}"
+    )
     command = [sys.executable, "-c", script]
     monkeypatch.setattr(ray_head, "command", lambda layout, *, ports: command)
     monkeypatch.setattr("bertjobs.stack.lifecycle._python_command", lambda module: command)
