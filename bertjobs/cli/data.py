@@ -5,12 +5,12 @@ from typing import Literal
 
 import click
 
+from bertjobs.cli.inputs import split_names
 from bertjobs.cli.inspection import print_inspection
 from bertjobs.cli.render import print_json, print_line, print_note
 from bertjobs.cli.transfer import TransferLine
 from bertjobs.errors import StorageError
 from bertjobs.settings import load_settings
-from bertjobs.text.locate import FILES_OF_SPLIT
 from bertjobs.text.tasks import resolve_task
 
 
@@ -70,7 +70,7 @@ def inspect(
 
     task, cache = resolve_task(task_name), load_settings().cache
     tokenizer = None if vocab is None else load_tokenizer(vocab)
-    known = [s for s in FILES_OF_SPLIT[task.format] if sources.has_split(task, path, split=s, cache=cache)]
+    known = [s for s in split_names(task) if sources.has_split(task, path, split=s, cache=cache)]
     reports = {}
     for split in splits or known:
         rows = sources.read_split(

@@ -19,19 +19,7 @@ def demo(folder: Path) -> None:
     _type("data", "sample", str(data))
     pairs = str(data / "snli_1.0")
     model = _type("submit", "finetune", "--preset", "demo", "--data", pairs, "--name", "demo", "--wait")
-    test = _type(
-        "submit",
-        "evaluate",
-        "--model",
-        model,
-        "--data",
-        pairs,
-        "--split",
-        "test",
-        "--name",
-        "demo-test",
-        "--wait",
-    )
+    test = _type("submit", "evaluate", "--model", model, "--data", pairs, "--split", "test", "--wait")
     _type("plot", model, "--output", str(curves))
     for job in (model, test):
         print_line(_type("status", job))

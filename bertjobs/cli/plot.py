@@ -24,7 +24,8 @@ def plot(job: str, output: Path | None, as_json: bool) -> None:
     store = open_queue()
     found = store.get(job)
     pictures = [_draw(store, found, output)] if found.kind == "finetune" else []
-    pictures += [str(path) for path in found.artifacts.get("plots", []) if path not in pictures]
+    if "plots" in found.artifacts:
+        pictures += [str(path) for path in found.artifacts["plots"] if path not in pictures]
     if not pictures:
         raise DataError(f"{found.id} is {found.state} and has no picture yet.")
     if as_json:

@@ -92,7 +92,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     print_facts(
         [(name.replace("_", " "), number(value)) for name, value in metrics.items() if not _is_nested(value)]
     )
-    if metrics.get("per_class"):
+    if "per_class" in metrics:
         columns = ("precision", "recall", "f1", "support")
         rows = [[f"  {c['label']}", *(number(c[name]) for name in columns)] for c in metrics["per_class"]]
         print_table(["  CLASS", *(name.upper() for name in columns)], rows)
