@@ -47,14 +47,18 @@ def read_split(
     """
     source = find_split(task, path, split=split, cache=cache)
     reader, unit = _reader(task, source)
-    collected = collect(
-        reader(source, task.columns),
-        task=task,
-        source=source,
-        unit=unit,
-        on_bad_row=on_bad_row,
-        require_labels=require_labels,
-    )
+    try:
+        collected = collect(
+            reader(source, task.columns),
+            task=task,
+            source=source,
+            unit=unit,
+            on_bad_row=on_bad_row,
+            require_labels=require_labels,
+        )
+    except DataError:
+        source.check_archive()  # a damaged member shows first as a broken row: name the real cause
+        raise
     return Split(
         table=collected.table, labels=task.labels, num_dropped=collected.num_dropped, files=(source.path,)
     )

@@ -1,0 +1,77 @@
+"""What the tests of this room share: the real data, and ways to write and read small files of rows."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from bertjobs.text.sources import Split, read_split
+from bertjobs.text.tasks import SNLI, Columns, Task
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets."""
+    root = os.environ.get("BERTJOBS_TEST_DATA")
+    if not root:
+        pytest.skip("BERTJOBS_TEST_DATA is not set: no real data here")
+    return Path(root) / "data"
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Callable[..., Split]:
+    """Read one file, or a named split, with the usual options."""
+
+    def read_one(
+        task: Task,
+        path: Path | None,
+        *,
+        split: str = "train",
+        on_bad_row: str = "error",
+        require_labels: bool = True,
+    ) -> Split:
+        given = None if path is None else str(path)
+        return read_split(
+            task,
+            given,
+            split=split,
+            on_bad_row=on_bad_row,
+            cache=tmp_path / "cache",
+            require_labels=require_labels,
+        )
+
+    return read_one
+
+
+def snli_row(premise: str = "A man runs.", hypothesis: str = "He moves.", label: str = "entailment") -> dict:
+    return {"gold_label": label, "sentence1": premise, "sentence2": hypothesis}
+
+
+def jsonl(rows: Iterable[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def table_task(**changes: object) -> Task:
+    """Return a task over single texts with the columns `text` and `label`."""
+    settings = {
+        "name": "mine",
+        "labels": ("bad", "good"),
+        "label_values": ("bad", "good"),
+        "metric": "accuracy",
+        "format": "table",
+        "columns": Columns(text_a="text", text_b=None, label="label"),
+        "no_label": None,
+    }
+    return Task(**{**settings, **changes})
+
+
+@pytest.fixture
+def snli_file(tmp_path: Path) -> Path:
+    """Three labelled pairs and one without a gold label."""
+    path = tmp_path / "snli_1.0_train.jsonl"
+    labels = ("entailment", "-", "neutral", "contradiction")
+    path.write_text(jsonl(snli_row(f"Premise {i}.", f"Hypothesis {i}.", x) for i, x in enumerate(labels)))
+    assert SNLI.no_label == "-"
+    return path

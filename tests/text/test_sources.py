@@ -1,0 +1,226 @@
+"""Every format that is read, and where splits are looked for."""
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+from sklearn.model_selection import train_test_split
+
+from bertjobs.errors import DataError
+from bertjobs.text.sample import write_sample
+from bertjobs.text.sources import Split, has_split, holdout
+from bertjobs.text.tasks import COLA, SNLI, Columns, Task
+
+Read = Callable[..., Split]
+
+TASK = Task(
+    name="mine",
+    labels=("bad", "good"),
+    label_values=("0", "1"),
+    metric="accuracy",
+    format="table",
+    columns=Columns(text_a="text", text_b="other", label="label"),
+    no_label="-",
+)
+TEXTS = ["plain", "with, comma", 'with "quotes"', "with  two spaces", "ünïcödé\u2028line", "", "last"]
+LABELS = ["0", "1", "1", "-", "0", "1", "0"]
+KEPT = [0, 1, 2, 4, 5, 6]
+
+
+def write_csv(path: Path) -> None:
+    quoted = ['"' + text.replace('"', '""') + '"' for text in TEXTS]
+    lines = [f"{label},{text},{text}" for label, text in zip(LABELS, quoted, strict=True)]
+    path.write_text("label,text,other\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_tsv(path: Path) -> None:
+    lines = [f"{text}\t{label}\t{text}" for label, text in zip(LABELS, TEXTS, strict=True)]
+    path.write_text("text\tlabel\tother\n" + "\n".join(lines), encoding="utf-8-sig", newline="\r\n")
+
+
+def write_jsonl(path: Path) -> None:
+    rows = [{"text": t, "other": t, "label": x, "more": 1} for x, t in zip(LABELS, TEXTS, strict=True)]
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+
+
+def as_table() -> pa.Table:
+    return pa.table({"other": TEXTS, "label": LABELS, "text": pa.array(TEXTS).dictionary_encode()})
+
+
+def write_parquet(path: Path) -> None:
+    pq.write_table(as_table(), path)
+
+
+def write_arrow_file(path: Path) -> None:
+    with pa.ipc.new_file(str(path), as_table().schema) as writer:
+        writer.write_table(as_table())
+
+
+def write_arrow_stream(path: Path) -> None:
+    with pa.ipc.new_stream(str(path), as_table().schema) as writer:
+        writer.write_table(as_table())
+
+
+def write_feather(path: Path) -> None:
+    pyarrow.feather.write_feather(as_table(), str(path))
+
+
+WRITERS = {
+    "train.csv": write_csv,
+    "train.tsv": write_tsv,
+    "train.jsonl": write_jsonl,
+    "train.parquet": write_parquet,
+    "train.arrow": write_arrow_file,
+    "train.feather": write_feather,
+}
+
+
+@pytest.mark.parametrize("name", [*WRITERS])
+@pytest.mark.parametrize("how", ["folder", "file", "zip", "split"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, read: Read, name: str, how: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    file = folder / name
+    WRITERS[name](file)
+    if how == "zip":
+        archive = tmp_path / "data.zip"
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as z:
+            z.write(file, f"top/{name}")
+        found = read(TASK, archive)
+        assert found.files == (archive,)
+    elif how == "split":
+        found = read(TASK, None, split=str(file))
+        assert found.files == (file,)
+    else:
+        found = read(TASK, folder if how == "folder" else file)
+        assert found.files == (file,)
+    assert found.table.column_names == ["text_a", "text_b", "label", "index"]
+    assert found.table["text_a"].to_pylist() == [TEXTS[i] for i in KEPT]
+    assert found.table["text_b"].to_pylist() == [TEXTS[i] for i in KEPT]
+    assert found.table["label"].to_pylist() == [0, 1, 1, 0, 1, 0]
+    assert found.table["index"].to_pylist() == [0, 1, 2, 3, 4, 5]
+    assert found.table.schema.types == [pa.string(), pa.string(), pa.int32(), pa.int64()]
+    assert found.num_dropped == {"no gold label": 1, "broken row": 0}
+    assert found.labels == ("bad", "good")
+
+
+def test_an_arrow_stream_is_read_like_a_file(tmp_path: Path, read: Read) -> None:
+    write_arrow_stream(tmp_path / "train.arrow")
+    assert read(TASK, tmp_path).table["text_a"].to_pylist() == [TEXTS[i] for i in KEPT]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[1, 0, 1], [1.0, 0.0, 1.0], ["1", "0", "1"], [" 1", "0 ", "1"]],
+    ids=["int", "float", "text", "padded"],
+)
+def test_labels_are_compared_as_text_whatever_their_type(tmp_path: Path, read: Read, labels: list) -> None:
+    pq.write_table(
+        pa.table({"text": ["a", "b", "c"], "other": ["", "", ""], "label": labels}),
+        tmp_path / "train.parquet",
+    )
+    assert read(TASK, tmp_path).table["label"].to_pylist() == [1, 0, 1]
+
+
+def test_a_csv_field_may_hold_line_ends(tmp_path: Path, read: Read) -> None:
+    (tmp_path / "train.csv").write_text('text,other,label\n"two\nlines",b,1\nc,d,0\n')
+    assert read(TASK, tmp_path).table["text_a"].to_pylist() == ["two\nlines", "c"]
+
+
+def test_snli_drops_and_counts_what_has_no_gold_label(snli_file: Path, read: Read) -> None:
+    found = read(SNLI, snli_file)
+    assert found.table["text_a"].to_pylist() == ["Premise 0.", "Premise 2.", "Premise 3."]
+    assert found.table["text_b"].to_pylist() == ["Hypothesis 0.", "Hypothesis 2.", "Hypothesis 3."]
+    assert found.table["label"].to_pylist() == [0, 1, 2]
+    assert found.table["index"].to_pylist() == [0, 1, 2]
+    assert found.num_dropped == {"no gold label": 1, "broken row": 0}
+
+
+def test_an_unlabelled_set_is_kept_whole_where_labels_are_not_required(tmp_path: Path, read: Read) -> None:
+    rows = [{"gold_label": "-", "sentence1": "a", "sentence2": "b"}] * 3
+    (tmp_path / "snli_1.0_test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = read(SNLI, tmp_path, split="test", require_labels=False)
+    assert found.table["label"].to_pylist() == [-1, -1, -1]
+    assert found.num_dropped == {"no gold label": 0, "broken row": 0}
+
+
+def test_without_requiring_labels_a_labelled_set_loses_the_same_rows(snli_file: Path, read: Read) -> None:
+    assert read(SNLI, snli_file, require_labels=False).table.equals(read(SNLI, snli_file).table)
+
+
+def test_glues_cola_files_are_read_with_and_without_header(tmp_path: Path, read: Read) -> None:
+    (tmp_path / "train.tsv").write_text('gj04\t1\t\tone "quoted.\ngj04\t0\t*\ttwo.\n')
+    (tmp_path / "test.tsv").write_text("index\tsentence\n0\tthree.\n1\tfour.\n")
+    train = read(COLA, tmp_path).table
+    assert train["text_a"].to_pylist() == ['one "quoted.', "two."]
+    assert train["label"].to_pylist() == [1, 0]
+    assert "text_b" not in train.column_names
+    test = read(COLA, tmp_path, split="test", require_labels=False).table
+    assert test["text_a"].to_pylist() == ["three.", "four."]
+    assert test["label"].to_pylist() == [-1, -1]
+
+
+def test_colas_dev_split_is_the_in_domain_one(tmp_path: Path, read: Read) -> None:
+    write_sample(tmp_path)
+    named = read(COLA, tmp_path / "cola_public", split="in_domain_dev").table
+    assert read(COLA, tmp_path / "cola_public", split="dev").table.equals(named)
+    assert not read(COLA, tmp_path / "cola_public", split="out_of_domain_dev").table.equals(named)
+
+
+@pytest.mark.parametrize("folder", ["", "cola_public", "cola_public/raw"])
+def test_data_is_found_from_a_parent_folder(tmp_path: Path, read: Read, folder: str) -> None:
+    write_sample(tmp_path)
+    assert read(COLA, tmp_path / folder).table.num_rows == 600
+    snli = tmp_path if folder == "" else tmp_path / "snli_1.0"
+    assert read(SNLI, snli).table.num_rows == 600
+
+
+def test_the_published_zip_is_read_in_place_and_from_the_cache(tmp_path: Path, read: Read) -> None:
+    write_sample(tmp_path / "sample")
+    archive = tmp_path / "cache" / "downloads" / "snli_1.0.zip"
+    archive.parent.mkdir(parents=True)
+    with zipfile.ZipFile(archive, "w") as z:
+        z.writestr("__MACOSX/snli_1.0/._snli_1.0_train.jsonl", b"\x00\x05\x16")
+        for file in sorted((tmp_path / "sample" / "snli_1.0").iterdir()):
+            z.write(file, f"snli_1.0/{file.name}")
+    from_folder = read(SNLI, tmp_path / "sample").table
+    assert read(SNLI, archive).table.equals(from_folder)
+    assert read(SNLI, None).table.equals(from_folder)
+    assert read(SNLI, None, split="test").table.num_rows == 150
+
+
+def test_splits_that_are_there_are_known_without_reading_them(tmp_path: Path) -> None:
+    write_sample(tmp_path)
+    (tmp_path / "snli_1.0" / "snli_1.0_dev.jsonl").unlink()
+    there = [s for s in ("train", "dev", "test") if has_split(SNLI, str(tmp_path), split=s, cache=tmp_path)]
+    assert there == ["train", "test"]
+
+
+def test_a_single_file_is_the_training_split_and_no_other(snli_file: Path) -> None:
+    there = [s for s in ("train", "dev", "test") if has_split(SNLI, str(snli_file), split=s, cache=snli_file)]
+    assert there == ["train"]
+
+
+@pytest.mark.parametrize("num_rows", [2, 9, 10, 11, 31, 600, 8551])
+@pytest.mark.parametrize("ratio", [0.05, 0.1, 0.25, 1 / 3])
+@pytest.mark.parametrize("seed", [0, 2018])
+def test_holdout_is_scikit_learns(num_rows: int, ratio: float, seed: int) -> None:
+    train, valid = holdout(num_rows, ratio=ratio, seed=seed)
+    sk_train, sk_valid = train_test_split(np.arange(num_rows), random_state=seed, test_size=ratio)
+    np.testing.assert_array_equal(train, sk_train)
+    np.testing.assert_array_equal(valid, sk_valid)
+
+
+def test_holdout_refuses_to_leave_one_side_empty() -> None:
+    with pytest.raises(DataError) as e:
+        holdout(1, ratio=0.1, seed=0)
+    assert str(e.value) == (
+        "Holding out 0.1 of 1 rows leaves 0 to train on and 1 to validate on. "
+        "Change data.valid_ratio (--valid-ratio), or give more rows (--data)."
+    )
