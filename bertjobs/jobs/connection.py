@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -25,6 +25,7 @@ REPLY_TIMEOUT_S = 5.0
 """A script takes milliseconds. Blocking reads must ask for less than this, or they lose their answer."""
 
 T = TypeVar("T")
+_SCRIPTS = Path(__file__).parent / "lua"
 
 
 class RedisDown(QueueError):
@@ -158,8 +159,7 @@ def patiently(call: Callable[[], T], *, for_s: float) -> T:
 @cache
 def source_of(script: str) -> str:
     """Return a script with what all scripts share in front."""
-    folder = files("bertjobs.jobs") / "lua"
-    return (folder / "common.lua").read_text() + (folder / f"{script}.lua").read_text()
+    return (_SCRIPTS / "common.lua").read_text() + (_SCRIPTS / f"{script}.lua").read_text()
 
 
 def _refusal(word: str, detail: str) -> BertjobsError:

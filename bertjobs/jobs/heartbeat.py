@@ -1,8 +1,8 @@
-"""The driver's heart: `python -m bertjobs.jobs.heartbeat JOB ATTEMPT TOKEN PID`, a process that a busy step loop
-cannot starve. It renews the lease until its stdin closes, which happens also when the driver is killed.
+"""The driver's heart: `python -m bertjobs.jobs.heartbeat JOB ATTEMPT TOKEN PID`, a process that a busy step
+loop cannot starve. It renews the lease until its stdin closes, which happens also when the driver is killed.
 
-It sends SIGTERM to the driver (PID) once the job is cancelled or the token is refused, and kills one that holds no
-lease and has not left after a while: two attempts must never write at once.
+It sends SIGTERM to the driver (PID) once the job is cancelled or the token is refused, and kills one that
+holds no lease and has not left after a while: two attempts must never write at once.
 """
 
 import logging

@@ -1,0 +1,204 @@
+"""Ray as the dispatcher sees it: start, look at and stop one Ray Job per attempt, and what the nodes have.
+
+Speaks the dashboard's REST interface itself: `JobSubmissionClient` sends its requests without a timeout, and
+one dashboard that hangs would hang the dispatcher. Verified against Ray 2.60; knows nothing of Redis.
+"""
+
+import http.client
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from bertjobs.errors import QueueError
+from bertjobs.jobs.sizing import Cluster, Node
+
+TIMEOUT_S = 10.0
+ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
+
+
+class RayUnreachable(QueueError):
+    """Ray's dashboard does not answer; nothing may be concluded from that."""
+
+
+class RayRefused(QueueError):
+    """Ray answered, and the answer is no."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayJob:
+    """What Ray says of one of its jobs. FAILED may mean only that its monitor lost sight of a living
+    driver."""
+
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    message: str
+    exit_code: int | None = None
+    """What the driver's process returned, once Ray saw it end."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether Ray has finished with it."""
+        return self.status in ENDED
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether the driver's process is certainly gone."""
+        return self.status in ("SUCCEEDED", "STOPPED") or self.exit_code is not None
+
+
+class Ray(Protocol):
+    """What the dispatcher asks of a cluster; tests drive it with a fake."""
+
+    def cluster(self) -> Cluster: ...
+    def start(self, submission_id: str, *, entrypoint: str, env: Mapping[str, str]) -> None: ...
+    def job(self, submission_id: str) -> RayJob | None: ...
+    def stop(self, submission_id: str) -> None: ...
+    def log(self, submission_id: str) -> str: ...
+
+
+class RayCluster:
+    """A Ray cluster behind its dashboard's address. Every call raises `RayUnreachable` or `RayRefused`."""
+
+    def __init__(self, address: str, *, token: str | None) -> None:
+        self._address = address.rstrip("/")
+        self._headers = {"Content-Type": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+
+    def cluster(self) -> Cluster:
+        """Read the living nodes with their totals, and what is in use (a few seconds old)."""
+        nodes = self._call("GET", "/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]
+        status = self._call("GET", "/api/cluster_status")["data"]["clusterStatus"]
+        used = status["loadMetricsReport"]["usageByNode"] if status else {}
+        return Cluster(
+            nodes=tuple(
+                Node(
+                    id=node["node_id"],
+                    cpus=_amount(node["resources_total"], "CPU"),
+                    gpus=_amount(node["resources_total"], "GPU"),
+                    used_cpus=_used(used, node["node_id"], "CPU"),
+                    used_gpus=_used(used, node["node_id"], "GPU"),
+                )
+                for node in nodes
+                if node["state"] == "ALIVE"
+            )
+        )
+
+    def start(self, submission_id: str, *, entrypoint: str, env: Mapping[str, str]) -> None:
+        """Start a Ray Job, or find that it has been started already: a submission id is unique."""
+        request = {
+            "entrypoint": entrypoint,
+            "submission_id": submission_id,
+            "runtime_env": {"env_vars": dict(env)},
+            "metadata": {"bertjobs": submission_id},
+        }
+        try:
+            self._call("POST", "/api/jobs/", request)
+        except (RayUnreachable, RayRefused):
+            # The request may have been carried out although its answer was an error, or was lost.
+            if self.job(submission_id) is None:
+                raise
+
+    def job(self, submission_id: str) -> RayJob | None:
+        """Ask for one job; nothing if Ray does not know it."""
+        try:
+            found = self._call("GET", f"/api/jobs/{submission_id}")
+        except _NotFound:
+            return None
+        return RayJob(
+            status=found["status"], message=found["message"] or "", exit_code=found["driver_exit_code"]
+        )
+
+    def stop(self, submission_id: str) -> None:
+        """Ask a job to stop. It takes seconds, and may be ignored while PENDING: look again."""
+        try:
+            self._call("POST", f"/api/jobs/{submission_id}/stop")
+        except _NotFound:
+            return
+
+    def log(self, submission_id: str) -> str:
+        """Read what the driver has written so far; nothing if Ray has lost it."""
+        try:
+            return str(self._call("GET", f"/api/jobs/{submission_id}/logs")["logs"])
+        except _NotFound:
+            return ""
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(
+            self._address + path,
+            method=method,
+            headers=self._headers,
+            data=None if body is None else json.dumps(body).encode(),
+        )
+        try:
+            with _opener.open(request, timeout=TIMEOUT_S) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as e:
+            with e:
+                raise self._refusal(e.code, e.read().decode(errors="replace")) from e
+        except (OSError, http.client.HTTPException, ValueError) as e:
+            raise RayUnreachable(
+                f"Ray at {self._address} does not answer ({_cause(e)}).",
+                hint="Start it, or correct BERTJOBS_RAY_ADDRESS (the dashboard's, http://host:8265).",
+            ) from e
+
+    def _refusal(self, code: int, text: str) -> QueueError:
+        if code == 404:
+            return _NotFound(text)
+        if code in (401, 403):
+            return RayUnreachable(
+                f"Ray at {self._address} refuses us ({code}).",
+                hint="Set RAY_AUTH_TOKEN_PATH to a file with the cluster's token where the dispatcher runs.",
+            )
+        if code in (502, 503, 504):  # a proxy before a dashboard that is down
+            return RayUnreachable(f"Ray at {self._address} does not answer ({code}).")
+        lines = text.strip().splitlines() or [f"HTTP {code}"]
+        return RayRefused(f"Ray refused: {lines[-1]}")
+
+
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a cluster is not behind a web proxy
+
+
+class _NotFound(RayRefused):
+    """Ray does not know the job."""
+
+
+def ray_token(environ: Mapping[str, str] | None = None) -> str | None:
+    """Find the cluster's token where Ray itself looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, the home
+    folder.
+
+    Raises: QueueError: the file that RAY_AUTH_TOKEN_PATH names cannot be read.
+    """
+    env = os.environ if environ is None else environ
+    if env.get("RAY_AUTH_MODE") == "disabled":
+        return None
+    if env.get("RAY_AUTH_TOKEN"):
+        return env["RAY_AUTH_TOKEN"].strip()
+    named = env.get("RAY_AUTH_TOKEN_PATH")
+    try:
+        if named:
+            return Path(named).expanduser().read_text().strip()
+        default = Path.home() / ".ray" / "auth_token"
+        return default.read_text().strip() if default.is_file() else None
+    except OSError as e:
+        raise QueueError(f"The Ray token in {named or default} cannot be read: {e.strerror}.") from e
+
+
+def _amount(resources: Mapping[str, float], name: str) -> float:
+    return resources.get(name, 0.0)
+
+
+def _used(usage: Mapping[str, Mapping[str, list[float]]], node_id: str, name: str) -> float:
+    if node_id not in usage or name not in usage[node_id]:
+        return 0.0
+    return usage[node_id][name][0]
+
+
+def _cause(e: Exception) -> str:
+    reason = e.reason if isinstance(e, urllib.error.URLError) else e
+    return str(reason) or type(reason).__name__

@@ -1,0 +1,195 @@
+"""How many workers of what size a job gets on a cluster, so that Ray Data keeps CPU of its own. Pure.
+
+On a node, training may use what is left after Ray Data's share: a quarter of the node's CPUs but at least
+one, or half of a smaller node. Without that share two workers at 0.9 CPU on a 2-CPU machine wait for data for
+ever.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bertjobs.errors import ConfigError
+from bertjobs.jobs.job import Grant
+
+DATA_RATIO = 0.25
+QUANTUM = 1e-4
+"""Ray counts resources in ten-thousandths; a difference below that is rounding."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One node of the cluster, with what Ray says it has and what is taken of it."""
+
+    id: str
+    cpus: float
+    gpus: float
+    used_cpus: float = 0.0
+    used_gpus: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """All nodes that are alive."""
+
+    nodes: tuple[Node, ...]
+
+    @property
+    def cpus(self) -> float:
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> float:
+        return sum(node.gpus for node in self.nodes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """Why something waits: a word and a sentence."""
+
+    word: str
+    message: str
+
+
+def size_workers(cluster: Cluster, resources: Mapping[str, Any]) -> Grant:
+    """Size a job's gang from the cluster's totals and what was asked (`resources.*` of its configuration).
+
+    A gang that the cluster cannot hold is sized all the same; `exceeds` says so.
+    Raises: ConfigError: the GPUs cannot be shared evenly among the workers.
+    """
+    gpus, asked, cpus_per_worker = (resources[name] for name in ("gpus", "workers", "cpus_per_worker"))
+    workers = asked or max(gpus, 1)
+    if gpus % workers:
+        raise ConfigError(
+            f"--gpus {gpus} cannot be shared evenly among --workers {workers}.",
+            hint="Leave --workers out for one worker per GPU, or give a divisor of --gpus.",
+        )
+    gpus_per_worker = gpus // workers
+    if cpus_per_worker is None:
+        if gpus_per_worker:
+            cpus_per_worker = _share_of_gpu(cluster) * gpus_per_worker
+        else:
+            cpus_per_worker = _largest_share(cluster, workers=workers)
+    return Grant(
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        cpus_per_worker=_down(cpus_per_worker),
+        data_cpus=_data_cpus(cluster, training_cpus=workers * cpus_per_worker),
+    )
+
+
+def exceeds(cluster: Cluster, grant: Grant) -> Pending | None:
+    """Explain why the cluster could not hold this gang even if it were empty; nothing if it could."""
+    if not cluster.nodes:
+        return Pending(
+            word="ExceedsCluster",
+            message="The cluster has no nodes. Start one, or wait until it has come up.",
+        )
+    if grant.gpus > cluster.gpus:
+        remedy = (
+            "Submit with --gpus 0 to train on CPUs, or add GPU nodes."
+            if cluster.gpus == 0
+            else f"Submit with --gpus {cluster.gpus:g} or fewer, or add GPU nodes."
+        )
+        return Pending(
+            word="ExceedsCluster",
+            message=f"Needs {grant.gpus:g} GPUs, the cluster has {cluster.gpus:g}. {remedy} "
+            "The job waits; `bertjobs cancel` ends it.",
+        )
+    if grant.cpus > cluster.cpus + QUANTUM:
+        return Pending(
+            word="ExceedsCluster",
+            message=f"Needs {grant.cpus:g} CPUs ({grant.data_cpus:g} of them for reading data), the cluster "
+            f"has {cluster.cpus:g}. Submit with fewer --workers or smaller --cpus-per-worker, or add nodes.",
+        )
+    if not fits(grant, {node.id: (node.cpus, node.gpus) for node in cluster.nodes}):
+        return Pending(
+            word="ExceedsCluster",
+            message=f"The cluster's nodes cannot hold {grant.workers} workers of {describe_worker(grant)} "
+            "each, even when they are empty. Submit with smaller workers, or add larger nodes.",
+        )
+    return None
+
+
+Free = Mapping[str, tuple[float, float]]
+"""Node id -> CPUs and GPUs that are free."""
+
+
+def fits(grant: Grant, free: Free) -> bool:
+    """Return whether the whole gang fits: each worker on one node, Ray Data in what is left anywhere."""
+    return place(grant, free) is not None
+
+
+def place(grant: Grant, free: Free) -> dict[str, tuple[float, float]] | None:
+    """Choose what to take of each node, workers packed as Ray Train packs them; nothing if it does not fit.
+
+    Jobs without GPUs go to nodes without GPUs first.
+    """
+    left = dict(free)
+    taken = dict.fromkeys(free, (0.0, 0.0))
+    missing = grant.workers
+    order = sorted(free, key=lambda n: (free[n][1] > 0 and not grant.gpus, -_capacity(grant, free[n]), n))
+    for node in order:
+        count = min(missing, _capacity(grant, free[node]))
+        missing -= count
+        taken[node] = (count * grant.cpus_per_worker, count * grant.gpus_per_worker)
+        left[node] = (free[node][0] - taken[node][0], free[node][1] - taken[node][1])
+    data_cpus = grant.data_cpus
+    for node in sorted(left, key=lambda n: (-left[n][0], n)):
+        share = min(data_cpus, max(left[node][0], 0.0))
+        data_cpus -= share
+        taken[node] = (taken[node][0] + share, taken[node][1])
+    if missing or data_cpus > QUANTUM:
+        return None
+    return {node: share for node, share in taken.items() if share != (0.0, 0.0)}
+
+
+def describe_worker(grant: Grant) -> str:
+    """Say a worker's size: `1 GPU and 4 CPUs`."""
+    cpus = f"{grant.cpus_per_worker:g} CPU{'' if grant.cpus_per_worker == 1 else 's'}"
+    if not grant.gpus_per_worker:
+        return cpus
+    return f"{grant.gpus_per_worker:g} GPU{'' if grant.gpus_per_worker == 1 else 's'} and {cpus}"
+
+
+def _capacity(grant: Grant, free: tuple[float, float]) -> int:
+    """Count the workers that fit on one node."""
+    cpus, gpus = free
+    count = int((cpus + QUANTUM) / grant.cpus_per_worker)
+    if grant.gpus_per_worker:
+        count = min(count, int((gpus + QUANTUM) / grant.gpus_per_worker))
+    return max(count, 0)
+
+
+def _usable(cpus: float) -> float:
+    """Return what training may use of so many CPUs."""
+    return cpus - max(min(1.0, cpus / 2), DATA_RATIO * cpus)
+
+
+def _share_of_gpu(cluster: Cluster) -> float:
+    """Return the CPUs a worker gets per GPU: those of the poorest GPU node, after Ray Data's share."""
+    shares = [_usable(node.cpus) / node.gpus for node in cluster.nodes if node.gpus]
+    return min(shares, default=1.0)
+
+
+def _largest_share(cluster: Cluster, *, workers: int) -> float:
+    """Return the most CPUs that each of so many equal workers can have, each on one node."""
+    usable = [_usable(node.cpus) for node in cluster.nodes if node.cpus]
+    candidates = sorted({cpus / n for cpus in usable for n in range(1, workers + 1)}, reverse=True)
+    for share in candidates:
+        if sum(int((cpus + QUANTUM) / share) for cpus in usable) >= workers:
+            return share
+    return 1.0  # a cluster without CPUs: `exceeds` will say so
+
+
+def _data_cpus(cluster: Cluster, *, training_cpus: float) -> float:
+    """Return Ray Data's share beside so much training: a third of it, at least 1 CPU where there is one
+    left."""
+    wanted = max(1.0, training_cpus * DATA_RATIO / (1 - DATA_RATIO))
+    left = cluster.cpus - training_cpus
+    return _down(min(wanted, left)) if left > 0 else 0.5
+
+
+def _down(cpus: float) -> float:
+    """Round down to what Ray can count; whole CPUs where there are several."""
+    return float(int(cpus + QUANTUM)) if cpus >= 2 else int(cpus / QUANTUM + 0.5) * QUANTUM
