@@ -1,6 +1,6 @@
 """The BERT encoder, with Hugging Face's parameter names.
 
-Legend: N tokens of the batch, padding included; B rows; D hidden size; F intermediate size; H heads.
+Legend: N tokens of the batch, padding included; B rows; D hidden size; F intermediate size.
 All linear layers run over the N tokens at once; only attention knows which tokens belong together.
 
 Source: Devlin et al. 2019, "BERT"; post-norm blocks as in Vaswani et al. 2017, section 3.
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.dropout import DropoutPool, Mask, TokenMasks
+from bertjobs.modeling.dropout import DropoutPool, HiddenMask, TokenMasks
 from bertjobs.modeling.inputs import GroupedLayout, Layout, ModelInputs, PackedLayout
-from bertjobs.modeling.kernels import add_norm, attend, attend_packed
+from bertjobs.modeling.kernels import add_norm, attend, attend_packed, project
 
 
 class BertModel(nn.Module):
@@ -34,26 +34,43 @@ class BertModel(nn.Module):
         """Use this pool's masks while in training mode. Evaluation mode drops nothing."""
         self._dropout = pool
 
+    def write_gradients(self) -> None:
+        """Add gradients of the layers' weights straight to `.grad` where it is set: one pass less over each.
+
+        For an optimizer that keeps `.grad` in place and sums over ranks by itself. Autograd hooks on these
+        parameters, and so DDP's reducer, no longer see their gradients.
+        """
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.writes_gradients = True
+
     def forward(self, inputs: ModelInputs) -> Tensor:
         """Return the last hidden states (N, D), in the order of the inputs."""
-        hidden_ND, layout, _ = self.encode(inputs)
-        return layout.restore(hidden_ND)
+        layout = self._layout(inputs)
+        return layout.restore(self._encode(inputs, layout, self._masks(inputs, layout), first_only=False))
 
-    def encode(self, inputs: ModelInputs) -> tuple[Tensor, Layout, TokenMasks | None]:
-        """Return the last hidden states in the layout's order, with the layout and the masks of this pass."""
+    def pooled(self, inputs: ModelInputs) -> tuple[Tensor, TokenMasks | None]:
+        """Return tanh(W h + b) of each row's first token, (B, D), and this pass's masks.
+
+        The last layer computes nothing that only other tokens' results need.
+        """
         layout = self._layout(inputs)
         masks = self._masks(inputs, layout)
-        hidden_ND = self.embeddings(inputs, order_N=layout.order_N, mask=masks.hidden(0) if masks else None)
-        return self.encoder(hidden_ND, layout=layout, masks=masks), layout, masks
+        return self.pool(self._encode(inputs, layout, masks, first_only=True)), masks
 
-    def pool(self, hidden_ND: Tensor, layout: Layout) -> Tensor:
-        """Return tanh(W h + b) of each row's first token, (B, D)."""
-        return torch.tanh(self.pooler["dense"](hidden_ND[layout.cls_B]))
+    def pool(self, first_BD: Tensor) -> Tensor:
+        """Return tanh(W h + b) of the last hidden states of first tokens."""
+        return torch.tanh(self.pooler["dense"](first_BD))
+
+    def _encode(
+        self, inputs: ModelInputs, layout: Layout, masks: TokenMasks | None, *, first_only: bool
+    ) -> Tensor:
+        hidden_ND = self.embeddings(inputs, order_N=layout.order_N, mask=masks.hidden(0) if masks else None)
+        return self.encoder(hidden_ND, layout=layout, masks=masks, first_only=first_only)
 
     def _layout(self, inputs: ModelInputs) -> Layout:
         drops_attention = self.training and self.config.attention_probs_dropout_prob > 0
-        is_half = torch.is_autocast_enabled("cuda")
-        if inputs.ids_N.is_cuda and is_half and not drops_attention:
+        if inputs.ids_N.is_cuda and torch.is_autocast_enabled("cuda") and not drops_attention:
             return PackedLayout(inputs)
         return GroupedLayout(inputs)
 
@@ -63,7 +80,8 @@ class BertModel(nn.Module):
         assert inputs.row_keys_B is not None, "dropout needs row_keys_B: what the masks of a row follow from"
         return TokenMasks(
             self._dropout,
-            row_keys_N=inputs.row_keys_B[layout.rows_N],
+            row_keys_B=inputs.row_keys_B,
+            rows_N=layout.rows_N,
             positions_N=inputs.positions_N[layout.order_N],
         )
 
@@ -80,7 +98,7 @@ class Embeddings(nn.Module):
         if config.embedding_layer_norm:
             self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, inputs: ModelInputs, *, order_N: Tensor, mask: Mask | None) -> Tensor:
+    def forward(self, inputs: ModelInputs, *, order_N: Tensor, mask: HiddenMask | None) -> Tensor:
         words_ND = self.word_embeddings(inputs.ids_N[order_N])
         segments_ND = self.token_type_embeddings(inputs.segments_N[order_N])
         positions_ND = self.position_embeddings(inputs.positions_N[order_N])
@@ -95,10 +113,13 @@ class Encoder(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(Layer(config, index=i) for i in range(config.num_hidden_layers))
 
-    def forward(self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None) -> Tensor:
-        for layer in self.layer:
-            hidden_ND = layer(hidden_ND, layout=layout, masks=masks)
-        return hidden_ND
+    def forward(
+        self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None, first_only: bool
+    ) -> Tensor:
+        *lower, last = self.layer
+        for layer in lower:
+            hidden_ND = layer(hidden_ND, layout=layout, masks=masks, first_only=False)
+        return last(hidden_ND, layout=layout, masks=masks, first_only=first_only)
 
 
 class Layer(nn.Module):
@@ -106,32 +127,55 @@ class Layer(nn.Module):
 
     def __init__(self, config: BertConfig, *, index: int) -> None:
         super().__init__()
-        D, eps = config.hidden_size, config.layer_norm_eps
+        D, F, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
         self.attention = _named(
-            self=_named(query=nn.Linear(D, D), key=nn.Linear(D, D), value=nn.Linear(D, D)),
-            output=_named(dense=nn.Linear(D, D), LayerNorm=nn.LayerNorm(D, eps=eps)),
+            self=_named(query=Linear(D, D), key=Linear(D, D), value=Linear(D, D)),
+            output=_named(dense=Linear(D, D), LayerNorm=nn.LayerNorm(D, eps=eps)),
         )
-        self.intermediate = _named(dense=nn.Linear(D, config.intermediate_size))
-        self.output = _named(dense=nn.Linear(config.intermediate_size, D), LayerNorm=nn.LayerNorm(D, eps=eps))
+        self.intermediate = _named(dense=Linear(D, F))
+        self.output = _named(dense=Linear(F, D), LayerNorm=nn.LayerNorm(D, eps=eps))
         self._activation = activation_of(config.hidden_act)
         self._num_heads = config.num_attention_heads
         self._index = index
 
-    def forward(self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None) -> Tensor:
-        attention_site, output_site = 1 + 2 * self._index, 2 + 2 * self._index  # site 0 is the embeddings
-        context_ND = self._attend(hidden_ND, layout=layout, masks=masks)
-        hidden_ND = _close(self.attention["output"], context_ND, hidden_ND, masks, site=attention_site)
+    def forward(
+        self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None, first_only: bool
+    ) -> Tensor:
+        """Return the block's output for all tokens (N, D), or for each row's first token only (B, D)."""
+        attention_mask = output_mask = None
+        if masks:  # site 0 is the embeddings
+            attention_mask = masks.hidden(1 + 2 * self._index, first_only=first_only)
+            output_mask = masks.hidden(2 + 2 * self._index, first_only=first_only)
+        context_ND = self._attend(hidden_ND, layout=layout, masks=masks, first_only=first_only)
+        residual_ND = hidden_ND[layout.cls_B] if first_only else hidden_ND
+        hidden_ND = _close(self.attention["output"], context_ND, residual_ND, mask=attention_mask)
         inner_NF = self._activation(self.intermediate["dense"](hidden_ND))
-        return _close(self.output, inner_NF, hidden_ND, masks, site=output_site)
+        return _close(self.output, inner_NF, hidden_ND, mask=output_mask)
 
-    def _attend(self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None) -> Tensor:
-        project = self.attention["self"]
-        lowered_ND = _to_autocast_dtype(hidden_ND)  # once, not by each of the three layers
-        q_ND, k_ND, v_ND = (project[name](lowered_ND) for name in ("query", "key", "value"))
+    def _attend(
+        self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None, first_only: bool
+    ) -> Tensor:
+        query, key, value = (self.attention["self"][name] for name in ("query", "key", "value"))
+        hidden_ND = _in_autocast_dtype(hidden_ND)
+        if first_only:
+            q_ND, (k_ND, v_ND) = query(hidden_ND[layout.cls_B]), _project_all(hidden_ND, key, value)
+        else:
+            q_ND, k_ND, v_ND = _project_all(hidden_ND, query, key, value)
+        sizes = {"num_heads": self._num_heads, "first_only": first_only}
         if isinstance(layout, PackedLayout):
-            return attend_packed(q_ND, k_ND, v_ND, num_heads=self._num_heads, layout=layout)
+            return attend_packed(q_ND, k_ND, v_ND, layout=layout, **sizes)
         mask = masks.attention(self._index) if masks else None
-        return attend(q_ND, k_ND, v_ND, num_heads=self._num_heads, layout=layout, mask=mask)
+        return attend(q_ND, k_ND, v_ND, layout=layout, mask=mask, **sizes)
+
+
+class Linear(nn.Linear):
+    """A linear layer in the autocast dtype, whose weight gradients may go straight to `.grad`."""
+
+    writes_gradients = False
+
+    def forward(self, x_NI: Tensor) -> Tensor:
+        (y_NO,) = _project_all(_in_autocast_dtype(x_NI), self)
+        return y_NO
 
 
 def activation_of(name: str) -> Callable[[Tensor], Tensor]:
@@ -140,19 +184,17 @@ def activation_of(name: str) -> Callable[[Tensor], Tensor]:
     return {"gelu": F.gelu, "relu": F.relu, "gelu_new": tanh_gelu, "gelu_pytorch_tanh": tanh_gelu}[name]
 
 
-def _close(
-    block: nn.ModuleDict, branch: Tensor, residual_ND: Tensor, masks: TokenMasks | None, *, site: int
-) -> Tensor:
+def _project_all(x_NI: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
+    """Apply layers to one input; their gradients of it are summed inside the matrix products."""
+    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    return project(x_NI, *parameters, write_gradients=layers[0].writes_gradients)
+
+
+def _close(block: nn.ModuleDict, branch: Tensor, residual_ND: Tensor, *, mask: HiddenMask | None) -> Tensor:
     """Project a branch back to D and add it to the residual stream."""
     norm = block["LayerNorm"]
-    return add_norm(
-        block["dense"](branch),
-        residual_ND,
-        weight_D=norm.weight,
-        bias_D=norm.bias,
-        eps=norm.eps,
-        mask=masks.hidden(site) if masks else None,
-    )
+    branch_ND = block["dense"](branch)
+    return add_norm(branch_ND, residual_ND, weight_D=norm.weight, bias_D=norm.bias, eps=norm.eps, mask=mask)
 
 
 def _named(**modules: nn.Module) -> nn.ModuleDict:
@@ -160,6 +202,6 @@ def _named(**modules: nn.Module) -> nn.ModuleDict:
     return nn.ModuleDict(modules)
 
 
-def _to_autocast_dtype(x: Tensor) -> Tensor:
+def _in_autocast_dtype(x: Tensor) -> Tensor:
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x

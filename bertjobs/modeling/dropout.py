@@ -1,12 +1,13 @@
 """Dropout whose masks follow from (seed, step, example, position, site) and from nothing else.
 
 Drawing a random number per element costs a sixth of a BERT step on a CPU, and ties the masks to the layout
-of the batch. Here a pool of mask rows, already scaled by 1 / (1 - p), is drawn once per epoch; each token of
-each site picks its row by a hash of its counter. Padded, packed, split over workers or resumed, an example
-gets the same masks.
+of the batch. Here a pool of mask rows, already scaled by 1 / (1 - p), is drawn once per epoch. At each site
+an example picks a row by a hash of its key, and its tokens take the rows from there on. Padded, packed, split
+over workers or resumed, an example gets the same masks.
 
 Legend: N tokens, B rows, D hidden size, H heads, R rows of a pool, W their width.
 """
+# ruff: noqa: N815 - the shape suffixes of the house are mixed case
 
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ from bertjobs.modeling.config import BertConfig
 
 NUM_POOL_ROWS = 4096
 """A power of two: few enough to stay in the cache, many enough that two tokens rarely share one."""
+
+_CLASSIFIER_SITE = 1 << 20
+_ATTENTION_SITES = 1 << 21
+"""Numbers of sites; those of hidden states begin at 0."""
 
 _NARROW = 32
 """Attention masks are gathered from copies of the pool cut to a multiple of this width."""
@@ -40,36 +45,32 @@ class DropoutPool:
         self, config: BertConfig, *, seed: int, epoch: int = 0, device: str | torch.device = "cpu"
     ) -> None:
         self.num_heads = config.num_attention_heads
-        classifier_rate = config.classifier_dropout
-        self._rates = {
-            "hidden": config.hidden_dropout_prob,
-            "attention": config.attention_probs_dropout_prob,
-            "classifier": config.hidden_dropout_prob if classifier_rate is None else classifier_rate,
-        }
-        widths = {
-            "hidden": config.hidden_size,
-            "attention": config.max_position_embeddings,
-            "classifier": config.hidden_size,
-        }
         generator = torch.Generator().manual_seed(
             int(_mix(torch.tensor(seed) * _GAMMA + epoch)) & (2**63 - 1)
         )
-        self._masks_RW = {
-            kind: _draw_masks(rate, width=widths[kind], generator=generator).to(device)
-            for kind, rate in self._rates.items()
-            if rate
-        }
+        num_rows = NUM_POOL_ROWS + config.max_position_embeddings
+        classifier_rate = config.classifier_dropout
+        self._masks_RW: dict[str, Tensor] = {}
+        for kind, rate, width in (
+            ("hidden", config.hidden_dropout_prob, config.hidden_size),
+            ("attention", config.attention_probs_dropout_prob, config.max_position_embeddings),
+            (
+                "classifier",
+                config.hidden_dropout_prob if classifier_rate is None else classifier_rate,
+                config.hidden_size,
+            ),
+        ):
+            if rate > 0:
+                kept_RW = torch.rand(num_rows, width, generator=generator) >= rate
+                self._masks_RW[kind] = (kept_RW / (1 - rate)).to(device)
         self._copies: dict[tuple[str, int, torch.dtype], Tensor] = {}
 
     def is_active(self, kind: str) -> bool:
         """Return whether this kind of dropout has a rate above 0."""
         return kind in self._masks_RW
 
-    def gather(self, kind: str, rows: Tensor, *, width: int, dtype: torch.dtype) -> Tensor:
-        """Return mask rows (len(rows), width) in the dtype of what they multiply."""
-        return self._narrowed(kind, width, dtype).index_select(0, rows)[:, :width]
-
-    def _narrowed(self, kind: str, width: int, dtype: torch.dtype) -> Tensor:
+    def rows(self, kind: str, *, width: int, dtype: torch.dtype) -> Tensor:
+        """Return all mask rows, cut to the width or some columns more, in the dtype of what they multiply."""
         masks_RW = self._masks_RW[kind]
         width = min(-(-width // _NARROW) * _NARROW, masks_RW.shape[1])
         key = (kind, width, dtype)
@@ -79,49 +80,73 @@ class DropoutPool:
 
 
 @dataclass(frozen=True)
-class Mask:
-    """The mask of one site, as rows of a pool; gathered where it is used, and again in the backward pass."""
+class HiddenMask:
+    """The mask of one site over hidden states, as rows of a pool: gathered where it is used, and again in the
+    backward pass."""
 
     pool: DropoutPool
     kind: str
-    rows: Tensor
+    rows_N: Tensor
 
-    def of(self, x: Tensor) -> Tensor:
-        """Return the mask of x, whose leading dimensions are those of `rows`."""
-        width = x.shape[-1]
-        return self.pool.gather(self.kind, self.rows.flatten(), width=width, dtype=x.dtype).view(x.shape)
+    def of(self, x_ND: Tensor) -> Tensor:
+        """Return the mask, in x's dtype."""
+        return self.pool.rows(self.kind, width=x_ND.shape[1], dtype=x_ND.dtype).index_select(0, self.rows_N)
+
+
+@dataclass(frozen=True)
+class AttentionMask:
+    """The mask of one layer's attention probabilities: query l of an example and head takes row `first + l`."""
+
+    pool: DropoutPool
+    first_BH: Tensor
+
+    def of(self, probs_GLL: Tensor, *, first_row: int) -> Tensor:
+        """Return the mask of a group's probabilities, (rows x heads, queries, keys)."""
+        num_heads, (G, num_queries, num_keys) = self.pool.num_heads, probs_GLL.shape
+        rows_RW = self.pool.rows("attention", width=num_keys, dtype=probs_GLL.dtype)
+        width = rows_RW.shape[1]
+        # Neighbouring rows as one: a gather of G long pieces rather than of G * L short ones.
+        windows = rows_RW.as_strided((NUM_POOL_ROWS, num_queries * width), (width, 1))
+        first_G = self.first_BH[first_row : first_row + G // num_heads].flatten()
+        return windows.index_select(0, first_G).view(G, num_queries, width)[:, :, :num_keys]
 
 
 class TokenMasks:
-    """The masks of one forward pass, for tokens with these keys and positions."""
+    """The masks of one forward pass, for rows with these keys and for tokens of these rows and positions."""
 
-    def __init__(self, pool: DropoutPool, *, row_keys_N: Tensor, positions_N: Tensor) -> None:
+    def __init__(self, pool: DropoutPool, *, row_keys_B: Tensor, rows_N: Tensor, positions_N: Tensor) -> None:
         self._pool = pool
-        self._keys_N = _mix(row_keys_N + positions_N * _GAMMA)
+        self._keys_B = row_keys_B
+        self._rows_N = rows_N
+        self._positions_N = positions_N
 
-    def hidden(self, site: int) -> Mask | None:
+    def hidden(self, site: int, *, first_only: bool = False) -> HiddenMask | None:
         """Return the mask of the embeddings (site 0) or of a residual branch (from 1)."""
-        return self._mask("hidden", self._keys_N + site)
+        return self._of_tokens("hidden", site, first_only=first_only)
 
-    def attention(self, layer: int) -> Mask | None:
-        """Return the mask of a layer's attention probabilities: rows (N, H), one per query and head."""
+    def classifier(self) -> HiddenMask | None:
+        """Return the mask before the classifier, of first tokens."""
+        return self._of_tokens("classifier", _CLASSIFIER_SITE, first_only=True)
+
+    def attention(self, layer: int) -> AttentionMask | None:
+        """Return the mask of a layer's attention probabilities."""
+        if not self._pool.is_active("attention"):
+            return None
         num_heads = self._pool.num_heads
-        sites_H = torch.arange(num_heads, device=self._keys_N.device) + layer * num_heads
-        return self._mask("attention", self._keys_N[:, None] + sites_H)
+        sites_H = torch.arange(num_heads, device=self._keys_B.device) + (_ATTENTION_SITES + layer * num_heads)
+        return AttentionMask(self._pool, _pool_row(self._keys_B[:, None], sites_H))
 
-    def classifier(self, cls_B: Tensor) -> Mask | None:
-        """Return the mask before the classifier, keyed by each row's first token."""
-        return self._mask("classifier", self._keys_N[cls_B])
-
-    def _mask(self, kind: str, counters: Tensor) -> Mask | None:
+    def _of_tokens(self, kind: str, site: int, *, first_only: bool) -> HiddenMask | None:
         if not self._pool.is_active(kind):
             return None
-        return Mask(self._pool, kind, _mix(counters) & (NUM_POOL_ROWS - 1))
+        first_B = _pool_row(self._keys_B, site)
+        rows = first_B if first_only else first_B[self._rows_N] + self._positions_N
+        return HiddenMask(self._pool, kind, rows)
 
 
-def _draw_masks(rate: float, *, width: int, generator: torch.Generator) -> Tensor:
-    kept_RW = torch.rand(NUM_POOL_ROWS, width, generator=generator) >= rate
-    return kept_RW / (1 - rate)
+def _pool_row(keys: Tensor, site: Tensor | int) -> Tensor:
+    """Return the pool's row for a row's first token at a site; the token at position l takes the l-th after it."""
+    return _mix(keys + site * _GAMMA) & (NUM_POOL_ROWS - 1)
 
 
 def _mix(x: Tensor) -> Tensor:

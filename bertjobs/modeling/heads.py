@@ -26,11 +26,14 @@ class BertForSequenceClassification(nn.Module):
         """Use this pool's masks while in training mode."""
         self.bert.set_dropout(pool)
 
+    def write_gradients(self) -> None:
+        """Add gradients of weights straight to `.grad`; see `BertModel.write_gradients`."""
+        self.bert.write_gradients()
+
     def forward(self, inputs: ModelInputs) -> Tensor:
         """Return logits (B, C), rows in the order of the groups."""
-        hidden_ND, layout, masks = self.bert.encode(inputs)
-        pooled_BD = self.bert.pool(hidden_ND, layout)
-        mask = masks.classifier(layout.cls_B) if masks else None
+        pooled_BD, masks = self.bert.pooled(inputs)
+        mask = masks.classifier() if masks else None
         return self.classifier(pooled_BD if mask is None else pooled_BD * mask.of(pooled_BD))
 
 
@@ -49,13 +52,16 @@ class BertForPreTraining(nn.Module):
         """Use this pool's masks while in training mode."""
         self.bert.set_dropout(pool)
 
+    def write_gradients(self) -> None:
+        """Add gradients of weights straight to `.grad`; see `BertModel.write_gradients`."""
+        self.bert.write_gradients()
+
     def forward(self, inputs: ModelInputs, *, masked_P: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (P, V) of the tokens at `masked_P` (indices in N) and (B, 2) of the pairs."""
-        hidden_ND, layout, _ = self.bert.encode(inputs)
-        masked_PD = layout.restore(hidden_ND)[masked_P]
+        hidden_ND = self.bert(inputs)
         words_VD = self.bert.embeddings.word_embeddings.weight
-        logits_PV = self.cls["predictions"](masked_PD, words_VD=words_VD)
-        return logits_PV, self.cls["seq_relationship"](self.bert.pool(hidden_ND, layout))
+        logits_PV = self.cls["predictions"](hidden_ND[masked_P], words_VD=words_VD)
+        return logits_PV, self.cls["seq_relationship"](self.bert.pool(hidden_ND[inputs.starts_B]))
 
 
 class MaskedLanguageHead(nn.Module):

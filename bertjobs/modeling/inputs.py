@@ -7,8 +7,9 @@ position l of row r of a group lies at `start + r * L + l`. Inside the encoder a
 position, at `start + l * K + r`: row and head are then one batch dimension with one stride, so that queries,
 keys and values of all heads are views of the linear layers' outputs and attention copies none of them.
 """
+# ruff: noqa: N815 - the shape suffixes of the house are mixed case
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -79,39 +80,58 @@ class GroupedLayout:
 
     def __init__(self, inputs: ModelInputs) -> None:
         device = inputs.ids_N.device
-        self.groups = inputs.groups
-        order, rows, cls, first_row = [], [], [], 0
-        for start, num_rows, length in map(_as_tuple, inputs.groups):
-            order.append(torch.arange(start, start + num_rows * length).view(num_rows, length).t().flatten())
-            rows.append(torch.arange(first_row, first_row + num_rows).repeat(length))
-            cls.append(torch.arange(start, start + num_rows))
-            first_row += num_rows
+        self.groups = tuple(_lay_out(inputs))
+        """In the order of the batch, each with the bias that hides its padding."""
+        self.first_tokens = tuple(group._replace(start=group.first_row, length=1) for group in self.groups)
+        """The same groups over B: what a layer that computes first tokens only queries with."""
+        order = [
+            torch.arange(g.start, g.start + g.num_rows * g.length).view(g.num_rows, g.length).t().flatten()
+            for g in self.groups
+        ]
+        rows = [torch.arange(g.first_row, g.first_row + g.num_rows).repeat(g.length) for g in self.groups]
+        cls = [torch.arange(g.start, g.start + g.num_rows) for g in self.groups]
         self.order_N = torch.cat(order).to(device)
         """Where the caller keeps the encoder's n-th token."""
         self.rows_N = torch.cat(rows).to(device)
         """The row of B of each token."""
         self.cls_B = torch.cat(cls).to(device)
         """Where the encoder keeps each row's first token."""
-        self.key_bias = self._key_bias(inputs.lengths_B.cpu(), device)
-        """For each group (K, 1, L), -inf at padding keys; none where a group has no padding."""
 
     def restore(self, hidden_ND: Tensor) -> Tensor:
         """Return hidden states in the caller's order."""
         return torch.empty_like(hidden_ND).index_copy(0, self.order_N, hidden_ND)
 
-    def _key_bias(self, lengths_B: Tensor, device: torch.device) -> tuple[Tensor | None, ...]:
-        biases: list[Tensor | None] = []
-        first_row = 0
-        for _, num_rows, length in map(_as_tuple, self.groups):
-            lengths_K = lengths_B[first_row : first_row + num_rows]
-            first_row += num_rows
-            is_padding_KL = torch.arange(length) >= lengths_K[:, None]
-            if is_padding_KL.any():
-                bias_KL = torch.zeros(num_rows, length).masked_fill_(is_padding_KL, float("-inf"))
-                biases.append(bias_KL[:, None, :].to(device))
-            else:
-                biases.append(None)
-        return tuple(biases)
+
+class LaidGroup(NamedTuple):
+    """A group as attention needs it."""
+
+    start: int
+    """Index in N, in the encoder's order as in the caller's."""
+    first_row: int
+    """Index in B."""
+    num_rows: int
+    length: int
+    key_bias: Tensor | None
+    """(K, 1, L), -inf at padding keys; none where there is no padding."""
+
+
+def _lay_out(inputs: ModelInputs) -> Iterator[LaidGroup]:
+    first_row = 0
+    lengths_B = inputs.lengths_B.cpu()
+    for group in inputs.groups:
+        lengths_K = lengths_B[first_row : first_row + group.num_rows]
+        key_bias = (
+            _key_bias(lengths_K, group.length).to(inputs.ids_N.device)
+            if lengths_K.min() < group.length
+            else None
+        )
+        yield LaidGroup(group.start, first_row, group.num_rows, group.length, key_bias)
+        first_row += group.num_rows
+
+
+def _key_bias(lengths_K: Tensor, length: int) -> Tensor:
+    is_padding_KL = torch.arange(length) >= lengths_K[:, None]
+    return torch.zeros(is_padding_KL.shape).masked_fill_(is_padding_KL, float("-inf"))[:, None, :]
 
 
 class PackedLayout:
@@ -127,6 +147,8 @@ class PackedLayout:
         self.cls_B = (ends_B - lengths_B).to(device)
         self.cumulative = torch.cat([torch.zeros(1, dtype=torch.int64), ends_B]).to(device, torch.int32)
         """(B + 1): where each row begins, and where the last one ends."""
+        self.first_cumulative = torch.arange(len(lengths_B) + 1, device=device, dtype=torch.int32)
+        """The same for first tokens only."""
         offsets_N = torch.arange(int(ends_B[-1]), device=device) - self.cls_B[self.rows_N]
         self.order_N = inputs.starts_B[self.rows_N] + offsets_N
 
@@ -137,7 +159,3 @@ class PackedLayout:
 
 
 Layout = GroupedLayout | PackedLayout
-
-
-def _as_tuple(group: Group) -> tuple[int, int, int]:
-    return group.start, group.num_rows, group.length

@@ -1,9 +1,11 @@
-"""The parts of the encoder with a backward pass of their own: attention over groups, and the residual sum.
+"""The parts of the encoder with a backward pass of their own: linear layers, attention, the residual sum.
 
-Written out, they gather dropout masks instead of storing them, keep queries, keys and values as views, and
-write gradients where the linear layers read them. They know tensors and layouts, no modules.
+Written out, they gather dropout masks instead of storing them, read queries, keys and values as views, sum the
+gradients of one input inside the matrix product, and may write gradients of weights where the optimizer keeps them.
+They know tensors and layouts, no modules.
 
-Legend: N tokens, B rows, D hidden, H heads, E head size; of one group K rows, L length, G = K * H.
+Legend: N tokens (or first tokens only), D hidden, I and O a layer's inputs and outputs, E head size; of one
+group K rows, L length, G = K * heads.
 """
 
 from typing import Any
@@ -12,12 +14,27 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bertjobs.modeling.dropout import Mask
-from bertjobs.modeling.inputs import GroupedLayout, PackedLayout
+from bertjobs.modeling.dropout import AttentionMask, HiddenMask
+from bertjobs.modeling.inputs import GroupedLayout, LaidGroup, PackedLayout
+
+
+def project(x_NI: Tensor, *weights_and_biases: Tensor, write_gradients: bool) -> tuple[Tensor, ...]:
+    """Apply one or several linear layers (weight (O, I), bias (O), weight, ...) to one input, in its dtype.
+
+    With `write_gradients`, gradients of weights are added to `.grad` directly where that is set, and autograd
+    (its hooks too, so DDP's) sees none of them.
+    """
+    return _Linear.apply(x_NI, write_gradients, *weights_and_biases)
 
 
 def add_norm(
-    branch_ND: Tensor, residual_ND: Tensor, *, weight_D: Tensor, bias_D: Tensor, eps: float, mask: Mask | None
+    branch_ND: Tensor,
+    residual_ND: Tensor,
+    *,
+    weight_D: Tensor,
+    bias_D: Tensor,
+    eps: float,
+    mask: HiddenMask | None,
 ) -> Tensor:
     """Return LayerNorm(residual + dropout(branch)) in the residual's dtype."""
     return _AddNorm.apply(branch_ND, residual_ND, weight_D, bias_D, eps, mask)
@@ -30,26 +47,86 @@ def attend(
     *,
     num_heads: int,
     layout: GroupedLayout,
-    mask: Mask | None,
+    first_only: bool,
+    mask: AttentionMask | None,
 ) -> Tensor:
-    """Return softmax(Q K^T / sqrt(E)) V per row and head, with dropout on the probabilities."""
-    return _GroupedAttention.apply(queries_ND, keys_ND, values_ND, num_heads, layout, mask)
+    """Return softmax(Q K^T / sqrt(E)) V per row and head, with dropout on the probabilities.
+
+    With `first_only` there are queries, and results, of each row's first token alone: (B, D).
+    """
+    query_groups = layout.first_tokens if first_only else layout.groups
+    return _GroupedAttention.apply(
+        queries_ND, keys_ND, values_ND, num_heads, query_groups, layout.groups, mask
+    )
 
 
 def attend_packed(
-    queries_ND: Tensor, keys_ND: Tensor, values_ND: Tensor, *, num_heads: int, layout: PackedLayout
+    queries_ND: Tensor,
+    keys_ND: Tensor,
+    values_ND: Tensor,
+    *,
+    num_heads: int,
+    layout: PackedLayout,
+    first_only: bool,
 ) -> Tensor:
-    """Return attention over rows of different lengths without padding.
+    """Return the same over rows of different lengths that lie one after another without padding.
 
     CUDA with bf16 or fp16 only, and without dropout on the probabilities. Source: torch.nn.attention.varlen.
     """
-    from torch.nn.attention.varlen import (
-        varlen_attn,
-    )  # fails to import on builds without CUDA flash attention
+    from torch.nn.attention.varlen import varlen_attn  # only there where torch was built with flash attention
 
     q, k, v = (x_ND.view(x_ND.shape[0], num_heads, -1) for x_ND in (queries_ND, keys_ND, values_ND))
-    cumulative, longest = layout.cumulative, layout.max_len
-    return varlen_attn(q, k, v, cumulative, cumulative, longest, longest).reshape_as(queries_ND)
+    starts, query_starts = layout.cumulative, layout.first_cumulative if first_only else layout.cumulative
+    longest_query = 1 if first_only else layout.max_len
+    return varlen_attn(q, k, v, query_starts, starts, longest_query, layout.max_len).reshape_as(queries_ND)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_NI: Tensor, write_gradients: bool, *parameters: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        lowered = [parameter.to(x_NI.dtype) for parameter in parameters]
+        weights, biases = lowered[::2], lowered[1::2]
+        ctx.save_for_backward(x_NI, *weights)
+        ctx.parameters, ctx.write_gradients = parameters, write_gradients
+        return tuple(torch.addmm(b_O, x_NI, w_OI.t()) for w_OI, b_O in zip(weights, biases, strict=True))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads_NO: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x_NI, *weights = ctx.saved_tensors
+        grad_x_NI = None
+        if ctx.needs_input_grad[0]:
+            grad_x_NI = torch.mm(grads_NO[0], weights[0])
+            for grad_NO, w_OI in zip(grads_NO[1:], weights[1:], strict=True):
+                grad_x_NI.addmm_(grad_NO, w_OI)
+        grads: list[Tensor | None] = []
+        for i, grad_NO in enumerate(grads_NO):
+            weight, bias = ctx.parameters[2 * i : 2 * i + 2]
+            grads.append(_weight_gradient(weight, grad_NO, x_NI, write=ctx.write_gradients))
+            grads.append(_bias_gradient(bias, grad_NO, write=ctx.write_gradients))
+        return grad_x_NI, None, *grads
+
+
+def _weight_gradient(weight: Tensor, grad_NO: Tensor, x_NI: Tensor, *, write: bool) -> Tensor | None:
+    if not weight.requires_grad:
+        return None
+    if not write or weight.grad is None:
+        return torch.mm(grad_NO.t(), x_NI).to(weight.dtype)
+    if weight.dtype == x_NI.dtype:
+        weight.grad.addmm_(grad_NO.t(), x_NI)
+    else:
+        weight.grad.add_(torch.mm(grad_NO.t(), x_NI))
+    return None
+
+
+def _bias_gradient(bias: Tensor, grad_NO: Tensor, *, write: bool) -> Tensor | None:
+    if not bias.requires_grad:
+        return None
+    grad_O = grad_NO.sum(0, dtype=bias.dtype)
+    if not write or bias.grad is None:
+        return grad_O
+    bias.grad.add_(grad_O)
+    return None
 
 
 class _AddNorm(torch.autograd.Function):
@@ -61,30 +138,30 @@ class _AddNorm(torch.autograd.Function):
         weight_D: Tensor,
         bias_D: Tensor,
         eps: float,
-        mask: Mask | None,
+        mask: HiddenMask | None,
     ) -> Tensor:
-        sum_ND = residual_ND + branch_ND if mask is None else _add_masked(residual_ND, branch_ND, mask)
+        ctx.mask, ctx.branch_dtype = mask, branch_ND.dtype
+        branch_ND = branch_ND.to(residual_ND.dtype)
+        if mask is None:
+            sum_ND = residual_ND + branch_ND
+        else:
+            sum_ND = torch.addcmul(residual_ND, branch_ND, mask.of(branch_ND))
         normed_ND, mean, rstd = torch.native_layer_norm(sum_ND, weight_D.shape, weight_D, bias_D, eps)
         ctx.save_for_backward(sum_ND, mean, rstd, weight_D, bias_D)
-        ctx.mask, ctx.branch_dtype = mask, branch_ND.dtype
         return normed_ND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         sum_ND, mean, rstd, weight_D, bias_D = ctx.saved_tensors
+        wanted = [True, ctx.needs_input_grad[2], ctx.needs_input_grad[3]]
         grad_sum_ND, grad_weight_D, grad_bias_D = torch.ops.aten.native_layer_norm_backward(
-            grad_ND.contiguous(), sum_ND, weight_D.shape, mean, rstd, weight_D, bias_D, [True, True, True]
+            grad_ND.contiguous(), sum_ND, weight_D.shape, mean, rstd, weight_D, bias_D, wanted
         )
         grad_branch_ND = grad_sum_ND.to(ctx.branch_dtype)
         if ctx.mask is not None:
             grad_branch_ND = grad_branch_ND * ctx.mask.of(grad_branch_ND)
         return grad_branch_ND, grad_sum_ND, grad_weight_D, grad_bias_D, None, None
-
-
-def _add_masked(residual_ND: Tensor, branch_ND: Tensor, mask: Mask) -> Tensor:
-    branch_ND = branch_ND.to(residual_ND.dtype)
-    return torch.addcmul(residual_ND, branch_ND, mask.of(branch_ND))
 
 
 class _GroupedAttention(torch.autograd.Function):
@@ -95,51 +172,58 @@ class _GroupedAttention(torch.autograd.Function):
         keys_ND: Tensor,
         values_ND: Tensor,
         num_heads: int,
-        layout: GroupedLayout,
-        mask: Mask | None,
+        query_groups: tuple[LaidGroup, ...],
+        groups: tuple[LaidGroup, ...],
+        mask: AttentionMask | None,
     ) -> Tensor:
         context_ND = torch.empty_like(queries_ND)
         scale = (queries_ND.shape[1] // num_heads) ** -0.5
         probabilities = []
-        for group, bias_K1L in zip(layout.groups, layout.key_bias, strict=True):
-            q_GLE, k_GLE, v_GLE = (_heads(x, group, num_heads) for x in (queries_ND, keys_ND, values_ND))
-            scores_GLL = _scores(q_GLE, k_GLE, bias_K1L, num_heads=num_heads, scale=scale)
-            probs_GLL = torch.softmax(scores_GLL, dim=-1)
+        for query_group, group in zip(query_groups, groups, strict=True):
+            q_GLE = _heads(queries_ND, query_group, num_heads)
+            k_GLE, v_GLE = _heads(keys_ND, group, num_heads), _heads(values_ND, group, num_heads)
+            probs_GLL = torch.softmax(
+                _scores(q_GLE, k_GLE, group.key_bias, num_heads=num_heads, scale=scale), -1
+            )
             probabilities.append(probs_GLL)
-            dropped_GLL = probs_GLL * _group_mask(mask, group, probs_GLL) if mask is not None else probs_GLL
-            _heads(context_ND, group, num_heads).copy_(torch.bmm(dropped_GLL, v_GLE))
+            if mask is not None:
+                probs_GLL = probs_GLL * mask.of(probs_GLL, first_row=group.first_row)
+            _heads(context_ND, query_group, num_heads).copy_(torch.bmm(probs_GLL, v_GLE))
         ctx.save_for_backward(queries_ND, keys_ND, values_ND, *probabilities)
-        ctx.num_heads, ctx.scale, ctx.layout, ctx.mask = num_heads, scale, layout, mask
+        ctx.num_heads, ctx.scale, ctx.mask = num_heads, scale, mask
+        ctx.query_groups, ctx.groups = query_groups, groups
         return context_ND
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        inputs_ND, probabilities = ctx.saved_tensors[:3], ctx.saved_tensors[3:]
-        grads_ND = tuple(torch.empty_like(x_ND) for x_ND in inputs_ND)
-        for group, probs_GLL in zip(ctx.layout.groups, probabilities, strict=True):
-            q_GLE, k_GLE, v_GLE = (_heads(x_ND, group, ctx.num_heads) for x_ND in inputs_ND)
-            grad_q, grad_k, grad_v = (_heads(x_ND, group, ctx.num_heads) for x_ND in grads_ND)
-            grad_GLE = _heads(grad_ND, group, ctx.num_heads)
+        queries_ND, keys_ND, values_ND, *probabilities = ctx.saved_tensors
+        grad_queries_ND, grad_keys_ND, grad_values_ND = map(
+            torch.empty_like, (queries_ND, keys_ND, values_ND)
+        )
+        for query_group, group, probs_GLL in zip(ctx.query_groups, ctx.groups, probabilities, strict=True):
+            q_GLE, grad_GLE = (_heads(x, query_group, ctx.num_heads) for x in (queries_ND, grad_ND))
+            k_GLE, v_GLE = (_heads(x, group, ctx.num_heads) for x in (keys_ND, values_ND))
             grad_probs_GLL, dropped_GLL = torch.bmm(grad_GLE, v_GLE.transpose(1, 2)), probs_GLL
             if ctx.mask is not None:
-                mask_GLL = _group_mask(ctx.mask, group, probs_GLL)
+                mask_GLL = ctx.mask.of(probs_GLL, first_row=group.first_row)
                 grad_probs_GLL, dropped_GLL = grad_probs_GLL.mul_(mask_GLL), probs_GLL * mask_GLL
-            grad_v.copy_(torch.bmm(dropped_GLL.transpose(1, 2), grad_GLE))
-            grad_scores_GLL = torch.ops.aten._softmax_backward_data(
-                grad_probs_GLL, probs_GLL, -1, probs_GLL.dtype
+            grad_scores_GLL = _softmax_backward(grad_probs_GLL, probs_GLL).mul_(ctx.scale)
+            _heads(grad_values_ND, group, ctx.num_heads).copy_(
+                torch.bmm(dropped_GLL.transpose(1, 2), grad_GLE)
             )
-            grad_scores_GLL = grad_scores_GLL.mul_(ctx.scale)
-            grad_q.copy_(torch.bmm(grad_scores_GLL, k_GLE))
-            grad_k.copy_(torch.bmm(grad_scores_GLL.transpose(1, 2), q_GLE))
-        return *grads_ND, None, None, None
+            _heads(grad_queries_ND, query_group, ctx.num_heads).copy_(torch.bmm(grad_scores_GLL, k_GLE))
+            _heads(grad_keys_ND, group, ctx.num_heads).copy_(
+                torch.bmm(grad_scores_GLL.transpose(1, 2), q_GLE)
+            )
+        return grad_queries_ND, grad_keys_ND, grad_values_ND, None, None, None, None
 
 
-def _heads(x_ND: Tensor, group: Any, num_heads: int) -> Tensor:
-    """View a group's tokens as (K * H, L, E): with positions outermost, row and head have one stride."""
-    length, num_rows = group.length, group.num_rows
-    group_ND = x_ND[group.start : group.start + num_rows * length]
-    return group_ND.view(length, num_rows * num_heads, -1).transpose(0, 1)
+def _heads(x_ND: Tensor, group: LaidGroup, num_heads: int) -> Tensor:
+    """View a group's tokens as (G, L, E): with positions outermost, row and head have one stride."""
+    num_tokens = group.num_rows * group.length
+    group_ND = x_ND[group.start : group.start + num_tokens]
+    return group_ND.view(group.length, group.num_rows * num_heads, -1).transpose(0, 1)
 
 
 def _scores(q_GLE: Tensor, k_GLE: Tensor, bias_K1L: Tensor | None, *, num_heads: int, scale: float) -> Tensor:
@@ -150,8 +234,5 @@ def _scores(q_GLE: Tensor, k_GLE: Tensor, bias_K1L: Tensor | None, *, num_heads:
     return torch.baddbmm(bias_G1L, q_GLE, keys_GEL, alpha=scale)
 
 
-def _group_mask(mask: Mask, group: Any, probs_GLL: Tensor) -> Tensor:
-    """Gather the mask of a group's probabilities from rows that lie (N, H)."""
-    rows_NH = mask.rows[group.start : group.start + group.num_rows * group.length]
-    rows_GL = rows_NH.view(group.length, -1).t()
-    return Mask(mask.pool, mask.kind, rows_GL).of(probs_GLL)
+def _softmax_backward(grad_GLL: Tensor, probs_GLL: Tensor) -> Tensor:
+    return torch.ops.aten._softmax_backward_data(grad_GLL, probs_GLL, -1, probs_GLL.dtype)
