@@ -65,7 +65,7 @@ def ensure(settings: Settings, *, announce: Announce, need_ray: bool = True) -> 
 
 
 def up(settings: Settings, *, announce: Announce, timeout_s: float = _RAY_START_S) -> StackAddresses:
-    """Start what is missing and wait until Ray answers too.
+    """Start what is missing and wait until Ray takes jobs too.
 
     Raises: as `ensure`; QueueError: Ray ended while starting, or is not there after `timeout_s`.
     """
@@ -75,7 +75,7 @@ def up(settings: Settings, *, announce: Announce, timeout_s: float = _RAY_START_
     layout = layout_of(settings)
     token, end = ray_head.read_token(layout), time.monotonic() + timeout_s
     ray = read_record(layout.record("ray"))
-    while ray is not None and ray.address and ray_head.probe(ray.address, token=token) != "up":
+    while ray is not None and ray.address and not ray_head.is_ready(ray.address, token=token):
         if not ray.is_alive or time.monotonic() > end:
             how = "is not there yet" if ray.is_alive else "ended while starting"
             raise QueueError(

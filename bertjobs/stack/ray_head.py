@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from bertjobs.errors import QueueError
 from bertjobs.stack.layout import Layout, home_error
 from bertjobs.stack.process import Record
 
@@ -71,13 +72,14 @@ def without_client_server(ray_params: Any, _is_head: bool) -> None:
 
 def prepare(layout: Layout) -> None:
     """Make the token and drop the logs of old sessions. Raises: StorageError: the home cannot be written."""
+    temporary = layout.ray_token.with_suffix(".new")
     try:
         if not layout.ray_token.exists():
-            temporary = layout.ray_token.with_name(f".ray-token-{os.getpid()}")
             temporary.touch(mode=0o600)
             temporary.write_text(secrets.token_hex(32))
             temporary.replace(layout.ray_token)
     except OSError as e:
+        temporary.unlink(missing_ok=True)
         raise home_error(layout.ray_token, e) from e
     for old in sorted(layout.ray_dir.glob("session_2*"))[:-_NUM_SESSIONS_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
@@ -152,6 +154,16 @@ def probe(url: str, *, token: str | None, timeout_s: float = 2.0) -> Literal["up
         return "refused" if e.code in (401, 403) else "unreachable"
     except (OSError, ValueError):
         return "unreachable"
+
+
+def is_ready(url: str, *, token: str | None) -> bool:
+    """Return whether there is a node for jobs to run on; the dashboard answers some seconds before that."""
+    from bertjobs.jobs.ray_jobs import RayCluster  # 40 ms, and `submit` does not ask
+
+    try:
+        return bool(RayCluster(url, token=token).cluster().nodes)
+    except QueueError:
+        return False
 
 
 def read_token(layout: Layout) -> str | None:

@@ -58,7 +58,7 @@ def _answers(layout: Layout, member: str, record: Record) -> bool:
     if member == "redis":
         return redis_server.answers(layout.redis_socket)
     if member == "ray" and record.address is not None:
-        return ray_head.probe(record.address, token=ray_head.read_token(layout)) == "up"
+        return ray_head.is_ready(record.address, token=ray_head.read_token(layout))
     return True
 
 
