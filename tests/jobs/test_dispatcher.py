@@ -1,0 +1,344 @@
+"""The dispatcher, turn by turn, between a real Redis and a fake Ray."""
+
+import uuid
+
+import pytest
+
+from bertjobs.errors import LeaseLost
+from bertjobs.jobs.connection import NotLeader
+from bertjobs.jobs.job import State
+from bertjobs.jobs.logs import read_log
+from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.sizing import Node
+
+pytestmark = pytest.mark.redis
+
+DONE = Decision(state=State.SUCCEEDED, reason="", message="")
+
+
+def running(world, submit, **given):
+    """Submit a job and bring it to RUNNING."""
+    job_id = submit(**given)
+    world.turn()
+    world.driver(job_id).report(progress={"step": 1})
+    return job_id
+
+
+def finish(world, job_id):
+    world.driver(job_id).end(DONE, nonce=uuid.uuid4().hex, metrics={"accuracy": 1.0}, artifacts={})
+
+
+def test_a_job_goes_from_the_queue_to_success_and_frees_what_it_held(world, submit):
+    job_id, second = submit(), submit()
+    world.turn()
+    job = world.store.get(job_id)
+    assert job.state is State.STARTING and job.attempt.submission_id == f"bj-{job_id}-a1"
+    assert world.ray.jobs[f"bj-{job_id}-a1"].message.endswith(f"-m bertjobs.runs.main {job_id} 1 1")
+    assert world.store.get(second).reason == "InsufficientCpus"
+    world.driver(job_id).report(progress={"step": 1})
+    assert world.store.get(job_id).state is State.RUNNING
+    finish(world, job_id)
+    world.turn()
+    assert world.store.get(second).state is State.QUEUED, "the driver has not left yet"
+    world.ray.ends(f"bj-{job_id}-a1", "SUCCEEDED")
+    world.turn()
+    assert world.store.get(second).state is State.STARTING
+    done = world.store.get(job_id)
+    assert (
+        done.state is State.SUCCEEDED and done.metrics == {"accuracy": 1.0} and done.attempt.log_is_complete
+    )
+
+
+def test_gpus_that_no_node_has_leave_the_job_queued_with_what_to_do_and_cancel_ends_it(world, submit):
+    job_id, small = submit(resources={"gpus": 8}), submit()
+    world.turn(3)
+    job = world.store.get(job_id)
+    assert (job.state, job.reason) == (State.QUEUED, "ExceedsCluster")
+    assert job.message.startswith("Needs 8 GPUs, the cluster has 0. Submit with --gpus 0 to train on CPUs")
+    assert world.store.get(small).state is State.STARTING, "it holds nobody up"
+    assert len(world.store.events(job_id)) == 1, "waiting is no event"
+    assert world.store.cancel(job_id).state is State.CANCELLED
+
+
+def test_while_ray_is_down_jobs_stay_queued_and_start_when_it_is_back(world, submit):
+    world.ray.is_down = True
+    job_id = submit()
+    world.turn(2)
+    job = world.store.get(job_id)
+    assert (job.state, job.reason, job.num_attempts) == (State.QUEUED, "RayUnreachable", 0)
+    world.ray.is_down = False
+    world.turn()
+    assert world.store.get(job_id).state is State.STARTING
+
+
+def test_a_start_whose_answer_is_lost_is_adopted_not_repeated(world, submit):
+    world.ray.loses_answers = True
+    job_id = submit()
+    world.turn()
+    world.ray.loses_answers = False
+    world.turn(2)
+    assert list(world.ray.jobs) == [f"bj-{job_id}-a1"]
+    world.driver(job_id).report(progress={"step": 1})
+    world.turn()
+    assert world.store.get(job_id).state is State.RUNNING
+
+
+def test_ray_going_down_between_grant_and_start_sends_the_same_id_later(world, submit):
+    job_id = submit()
+    start, world.ray.start = world.ray.start, lambda *_, **__: world.ray._answer()
+    world.ray.is_down = False
+    world.turn()  # carried out without an effect: as if the request had been lost
+    world.connection.client.hdel(f"bj:job:{job_id}:a1", "submitted_at")
+    world.ray.start = start
+    world.turn()
+    assert list(world.ray.jobs) == [f"bj-{job_id}-a1"]
+
+
+def test_a_refused_start_is_retried_without_charge_and_given_up_in_the_end(world, submit):
+    world.ray.refuses = True
+    job_id = submit()
+    for _ in range(40):
+        world.turn()
+        world.passes(400)
+    job = world.store.get(job_id)
+    assert (job.state, job.reason, job.num_charged) == (State.FAILED, "SubmitFailed", 0)
+    assert "Given up after 7 faults" in job.message and job.num_attempts == 7
+
+
+def test_a_killed_driver_is_seen_by_its_exit_code_and_goes_on_from_its_checkpoint(world, submit):
+    job_id = running(world, submit)
+    world.driver(job_id).publish_checkpoint("step-10", step=10)
+    world.ray.ends(f"bj-{job_id}-a1", "FAILED", exit_code=-9, message="killed")
+    world.turn()
+    job = world.store.get(job_id)
+    assert (job.state, job.attempt.reason, job.num_charged) == (State.RETRYING, "BackoffUntil", 0)
+    assert "DriverLost" in job.message
+    world.passes(5)
+    world.turn(2)
+    again = world.store.get(job_id)
+    assert (again.state, again.num_attempts, again.checkpoint) == (State.STARTING, 2, "step-10")
+    assert again.attempt.token == 2
+
+
+def test_a_ray_job_that_says_failed_while_its_driver_heartbeats_is_not_dead(world, submit):
+    job_id = running(world, submit)
+    world.ray.ends(f"bj-{job_id}-a1", "FAILED", message="Job supervisor actor died")
+    world.turn()
+    world.passes(10)
+    world.driver(job_id).report()
+    world.passes(10)
+    world.turn()
+    assert world.store.get(job_id).state is State.RUNNING
+    world.passes(15)
+    world.turn()
+    assert world.store.get(job_id).state is State.RETRYING
+
+
+def test_a_silent_driver_is_stopped_and_only_then_replaced(world, submit):
+    job_id = running(world, submit)
+    old = world.driver(job_id)
+    world.passes(16)
+    world.turn(3)
+    assert world.ray.stops == [f"bj-{job_id}-a1"], "asked once, not with every turn"
+    assert world.store.get(job_id).state is State.RUNNING, "not dead until Ray says so"
+    world.passes(11)
+    world.turn()
+    assert len(world.ray.stops) == 2, "a stop may be lost: it is asked again"
+    world.ray.ends(f"bj-{job_id}-a1", "STOPPED")
+    world.turn()
+    world.passes(5)
+    world.turn(2)
+    assert world.store.get(job_id).attempt.token == 2
+    for write in (
+        old.report,
+        lambda: old.publish_checkpoint("stale", step=99),
+        lambda: old.log_metrics({"loss": 0}),
+        lambda: old.end(DONE, nonce="x", metrics={}, artifacts={}),
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    assert world.store.get(job_id).checkpoint is None
+
+
+def test_silence_while_redis_was_away_is_not_the_drivers(world, submit):
+    job_id = running(world, submit)
+    world.passes(100)
+    world.dispatcher.lost_sight()
+    world.turn()
+    assert world.ray.stops == []
+    world.passes(16)
+    world.turn()
+    assert world.ray.stops == [f"bj-{job_id}-a1"]
+
+
+def test_a_new_dispatcher_adopts_what_runs(world, submit):
+    job_id = running(world, submit)
+    world.restart_dispatcher()
+    world.turn(2)
+    assert world.store.get(job_id).state is State.RUNNING and len(world.ray.jobs) == 1
+    finish(world, job_id)
+    world.ray.ends(f"bj-{job_id}-a1", "SUCCEEDED")
+    world.turn()
+    assert world.store.get(job_id).attempt.log_is_complete
+
+
+def test_of_two_dispatchers_one_waits_and_the_old_one_is_fenced_off(world, submit):
+    world.turn()
+    second = world.new_dispatcher(owner="other:2")
+    assert not second.turn()
+    assert world.store.dispatcher() == "host:0.0"
+    world.connection.client.delete("bj:leader")  # the first one slept through its lease
+    assert second.turn()
+    submit()
+    with pytest.raises(NotLeader):
+        world.dispatcher._store.promote()
+    assert not world.dispatcher.turn()
+
+
+def test_cancelling_tells_the_driver_and_stops_it_when_it_does_not_leave(world, submit):
+    job_id = running(world, submit)
+    assert world.store.cancel(job_id, by="ada").state is State.CANCELLING
+    assert world.driver(job_id).report() == "cancel"
+    world.turn()
+    assert world.ray.stops == []
+    world.passes(10)
+    world.driver(job_id).report()
+    world.passes(11)
+    world.turn()
+    assert world.ray.stops == [f"bj-{job_id}-a1"]
+    world.ray.ends(f"bj-{job_id}-a1", "STOPPED")
+    world.turn()
+    job = world.store.get(job_id)
+    assert (job.state, job.reason, job.message) == (State.CANCELLED, "Cancelled", "Cancelled by ada.")
+
+
+def test_a_job_cancelled_before_ray_took_it_ends_without_a_driver(world, submit):
+    job_id = submit()
+    world.ray.loses_answers = True
+    world.turn()
+    world.ray.jobs.clear()
+    world.connection.client.hdel(f"bj:job:{job_id}:a1", "submitted_at")
+    world.store.cancel(job_id)
+    world.turn(2)
+    assert world.store.get(job_id).state is State.CANCELLED and world.ray.jobs == {}
+    assert world.connection.client.scard("bj:live") == 0
+
+
+def test_a_driver_that_was_done_before_it_heard_of_the_cancellation_has_succeeded(world, submit):
+    job_id = running(world, submit)
+    world.store.cancel(job_id)
+    finish(world, job_id)
+    assert world.store.get(job_id).state is State.SUCCEEDED
+
+
+def test_a_job_over_its_time_limit_is_told_to_stop_and_times_out(world, submit):
+    job_id = running(world, submit, time_limit_s=60)
+    world.passes(61)
+    world.driver(job_id).report()
+    world.turn()
+    assert world.store.get(job_id).state is State.CANCELLING
+    assert world.driver(job_id).report() == "cancel"
+    stopped = Decision(state=State.CANCELLED, reason="Cancelled", message="stopped")
+    world.driver(job_id).end(stopped, nonce="n", metrics={}, artifacts={})
+    job = world.store.get(job_id)
+    assert (job.state, job.reason) == (State.TIMED_OUT, "TimeLimit")
+    assert world.store.retry(job_id).used_s == 0
+
+
+def test_a_gang_that_never_comes_up_is_stopped_at_the_start_deadline(world, submit):
+    job_id = submit()
+    world.turn()
+    world.driver(job_id).report(phase="waiting for workers")
+    for _ in range(70):
+        world.passes(14)
+        world.driver(job_id).report()
+        world.turn()
+    assert world.ray.stops[0] == f"bj-{job_id}-a1"
+    world.ray.ends(f"bj-{job_id}-a1", "STOPPED")
+    world.turn()
+    assert "StartDeadline" in world.store.get(job_id).message
+
+
+def test_a_driver_that_ended_before_it_spoke_says_what_ray_saw(world, submit):
+    job_id = submit()
+    world.turn()
+    world.ray.ends(f"bj-{job_id}-a1", "FAILED", exit_code=1, message="No module named bertjobs")
+    world.turn()
+    job = world.store.get(job_id)
+    assert job.state is State.RETRYING and "SubmitFailed" in job.message
+    assert "No module named bertjobs" in job.message
+
+
+def test_a_ray_that_was_restarted_and_forgot_a_silent_driver_gets_a_new_attempt(world, submit):
+    job_id = running(world, submit)
+    world.ray.jobs.clear()
+    world.turn()
+    assert world.store.get(job_id).state is State.RUNNING
+    world.passes(16)
+    world.turn()
+    job = world.store.get(job_id)
+    assert job.state is State.RETRYING and "no longer knows" in job.message
+
+
+def test_a_job_waits_for_what_it_follows_and_fails_with_it(world, submit):
+    first = submit()
+    second = submit(after=[first])
+    third = submit(after=[second])
+    world.turn()
+    assert world.store.get(second).reason == "WaitingForDependency"
+    world.driver(first).end(
+        Decision(state=State.FAILED, reason="DataError", message="broken"),
+        nonce="n",
+        metrics={},
+        artifacts={},
+    )
+    world.turn(2)
+    ended = [world.store.get(job_id) for job_id in (second, third)]
+    assert [(job.state, job.reason) for job in ended] == [(State.FAILED, "DependencyFailed")] * 2
+    assert ended[0].message == f"{first}, which it was to follow, ended as FAILED."
+
+
+def test_two_gangs_that_each_need_the_whole_cluster_run_one_after_the_other(world, submit):
+    world.ray.nodes = [Node(id=f"n{i}", cpus=16, gpus=4) for i in range(2)]
+    gangs = [submit(resources={"gpus": 8}) for _ in range(2)]
+    world.turn(3)
+    states = [world.store.get(job_id).state for job_id in gangs]
+    assert states == [State.STARTING, State.QUEUED]
+    assert world.store.get(gangs[1]).message == "Needs 8 GPUs, 0 free."
+
+
+def test_the_log_is_copied_while_it_grows_and_once_more_at_the_end(world, submit, tmp_path):
+    job_id = running(world, submit, storage=str(tmp_path))
+    submission = f"bj-{job_id}-a1"
+    world.ray.logs[submission] = "one\n"
+    world.passes(2)
+    world.turn()
+    assert read_log(world.store.get(job_id)) == "one\n"
+    finish(world, job_id)
+    world.ray.logs[submission] = "one\ntwo\n"
+    world.ray.ends(submission, "SUCCEEDED")
+    world.turn()
+    assert read_log(world.store.get(job_id)) == "one\ntwo\n"
+    assert read_log(world.store.get(job_id), attempt=2) == ""
+
+
+def test_a_storage_that_cannot_be_written_does_not_stop_the_dispatcher(world, submit, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    job_id = running(world, submit, storage=str(tmp_path / "file"))
+    world.ray.logs[f"bj-{job_id}-a1"] = "one\n"
+    world.passes(2)
+    world.turn()
+    assert "its log is not copied" in caplog.text
+    finish(world, job_id)
+    world.ray.ends(f"bj-{job_id}-a1", "SUCCEEDED")
+    world.turn()
+    assert world.store.get(job_id).attempt.log_is_complete
+
+
+def test_the_nodes_a_driver_reports_replace_the_plan_in_the_ledger(world, submit):
+    world.ray.nodes = [Node(id="n1", cpus=8, gpus=4), Node(id="n2", cpus=8, gpus=4)]
+    job_id = submit(resources={"gpus": 4})
+    world.turn()
+    world.driver(job_id).report(nodes=["n2"] * 4)
+    (live,) = world.dispatcher._store.live()
+    assert list(live.plan) == ["n2"] and live.plan["n2"][1] == 4
