@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bertjobs.text.sources import Split, read_split
 from bertjobs.text.tasks import SNLI, Columns, Task
+
+# Examples are bounded by their number: a loaded machine must not fail a test.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")

@@ -282,7 +282,7 @@ def test_a_tampered_zip_is_refused(archive: Path, read: Read) -> None:
     content[content.index(b"jsonl") + 60] ^= 0xFF
     archive.write_bytes(content)
     message = said(read, SNLI, archive)
-    assert message.startswith("snli_1.0.zip: snli_1.0/snli_1.0_train.jsonl: the archive is damaged")
+    assert message.startswith("snli_1.0.zip: the archive is damaged or cut short (")
     assert message.endswith("Fetch it again, or give another file (--data).")
 
 
