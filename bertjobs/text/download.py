@@ -97,8 +97,8 @@ def _receive(url: str, part: Path, progress: Progress | None) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as e:
+        e.close()
         if e.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            e.close()
             return  # nothing lies beyond what is there: the checksum says whether it is whole
         raise
     with response:
