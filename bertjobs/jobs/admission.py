@@ -19,7 +19,7 @@ from bertjobs.jobs.sizing import (
     Cluster,
     Free,
     Pending,
-    describe_worker,
+    describe_gang,
     exceeds,
     fits,
     place,
@@ -206,8 +206,8 @@ def _shortage(grant: Grant, free: Free) -> Pending:
         )
     return Pending(
         word="Fragmented",
-        message=f"{gpus:g} GPUs and {cpus:g} CPUs are free, but scattered: {grant.workers} workers of "
-        f"{describe_worker(grant)} each do not fit on the nodes.",
+        message=f"{gpus:g} GPUs and {cpus:g} CPUs are free, but scattered: no room for "
+        f"{describe_gang(grant)}.",
     )
 
 

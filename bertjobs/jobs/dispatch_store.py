@@ -13,7 +13,7 @@ from bertjobs.jobs.job import Grant, State
 from bertjobs.jobs.lease_store import ending
 from bertjobs.jobs.records import pairs
 from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.sizing import Pending
+from bertjobs.jobs.sizing import Pending, describe_gang
 from bertjobs.jobs.watch import Live
 
 CHUNK = 1000
@@ -86,7 +86,7 @@ class DispatchStore:
             plan=json.dumps(plan),
             nonce=uuid.uuid4().hex,
             lease_ms=self._lease_ms,
-            message=f"Granted {_size(grant)}.",
+            message=f"Granted {describe_gang(grant)}, and {grant.data_cpus:g} CPUs for reading data.",
         )
         return int(number), int(token)
 
@@ -203,8 +203,3 @@ def _plan(attempt: Mapping[str, str]) -> dict[str, tuple[float, float]]:
     largest = max(actual, key=lambda node: actual[node][0])
     actual[largest] = (actual[largest][0] + grant.data_cpus, actual[largest][1])
     return actual
-
-
-def _size(grant: Grant) -> str:
-    gpus = f"{grant.gpus:g} GPUs and " if grant.gpus else ""
-    return f"{gpus}{grant.cpus:g} CPUs for {grant.workers} worker{'s' * (grant.workers > 1)} and reading data"

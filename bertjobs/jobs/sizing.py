@@ -105,8 +105,8 @@ def exceeds(cluster: Cluster, grant: Grant) -> Pending | None:
     if not fits(grant, {node.id: (node.cpus, node.gpus) for node in cluster.nodes}):
         return Pending(
             word="ExceedsCluster",
-            message=f"The cluster's nodes cannot hold {grant.workers} workers of {describe_worker(grant)} "
-            "each, even when they are empty. Submit with smaller workers, or add larger nodes.",
+            message=f"The cluster's nodes cannot hold {describe_gang(grant)}, even when they are empty. "
+            "Submit with smaller workers, or add larger nodes.",
         )
     return None
 
@@ -144,12 +144,16 @@ def place(grant: Grant, free: Free) -> dict[str, tuple[float, float]] | None:
     return {node: share for node, share in taken.items() if share != (0.0, 0.0)}
 
 
-def describe_worker(grant: Grant) -> str:
-    """Say a worker's size: `1 GPU and 4 CPUs`."""
-    cpus = f"{grant.cpus_per_worker:g} CPU{'' if grant.cpus_per_worker == 1 else 's'}"
-    if not grant.gpus_per_worker:
-        return cpus
-    return f"{grant.gpus_per_worker:g} GPU{'' if grant.gpus_per_worker == 1 else 's'} and {cpus}"
+def describe_gang(grant: Grant) -> str:
+    """Say a gang in words: `8 workers of 1 GPU and 4 CPUs each`."""
+    size = _count(grant.cpus_per_worker, "CPU")
+    if grant.gpus_per_worker:
+        size = f"{_count(grant.gpus_per_worker, 'GPU')} and {size}"
+    return f"{_count(grant.workers, 'worker')} of {size}{' each' if grant.workers > 1 else ''}"
+
+
+def _count(number: float, thing: str) -> str:
+    return f"{number:g} {thing}{'' if number == 1 else 's'}"
 
 
 def _capacity(grant: Grant, free: tuple[float, float]) -> int:

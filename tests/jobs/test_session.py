@@ -1,0 +1,270 @@
+"""The driver's side of the lease, its heart, and following its log."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bertjobs.errors import Cancelled, DataError, LeaseLost
+from bertjobs.jobs.connection import RedisDown
+from bertjobs.jobs.heartbeat import LEAVE_S, beat
+from bertjobs.jobs.job import State
+from bertjobs.jobs.logs import log_name, tail_logs
+from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.session import JobSession
+from bertjobs.storage import JobDir
+
+pytestmark = pytest.mark.redis
+
+DONE = Decision(state=State.SUCCEEDED, reason="", message="")
+
+
+@pytest.fixture
+def started(world, submit, tmp_path):
+    """A job whose attempt has been granted."""
+    job_id = submit(storage=str(tmp_path), max_retries=1)
+    world.turn()
+    return job_id
+
+
+@pytest.fixture
+def session(settings, started):
+    with JobSession.open(settings, job_id=started, attempt=1, token=1) as session:
+        yield session
+
+
+def test_a_session_knows_its_job_and_its_grant(session):
+    assert session.job.config == {"train": {"epochs": 1}}
+    assert (session.attempt.grant.workers, session.attempt.grant.cpus_per_worker) == (1, 1)
+
+
+@pytest.mark.parametrize(("attempt", "token"), [(1, 2), (2, 1), (0, 1)])
+def test_a_token_that_does_not_own_the_job_opens_nothing(settings, started, attempt, token):
+    with pytest.raises(LeaseLost):
+        JobSession.open(settings, job_id=started, attempt=attempt, token=token)
+
+
+def test_the_first_step_makes_the_job_running_and_reports_in_between_are_dropped(world, session):
+    session.start()
+    session.set_phase("encoding")
+    session.progress({"step": 0, "loss": None})
+    assert world.store.get(session.job.id).state is State.STARTING
+    session.progress({"step": 1, "loss": 0.7})
+    session.progress({"step": 2, "loss": 0.6})
+    job = world.store.get(session.job.id)
+    assert (job.state, job.phase, job.progress) == (State.RUNNING, "encoding", {"step": 1, "loss": 0.7})
+
+
+def test_two_processes_share_a_token_and_a_metric_is_one_line(world, session, settings):
+    with JobSession.open(settings, job_id=session.job.id, attempt=1, token=1) as rank_0:
+        rank_0.log_metrics({"step": 1, "loss": 0.7})
+        session.log_metrics({"epoch": 1, "accuracy": 0.5})
+    assert world.store.metrics(session.job.id) == [{"step": 1, "loss": 0.7}, {"epoch": 1, "accuracy": 0.5}]
+
+
+def test_success_carries_metrics_and_artefacts(world, session):
+    artifacts = {"model": "/x/model", "plots": ["/x/a.png"]}
+    assert session.finish("SUCCEEDED", metrics={"accuracy": 0.8}, artifacts=artifacts) is State.SUCCEEDED
+    document = world.store.get(session.job.id).to_json()
+    assert document["metrics"] == {"accuracy": 0.8}
+    assert document["artifacts"] == {"dir": session.job.job_dir.uri, "predictions": None, **artifacts}
+    with pytest.raises(LeaseLost):
+        session.publish_checkpoint("late", 1)
+
+
+def test_a_users_error_is_retried_as_often_as_asked_and_then_final(world, session, settings):
+    assert session.finish(DataError("dev.jsonl:3 is broken.")) is State.RETRYING
+    world.ray.ends(session.attempt.submission_id, "FAILED", exit_code=1)
+    world.turn()
+    world.passes(3)
+    world.turn(2)
+    with JobSession.open(settings, job_id=session.job.id, attempt=2, token=2) as second:
+        assert second.finish(DataError("dev.jsonl:3 is broken.")) is State.FAILED
+    job = world.store.get(session.job.id)
+    assert (job.reason, job.message, job.num_charged) == ("DataError", "dev.jsonl:3 is broken.", 1)
+
+
+def test_a_cancelled_driver_hears_of_it_and_ends_as_cancelled(world, session):
+    assert session.command() is None
+    world.store.cancel(session.job.id)
+    session.set_phase("training")
+    assert session.command() == "cancel" and session.command() == "cancel"
+    assert session.finish(Cancelled("stopped")) is State.CANCELLED
+
+
+def test_a_checkpoint_is_asked_for_once(world, session):
+    session.progress({"step": 1})
+    world.store.request_checkpoint(session.job.id)
+    session._progressed_at = float("-inf")
+    session.progress({"step": 2})
+    assert session.command() == "checkpoint"
+    assert session.command() is None
+
+
+def test_a_lost_lease_stays_lost(world, session):
+    world.connection.client.hset(f"bj:job:{session.job.id}:a1", "ended_at", 1)
+    with pytest.raises(LeaseLost):
+        session.progress({"step": 1})
+    world.connection.client.hdel(f"bj:job:{session.job.id}:a1", "ended_at")
+    for call in (session.command, lambda: session.log_metrics({}), lambda: session.finish("SUCCEEDED")):
+        with pytest.raises(LeaseLost):
+            call()
+
+
+def test_progress_while_redis_is_down_is_dropped_and_training_goes_on(session, monkeypatch, caplog):
+    def down(*_, **__):
+        raise RedisDown("Redis is away.")
+
+    monkeypatch.setattr(session._connection, "run", down)
+    session.progress({"step": 1})
+    session.log_metrics({"loss": 1})
+    session.set_phase("training")
+    assert caplog.text.count("Redis is away.") == 3
+    monkeypatch.undo()
+    session._progressed_at = float("-inf")
+    session.progress({"step": 2})
+    assert session._has_stepped
+
+
+def test_finishing_outlasts_a_restart_of_redis(redis_server, world, session):
+    redis_server.kill()
+    finish, outages = session._store.end, []
+
+    def end(*args, **kwargs):
+        try:
+            return finish(*args, **kwargs)
+        except RedisDown:
+            outages.append(1)
+            redis_server.start()
+            raise
+
+    session._store.end = end
+    assert session.finish("SUCCEEDED") is State.SUCCEEDED
+    assert outages == [1] and world.store.get(session.job.id).state is State.SUCCEEDED
+
+
+class Driver:
+    """Drives `beat` with scripted replies; each wait takes a second."""
+
+    def __init__(self, replies, *, num_beats=50):
+        self.replies, self.num_beats, self.now_s, self.signals = list(replies), num_beats, 0.0, []
+
+    def report(self):
+        reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def wait(self):
+        self.now_s += 1
+        self.num_beats -= 1
+        return self.num_beats > 0
+
+    def run(self):
+        beat(self.report, wait=self.wait, kill=self.signals.append, clock=lambda: self.now_s)
+        return self.signals
+
+
+def test_the_heart_tells_a_cancelled_driver_once_and_keeps_its_lease():
+    driver = Driver(["", "cancel"])
+    assert driver.run() == [signal.SIGTERM]
+    assert driver.num_beats == 0
+
+
+def test_the_heart_ends_a_driver_that_lost_its_lease_and_does_not_leave():
+    driver = Driver(["", LeaseLost("gone")])
+    assert driver.run() == [signal.SIGTERM, signal.SIGKILL]
+    assert driver.now_s == 1 + LEAVE_S
+
+
+def test_the_heart_outlasts_an_outage_and_leaves_quietly_after_the_end():
+    assert Driver([RedisDown("away"), "", "ended"]).run() == []
+
+
+def test_the_heart_beats_from_its_own_process_and_ends_with_the_block(world, session, monkeypatch):
+    monkeypatch.setenv("BERTJOBS_REDIS_URL", world.connection.where)
+    monkeypatch.setenv("BERTJOBS_RAY_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.setenv("BERTJOBS_LEASE_S", "0.5")
+    key = f"bj:job:{session.job.id}:a1"
+    with session.keep_alive():
+        heard = [wait_for(lambda: world.connection.client.hget(key, "heartbeat_at"))]
+        heard.append(wait_for(lambda: other(world.connection.client.hget(key, "heartbeat_at"), heard[0])))
+    assert heard[0] < heard[1]
+
+
+def test_a_cancellation_reaches_a_busy_driver_as_sigterm(world, started, tmp_path):
+    script = tmp_path / "driver.py"
+    script.write_text(
+        "import signal, sys\n"
+        "from bertjobs.errors import Cancelled\n"
+        "from bertjobs.jobs.session import JobSession\n"
+        "from bertjobs.settings import load_settings\n"
+        "def stop(*_): raise Cancelled('told to stop')\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        f"session = JobSession.open(load_settings(), job_id={started!r}, attempt=1, token=1)\n"
+        "try:\n"
+        "    with session.keep_alive():\n"
+        "        session.set_phase('busy')\n"
+        "        while True: pass\n"
+        "except Cancelled as e:\n"
+        "    assert session.command() == 'cancel'\n"
+        "    session.finish(e)\n"
+    )
+    env = {
+        **os.environ,
+        "BERTJOBS_REDIS_URL": world.connection.where,
+        "BERTJOBS_RAY_ADDRESS": "http://127.0.0.1:1",
+        "BERTJOBS_LEASE_S": "0.5",
+    }
+    with subprocess.Popen([sys.executable, script], env=env) as driver:
+        wait_for(lambda: world.store.get(started).phase == "busy")
+        world.store.cancel(started)
+        assert driver.wait(timeout=60) == 0
+    assert world.store.get(started).state is State.CANCELLED
+
+
+def test_a_log_is_followed_through_attempts_until_the_last_line(world, started, session):
+    job_dir = JobDir(session.job.storage, started)
+    submission = session.attempt.submission_id
+
+    def second_attempt():
+        world.ray.ends("bj-" + started + "-a1", "FAILED", exit_code=1)
+        world.turn()
+        world.passes(3)
+        world.turn(2)
+        job_dir.write_bytes(log_name(2), "second ½\n".encode())
+        world.driver(started).end(DONE, nonce="n", metrics={}, artifacts={})
+
+    def last_copy():
+        world.ray.logs[f"bj-{started}-a2"] = "second ½\nlast\n"
+        world.ray.ends(f"bj-{started}-a2", "SUCCEEDED")
+        world.turn()
+
+    steps = iter(
+        [
+            lambda: job_dir.write_bytes(log_name(1), "first \u00bd"[:6].encode() + b"\xc2"),
+            lambda: job_dir.write_bytes(log_name(1), "first \u00bd\n".encode()),
+            lambda: session.finish(DataError("no")),
+            second_attempt,
+            last_copy,
+        ]
+    )
+    world.ray.logs[submission] = "first \u00bd\n"
+    lines = tail_logs(lambda: world.store.get(started), sleep=lambda _: next(steps)())
+    assert "".join(lines) == "first \u00bd\nsecond \u00bd\nlast\n"
+
+
+def other(value, than):
+    return value if value != than else None
+
+
+def wait_for(condition):
+    """Poll another process; the deadline only bounds a failure."""
+    deadline = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+    return found

@@ -1,0 +1,97 @@
+"""What a job is granted on which cluster."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertjobs.errors import ConfigError
+from bertjobs.jobs.job import Grant
+from bertjobs.jobs.sizing import Cluster, Node, exceeds, fits, place, size_workers
+
+
+def cluster(*nodes):
+    return Cluster(nodes=tuple(Node(id=f"n{i}", cpus=c, gpus=g) for i, (c, g) in enumerate(nodes)))
+
+
+def asked(gpus=0, workers=None, cpus_per_worker=None):
+    return {"gpus": gpus, "workers": workers, "cpus_per_worker": cpus_per_worker}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "expected"),
+    [
+        ([(2, 0)], asked(), (1, 0, 1, 1)),
+        ([(2, 0)], asked(workers=2), (2, 0, 0.5, 1)),
+        ([(1, 0)], asked(), (1, 0, 0.5, 0.5)),
+        ([(4, 0)], asked(), (1, 0, 3, 1)),
+        ([(16, 0)], asked(), (1, 0, 12, 4)),
+        ([(16, 0)], asked(workers=4), (4, 0, 3, 4)),
+        ([(16, 0)], asked(workers=1, cpus_per_worker=3), (1, 0, 3, 1)),
+        ([(8, 0), (8, 0)], asked(workers=2), (2, 0, 6, 4)),
+        ([(64, 8)], asked(gpus=8), (8, 1, 6, 16)),
+        ([(64, 8)], asked(gpus=1), (1, 1, 6, 2)),
+        ([(64, 8)], asked(gpus=8, workers=4), (4, 2, 12, 16)),
+        ([(2, 0)], asked(gpus=8), (8, 1, 1, 0.5)),
+    ],
+)
+def test_workers_share_what_ray_data_leaves(nodes, resources, expected):
+    grant = size_workers(cluster(*nodes), resources)
+    assert (grant.workers, grant.gpus_per_worker, grant.cpus_per_worker, grant.data_cpus) == expected
+
+
+def test_gpus_that_cannot_be_shared_evenly_name_both_flags():
+    with pytest.raises(ConfigError, match="--gpus 8 cannot be shared evenly among --workers 3"):
+        size_workers(cluster((64, 8)), asked(gpus=8, workers=3))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "resources", "sentence"),
+    [
+        ([], asked(), "The cluster has no nodes"),
+        ([(2, 0)], asked(gpus=8), "Needs 8 GPUs, the cluster has 0. Submit with --gpus 0 to train on CPUs"),
+        ([(32, 4)], asked(gpus=8), "Needs 8 GPUs, the cluster has 4. Submit with --gpus 4 or fewer"),
+        ([(2, 0)], asked(workers=2, cpus_per_worker=2), "Needs 4.5 CPUs (0.5 of them for reading data)"),
+        ([(4, 0), (4, 0)], asked(workers=1, cpus_per_worker=6), "cannot hold 1 worker of 6 CPUs,"),
+        ([(8, 2), (8, 2)], asked(gpus=4, workers=1), "cannot hold 1 worker of 4 GPUs and"),
+    ],
+)
+def test_what_an_empty_cluster_could_not_hold_says_what_to_do(nodes, resources, sentence):
+    view = cluster(*nodes)
+    reason = exceeds(view, size_workers(view, resources))
+    assert reason.word == "ExceedsCluster" and sentence in reason.message
+
+
+@given(
+    nodes=st.lists(st.tuples(st.integers(1, 128), st.just(0)), min_size=1, max_size=4),
+    workers=st.one_of(st.none(), st.integers(1, 8)),
+)
+def test_on_any_cluster_of_cpus_the_default_size_fits_and_leaves_cpu_for_data(nodes, workers):
+    view = cluster(*nodes)
+    grant = size_workers(view, asked(workers=workers))
+    assert exceeds(view, grant) is None
+    assert grant.data_cpus >= 0.5 and grant.cpus <= view.cpus
+
+
+@given(
+    free=st.dictionaries(
+        st.sampled_from("abcd"), st.tuples(st.integers(0, 8), st.integers(0, 4)), min_size=1
+    ),
+    workers=st.integers(1, 6),
+    gpus=st.integers(0, 2),
+    cpus=st.integers(1, 4),
+    data=st.integers(0, 4),
+)
+def test_a_plan_takes_the_whole_gang_and_never_more_than_is_free(free, workers, gpus, cpus, data):
+    grant = Grant(workers=workers, gpus_per_worker=gpus, cpus_per_worker=cpus, data_cpus=data)
+    plan = place(grant, free)
+    assert fits(grant, free) is (plan is not None)
+    if plan is None:
+        return
+    assert all(c <= free[n][0] and g <= free[n][1] for n, (c, g) in plan.items())
+    assert sum(c for c, _ in plan.values()) == pytest.approx(grant.cpus)
+    assert sum(g for _, g in plan.values()) == grant.gpus
+
+
+def test_jobs_without_gpus_go_to_nodes_without_gpus_first():
+    grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=0)
+    assert list(place(grant, {"gpu": (64, 8), "plain": (4, 0)})) == ["plain"]
