@@ -28,18 +28,27 @@ def _print_split(split: str, report: dict[str, Any]) -> None:
 def _print_lengths(lengths: dict[str, Any], *, unit: str) -> None:
     facts = ", ".join(f"{name} {lengths[name]}" for name in ("mean", "p50", "p90", "p99", "max"))
     print_line(f"\n  Length in {unit}, special tokens included: {facts}")
-    most = max(bin_["rows"] for bin_ in lengths["histogram"])
-    rows = [
-        [f"  {bin_['from']}-{bin_['to']}", f"{bin_['rows']:,}", "█" * -(-bin_["rows"] * _BAR // most)]
-        for bin_ in lengths["histogram"]
-    ]
+    bins = [bin_ for bin_ in lengths["histogram"] if bin_["to"] >= lengths["min"]]
+    most = max(bin_["rows"] for bin_ in bins)
+    rows = [[f"  {_range(b)}", f"{b['rows']:,}", "█" * -(-b["rows"] * _BAR // most)] for b in bins]
     print_table(["  LENGTH", "ROWS", ""], rows)
+
+
+def _range(bin_: dict[str, int]) -> str:
+    return str(bin_["to"]) if bin_["from"] == bin_["to"] else f"{bin_['from']}-{bin_['to']}"
 
 
 def _print_cuts(report: dict[str, Any]) -> None:
     print_line(f"\n  Cut at {report['max_len']}:")
     rows = [
-        [f"  {strategy}", f"{cut['rows_cut_ratio']:.2%}", f"{cut['tokens_cut_ratio']:.2%}"]
+        [
+            f"  {strategy}",
+            f"{cut['rows_cut_ratio']:.2%}",
+            f"{cut['tokens_cut_ratio']:.2%}",
+            f"{cut['num_tokens_cut_second'] / max(1, cut['num_tokens_cut']):.0%}",
+            str(cut["max_tokens_cut"]),
+            str(cut["num_texts_lost"]),
+        ]
         for strategy, cut in report["truncation"].items()
     ]
-    print_table(["  STRATEGY", "EXAMPLES", "TOKENS"], rows)
+    print_table(["  STRATEGY", "EXAMPLES", "TOKENS", "OF 2ND TEXT", "MOST", "TEXTS LOST"], rows)

@@ -106,6 +106,7 @@ def _usage_hint(e: click.ClickException) -> str:
 
 
 @click.group(
+    "bertjobs",
     cls=Root,
     commands=Lazy(),
     epilog="With no addresses set, a local stack is started by the first command that needs it.",

@@ -1,6 +1,7 @@
 """How answers look: tables for people, JSON for programs. The only place that prints an answer."""
 
 import json
+import re
 import shutil
 import sys
 import unicodedata
@@ -27,6 +28,8 @@ COLOURS = {
 }
 
 _GAP = "  "
+_FIGURE = re.compile(r"-|[\d.,]+%?")
+"""What is set flush right: counts and shares."""
 _NARROW = 100
 
 
@@ -107,15 +110,17 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def print_table(header: list[str] | None, rows: list[list[str]]) -> None:
-    """Print columns; on a terminal the last one is cut to the room that is left."""
+    """Print columns, figures flush right; on a terminal the last one is cut to the room that is left."""
     lines = [*([header] if header else []), *rows]
     if not lines:
         return
     widths = [max(_cells(line[i]) for line in lines) for i in range(len(lines[0]) - 1)]
     total = terminal_width()
     room = None if total is None else max(10, total - sum(widths) - len(_GAP) * len(widths))
+    figures = {i for i in range(len(widths)) if rows and all(_FIGURE.fullmatch(row[i]) for row in rows)}
     for line in lines:
-        padded = [cell + " " * (width - _cells(cell)) for cell, width in zip(line, widths, strict=False)]
+        blanks = [" " * (width - _cells(cell)) for cell, width in zip(line, widths, strict=False)]
+        padded = [b + line[i] if i in figures else line[i] + b for i, b in enumerate(blanks)]
         text = _GAP.join([*padded, line[-1] if room is None else _cut(line[-1], room)]).rstrip()
         click.echo(click.style(text, dim=True) if line is header else text)
 

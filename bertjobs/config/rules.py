@@ -50,11 +50,11 @@ _CONTRADICTIONS: dict[str, tuple[Contradiction, ...]] = {
     "finetune": (
         _WORKERS,
         Contradiction(
-            paths=("train.accumulation", "train.batch_size"),
+            paths=("train.batch_size", "train.accumulation", "resources.workers", "resources.gpus"),
             holds=lambda c: c.train.accumulation * _num_workers(c) > c.train.batch_size,
             says=lambda c: (
-                f"{c.train.accumulation} microbatch(es) on {_num_workers(c)} worker(s) need at least as many "
-                f"examples, but a batch has {c.train.batch_size}"
+                f"a batch of {c.train.batch_size} cannot be split into {c.train.accumulation} microbatch(es) "
+                f"on each of {_num_workers(c)} worker(s)"
             ),
         ),
         Contradiction(

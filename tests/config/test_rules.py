@@ -21,8 +21,13 @@ def message_of(kind: str, *assignments: str) -> str:
         ),
         (
             ("train.batch_size=4", "train.accumulation=8"),
-            "--set train.accumulation and --set train.batch_size: 8 microbatch(es) on 1 worker(s) need at "
-            "least as many examples, but a batch has 4.",
+            "--set train.batch_size and --set train.accumulation: a batch of 4 cannot be split into 8 "
+            "microbatch(es) on each of 1 worker(s).",
+        ),
+        (
+            ("resources.gpus=64",),
+            "--set resources.gpus: a batch of 32 cannot be split into 1 microbatch(es) on each of 64 "
+            "worker(s).",
         ),
         (
             ("optim.schedule=wsd", "optim.warmup_ratio=0.9"),
