@@ -95,7 +95,7 @@ class HiddenMask:
 
 @dataclass(frozen=True)
 class AttentionMask:
-    """The mask of one layer's attention probabilities: query l of an example and head takes row `first + l`."""
+    """The mask of a layer's attention probabilities: query l of an example and head takes row `first + l`."""
 
     pool: DropoutPool
     first_BH: Tensor
@@ -139,13 +139,13 @@ class TokenMasks:
     def _of_tokens(self, kind: str, site: int, *, first_only: bool) -> HiddenMask | None:
         if not self._pool.is_active(kind):
             return None
-        first_B = _pool_row(self._keys_B, site)
+        first_B = _pool_row(self._keys_B, torch.tensor(site))
         rows = first_B if first_only else first_B[self._rows_N] + self._positions_N
         return HiddenMask(self._pool, kind, rows)
 
 
-def _pool_row(keys: Tensor, site: Tensor | int) -> Tensor:
-    """Return the pool's row for a row's first token at a site; the token at position l takes the l-th after it."""
+def _pool_row(keys: Tensor, site: Tensor) -> Tensor:
+    """Return the pool's row for an example's first token; the token at position l takes the l-th after it."""
     return _mix(keys + site * _GAMMA) & (NUM_POOL_ROWS - 1)
 
 

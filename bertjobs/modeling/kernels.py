@@ -1,8 +1,8 @@
 """The parts of the encoder with a backward pass of their own: linear layers, attention, the residual sum.
 
-Written out, they gather dropout masks instead of storing them, read queries, keys and values as views, sum the
-gradients of one input inside the matrix product, and may write gradients of weights where the optimizer keeps them.
-They know tensors and layouts, no modules.
+Written out, they gather dropout masks instead of storing them, read queries, keys and values as views, sum
+the gradients of one input inside the matrix product, and may write gradients of weights where the optimizer
+keeps them. They know tensors and layouts, no modules.
 
 Legend: N tokens (or first tokens only), D hidden, I and O a layer's inputs and outputs, E head size; of one
 group K rows, L length, G = K * heads.

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_step.py [--steps 20] [--threads 2] [--precision fp32|bf16]
 
-Both take random weights, the same batches of 32 pairs with SNLI-like lengths, dropout 0.1, and fused AdamW over
-all parameters. transformers gets dynamic padding (to the longest row of the batch). They alternate in one run; a
-ratio is of medians. The third line steps with the training room's optimizer instead of torch's.
+Both take random weights, the same batches of 32 pairs with SNLI-like lengths, dropout 0.1, and fused AdamW
+over all parameters. transformers gets dynamic padding (to the longest row of the batch). They alternate in one
+run; a ratio is of medians. The third line steps with the training room's optimizer instead of torch's.
 """
 
 import argparse
