@@ -18,8 +18,8 @@ ROWS_PER_BLOCK = 32_768
 def encode(table: pa.Table, *, tokenizer: Tokenizer, key: str, cache: Path) -> ray.ObjectRef:
     """Return a reference to the encoded table: from the cache, or from a pipeline that starts now.
 
-    key: what `cache_key` made of the rows and the tokenizer. The reference can be handed on before the encoding
-    is done.
+    key: what `cache_key` made of the rows and the tokenizer. The reference can be handed on before the
+    encoding is done.
     """
     path = cache / "encoded" / f"{key}.arrow"
     if path.exists():

@@ -126,7 +126,7 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     collector.write(job_dir, rank=current_ranks().rank)
     if current_ranks().rank == 0:
-        reporter.command()  # raises where the lease is lost: then another attempt's model must not be replaced
+        reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
         with job_dir.new_dir("model") as folder:
             save_pretrained(model, folder, labels=task.labels)
             tokenizer.save(folder)
@@ -175,7 +175,7 @@ def _vocabulary(path: str | None, train: Rows, *, vocab_size: int) -> Tokenizer:
 
 
 def check_fit(config: BertConfig, tokenizer: Tokenizer, *, max_len: int, source: str) -> None:
-    """Raises: ModelError: the vocabulary has tokens without an embedding, or max_len positions without one."""
+    """Raises: ModelError: a token of the vocabulary or a position up to max_len has no embedding."""
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelError(
             f"--model {source}: its vocabulary has {tokenizer.vocab_size} tokens, but its weights only "

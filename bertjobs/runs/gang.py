@@ -1,10 +1,11 @@
-"""The one place that starts training processes: a gang of Ray Train workers for one attempt, or a single task.
+"""The one place that starts training processes: a gang of Ray Train workers, or a single task.
 
 All of a gang runs the same function with the same `work`; what rank 0 returns is the result.
 """
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,7 +30,7 @@ _TRAIN_ENVIRONMENT = {
 }
 
 CONTROLLER_FAILURES = 3
-"""The gang was admitted as a whole: a placement group that does not come up is a fault, not a wait for ever."""
+"""The gang was admitted as a whole: a placement group that does not come up is a fault, not a wait."""
 
 
 class WorkerLost(RunError):
@@ -99,14 +100,27 @@ def set_threads(workers_on_node: int) -> None:
 
 
 def _cause_of(error: BaseException) -> BertjobsError:
-    """Find what the code of a worker raised; a killed worker has raised nothing."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        # Ray Train wraps what user code raised; a dead actor arrives as another type without this field.
-        raised = getattr(failure, "_base_exc", None)
-        if raised is not None:
-            return _as_ours(raised)
+    """Tell what the code of a worker raised from a worker that was killed, which raises nothing itself."""
+    failures: list[BaseException] = list(getattr(error, "worker_failures", {}).values())
+    ours = [failure for failure in failures if isinstance(failure, BertjobsError)]
+    if ours:
+        return ours[0]
+    if failures and not any(_is_of_ray(failure) or _lost_its_peer(failure) for failure in failures):
+        return _as_ours(failures[0])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return WorkerLost(f"A training worker was lost. {' '.join(lines[1:2])}")
+    return WorkerLost(f"A training worker was lost: {' '.join(lines[1:2])}")
+
+
+def _is_of_ray(failure: BaseException) -> bool:
+    return type(failure).__module__.split(".")[0] == "ray"
+
+
+def _lost_its_peer(failure: BaseException) -> bool:
+    """Whether a collective operation failed because another rank went away."""
+    return isinstance(failure, RuntimeError) and bool(_PEER_IS_GONE.search(str(failure)))
+
+
+_PEER_IS_GONE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
 
 
 def _as_ours(raised: BaseException) -> BertjobsError:

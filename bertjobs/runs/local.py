@@ -1,7 +1,7 @@
 """`bertjobs run`: one attempt in the foreground, without a queue, on Ray where it runs or on one of its own.
 
-What a lease does in the queue, a file does here: `checkpoints/latest.json` names the checkpoint to go on from, and
-the same command with the same `--output` goes on from it.
+What a lease does in the queue, a file does here: `checkpoints/latest.json` names the checkpoint to go on
+from, and the same command with the same `--output` goes on from it.
 """
 
 import json
@@ -122,7 +122,7 @@ def _latest(job_dir: JobDir) -> str | None:
 
 
 def _grant(config: JobConfig) -> Grant:
-    """Size the gang for the Ray we are on; there is nobody to wait for. Raises: ConfigError: it does not fit."""
+    """Size the gang for the Ray we are on. Raises: ConfigError: it does not fit."""
     nodes = tuple(
         Node(
             id=node["NodeID"],

@@ -1,10 +1,11 @@
 """The driver: what a Ray Job executes, `python -m bertjobs.runs.main JOB ATTEMPT TOKEN`.
 
-It holds the attempt's lease, does the work, and ends the attempt with its result or with what went wrong. This is
-one of the two borders where every exception is caught.
+It holds the attempt's lease, does the work, and ends the attempt with its result or with what went wrong.
+This is one of the two borders where every exception is caught.
 """
 
 import logging
+import os
 import signal
 import sys
 from contextlib import ExitStack
@@ -52,6 +53,7 @@ def _hold(session: JobSession, settings: Settings) -> int:
 
 def _work(session: JobSession, settings: Settings) -> None:
     # The slow imports come after the first heartbeat, and their failure is reported like any other.
+    os.environ.update(RAY_COLOR_PREFIX="0", RAY_DEDUP_LOGS="0")  # read at import: the log is a file
     import ray
 
     from bertjobs.config import load, stored_layer
@@ -93,7 +95,7 @@ def _why_terminated(session: JobSession) -> BaseException:
 
 
 def _end(session: JobSession, error: BaseException) -> int:
-    """Stop what runs under this driver, then end the attempt, so that nothing works on under a freed grant."""
+    """Stop what runs under this driver, then end the attempt: nothing works on under a freed grant."""
     if isinstance(error, BertjobsError):
         log.error("%s: %s", error.failure, error)
     else:

@@ -42,5 +42,6 @@ def _unknown(source: str, job: JobDir) -> ModelError:
         )
     return ModelError(
         f"--model {source}: there is no such file or folder.",
-        hint=f"Give a folder, a job id, a hub name such as google-bert/bert-base-uncased, or one of {', '.join(size_names())}.",
+        hint="Give a folder, a job id, a hub name such as google-bert/bert-base-uncased, or one of "
+        f"{', '.join(size_names())}.",
     )

@@ -14,7 +14,7 @@ SERIES_INTERVAL_S = 0.5
 
 
 class DriverStopped(RunError):
-    """Something outside asked for the end of this attempt, not of the job: it goes on from its checkpoint."""
+    """This attempt was asked to end, the job was not: it goes on from its checkpoint."""
 
     failure = "DriverStopped"
 

@@ -1,4 +1,4 @@
-"""Which rows a run trains, validates or evaluates on: read once, in the driver, where a wrong file is found soon."""
+"""Which rows a run trains, validates or evaluates on. Read in the driver: a wrong file is found soon."""
 
 from dataclasses import dataclass
 from pathlib import Path

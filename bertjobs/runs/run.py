@@ -13,7 +13,7 @@ Config = TypeVar("Config", bound=JobConfig)
 
 
 class Reporter(Protocol):
-    """Whom a run reports to, in any of its processes: the queue under a lease, or files beside a foreground run.
+    """Whom a run reports to, in any of its processes: the queue under a lease, or files in a run's folder.
 
     Each call may raise LeaseLost: another attempt owns the job, and this one publishes nothing more.
     """
