@@ -78,18 +78,24 @@ def verify_checkpoint(folder: Path) -> None:
         raise ModelError(
             f"Checkpoint {folder} has no {_MANIFEST}: it was not written to its end.", hint=_REMEDY
         )
-    manifest = _json(folder / _MANIFEST)
-    if not isinstance(manifest, dict) or manifest.keys() != {"version", "files"}:
-        raise ModelError(f"{folder / _MANIFEST} does not describe a checkpoint.", hint=_REMEDY)
-    if manifest["version"] != _VERSION:
+    for name, written in _read_manifest(folder / _MANIFEST).items():
+        _verify(folder / name, **written)
+
+
+def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
+    manifest = _json(path)
+    is_whole = isinstance(manifest, dict) and manifest.keys() == {"version", "files"}
+    if is_whole and manifest["version"] != _VERSION:
         raise ModelError(
-            f"Checkpoint {folder} has version {manifest['version']}; this program reads version {_VERSION}.",
+            f"Checkpoint {path.parent} has version {manifest['version']}; this program reads version {_VERSION}.",
             hint="Resume it with the program that wrote it, or start the job anew.",
         )
-    if set(manifest["files"]) != {_MODEL, _OPTIMIZER, _STATE}:
-        raise ModelError(f"{folder / _MANIFEST} names other files than a checkpoint has.", hint=_REMEDY)
-    for name, written in manifest["files"].items():
-        _verify(folder / name, size_bytes=written["size_bytes"], sha256=written["sha256"])
+    if not is_whole or set(manifest["files"]) != {_MODEL, _OPTIMIZER, _STATE}:
+        raise ModelError(f"{path} does not describe a checkpoint of this program.", hint=_REMEDY)
+    for written in manifest["files"].values():
+        if not isinstance(written, dict) or written.keys() != {"size_bytes", "sha256"}:
+            raise ModelError(f"{path} does not describe a checkpoint of this program.", hint=_REMEDY)
+    return dict(manifest["files"])
 
 
 def _verify(path: Path, *, size_bytes: int, sha256: str) -> None:

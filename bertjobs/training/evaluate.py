@@ -22,7 +22,7 @@ from bertjobs.training.precision import resolve_precision
 from bertjobs.training.ranks import Ranks, current_ranks
 
 OnPredictions = Callable[[Ints, npt.NDArray[np.float32]], None]
-"""Called on the rank that has them, with rows of the table and probabilities (rows, C); in order of length."""
+"""Called on the rank that has them, with rows of the table and probabilities (rows, C), longest rows first."""
 
 
 def evaluate(
@@ -73,7 +73,7 @@ def evaluate(
 
 
 class _Counts:
-    """Confusion matrices of the batches and the sum of the losses, kept on the device: nothing waits for it."""
+    """Confusion matrices of the batches and the summed loss, on the device: nothing waits for it."""
 
     def __init__(self, num_rows: int, *, batch_size: int, num_labels: int, device: torch.device) -> None:
         self._shape = (-(-num_rows // batch_size), num_labels, num_labels)

@@ -1,5 +1,7 @@
-"""Which parameters are trained, and at what share of the learning rate and with what decay. Decides by name and
-shape; touches no values."""
+"""Which parameters are trained, at what share of the learning rate, and with what decay.
+
+Decides by name and shape; touches no values.
+"""
 
 import re
 from collections.abc import Iterable
@@ -42,8 +44,8 @@ def freeze(model: nn.Module, *, num_layers: int, freeze_layers: int) -> None:
 def parameter_groups(model: nn.Module, *, num_layers: int, optim: OptimSection) -> list[Group]:
     """Sort what is trained into groups, lowest layers first.
 
-    Weight matrices decay; biases and LayerNorm's scales do not. Each layer below the head learns `layer_decay`
-    times as fast as the one above it.
+    Weight matrices decay; biases and LayerNorm's scales do not. Each layer below the head learns
+    `layer_decay` times as fast as the one above it.
 
     Source: BERT, appendix A.2 (decay); ELECTRA, appendix B (layer-wise rates).
     """

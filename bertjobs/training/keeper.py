@@ -17,8 +17,8 @@ def publish(
 ) -> None:
     """Write a checkpoint, say that it counts, and remove those that no longer do.
 
-    A death at any point leaves the one published before whole: a folder appears by a rename, and what is removed
-    is neither the newest published nor the best.
+    A death at any point leaves the one published before whole: a folder appears by a rename, and what is
+    removed is neither the newest published nor the best.
 
     Raises: StorageError: no room, no right. LeaseLost: another attempt owns the job; nothing is removed then.
     """

@@ -1,7 +1,7 @@
 """Fine-tune a classifier: what happens around the step. All ranks run this; rank 0 writes and reports.
 
-The global batch, its order and its dropout masks are functions of (seed, step, row). So the losses do not depend
-on how many ranks there are or how a batch is split, and a resumed run is the undisturbed one.
+The global batch, its order and its dropout masks are functions of (seed, step, row). So the losses do not
+depend on how many ranks there are or how a batch is split, and a resumed run is the undisturbed one.
 """
 
 import logging
@@ -287,7 +287,7 @@ def _memory_errors(microbatch_tokens: int) -> Iterator[None]:
         if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e):
             raise OutOfMemory(
                 f"The step does not fit into memory with {microbatch_tokens} tokens at once on a worker.",
-                hint="Give a smaller train.microbatch_tokens (--set train.microbatch_tokens=N); the result is the same.",
+                hint="Make it smaller with --set train.microbatch_tokens=N; the result stays the same.",
             ) from e
         raise
 

@@ -1,4 +1,4 @@
-"""AdamW over a handful of flat buffers, with gradients that are cleared, exchanged and measured in one pass each.
+"""AdamW over a handful of flat buffers; gradients are cleared, exchanged and measured in one pass each.
 
 Every trained parameter becomes a view into one buffer, and its gradient a view at the same place of another:
 
@@ -7,8 +7,9 @@ Every trained parameter becomes a view into one buffer, and its gradient a view 
 
 Riders are single numbers (the loss, a wish to stop) that cross the ranks with the gradients at no cost.
 
-Measured on 2 cores, 22.7 M parameters, 864 tokens: the word table's gradient takes 0.4 ms instead of 18.7, clearing
-2.4 instead of 5.3, the norm 2.1 instead of 8.2, AdamW (with the data of 8,580 SNLI pairs) 11 instead of 18.
+Measured on 2 cores, 22.7 M parameters, 864 tokens, data that uses 5,700 of 30,522 wordpieces: the word table's
+gradient takes 0.4 ms instead of 18.7, clearing 2.8 instead of 5.3, the norm 2.6 instead of 8.2, AdamW 11.9
+instead of 18.
 """
 
 from collections.abc import Mapping
@@ -148,7 +149,7 @@ class FlatAdamW:
         fits = own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
         if not fits or (self._word_rows and not torch.equal(state[_WORD_IDS], own[_WORD_IDS].cpu())):
             raise ModelError(
-                "The checkpoint's optimizer state belongs to another model, to other frozen layers or to other data.",
+                "The checkpoint's moments belong to another model, to other frozen layers or to other data.",
                 hint="Start a new job instead of resuming this one.",
             )
         for name in own.keys() - {_WORD_IDS}:

@@ -1,4 +1,4 @@
-"""Pictures of a run, as PNG bytes: curves over the steps, and the confusion matrix. Draws without a display."""
+"""Pictures of a run as PNG bytes: curves over the steps, and the confusion matrix. Needs no display."""
 
 import io
 from collections.abc import Sequence
@@ -30,7 +30,9 @@ def save_plots(job_dir: JobDir, lines: Sequence[Line], metrics: Metrics, *, metr
     return tuple(pictures)
 
 
-def draw_curves(lines: Sequence[Line], *, metric: str, title: str = "Fine-tuning") -> bytes:
+def draw_curves(
+    lines: Sequence[Line], *, metric: str, title: str = "Fine-tuning: loss, development scores, learning rate"
+) -> bytes:
     """Draw loss, development scores and learning rate over the steps, one above the other.
 
     lines: as in `metrics.jsonl`; metric: which score decides, drawn boldly with its best value marked.

@@ -13,7 +13,7 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def resolve_precision(precision: Precision, device: torch.device, *, cpuinfo: Path = _CPUINFO) -> torch.dtype:
-    """Return the dtype of matrix products: `torch.bfloat16` or `torch.float32`. Master weights are fp32 always.
+    """Return the dtype of matrix products: `torch.bfloat16` or `torch.float32`. Weights are kept in fp32.
 
     Raises: ConfigError: bf16 was asked for on a processor that has to emulate it.
     """

@@ -50,7 +50,7 @@ class FinetuneResult:
     num_steps: int
     """Optimizer steps in all, those of earlier attempts included."""
     metrics: Metrics | None
-    """Of the best weights on the development split; None where the run was stopped before its first evaluation."""
+    """Of the best weights on the development split; None where the run was stopped before one evaluation."""
     best_step: int
     """Steps after which those weights were reached."""
     stopped: str | None
@@ -60,7 +60,7 @@ class FinetuneResult:
 
 
 class Hooks(Protocol):
-    """What a run calls while it goes; rank 0 only. Called between steps, so each must be quick or seldom act."""
+    """What a run calls while it goes, on rank 0 only, between steps: each must be quick or seldom act."""
 
     def on_progress(self, progress: Progress) -> None:
         """Called after every step on a CPU, every 20 on CUDA; keep it under 4 a second towards Redis."""

@@ -1,4 +1,4 @@
-"""The processes that train one model together, seen from one of them. A single process is the case of one rank.
+"""The processes that train one model together, seen from one of them. A lone process is one rank.
 
 Ray Train (or a test) sets up `torch.distributed`; this module only finds out and speaks through it.
 """

@@ -1,4 +1,4 @@
-"""The series behind the curves: a JSON line per step and per evaluation, in `metrics.jsonl` and TensorBoard."""
+"""The series behind the curves: a JSON line per step and per evaluation, and the same for TensorBoard."""
 
 import json
 from collections.abc import Mapping

@@ -10,7 +10,7 @@ def lr_at(step: int, *, num_steps: int, optim: OptimSection) -> float:
     """Return the learning rate of optimizer step `step`, counted from 0, of `num_steps`.
 
     Warmup rises in a straight line and reaches `optim.lr` at step ceil(warmup_ratio * num_steps). No step is
-    spent at a rate of 0: where Hugging Face's schedule has 0 at its first step, this one is half a stair ahead.
+    spent at a rate of 0, as Hugging Face's first one is: the line begins one step earlier.
     """
     num_warmup = num_warmup_steps(num_steps, optim=optim)
     if step < num_warmup:
@@ -27,8 +27,8 @@ def check_schedule(optim: OptimSection) -> None:
     """Raises: ConfigError: warmup and decay of `wsd` together are longer than the run."""
     if optim.schedule == "wsd" and optim.warmup_ratio + optim.decay_ratio > 1.0:
         raise ConfigError(
-            f"--warmup-ratio {optim.warmup_ratio:g} and --decay-ratio {optim.decay_ratio:g} add up to more than "
-            "the whole run.",
+            f"--warmup-ratio {optim.warmup_ratio:g} and --decay-ratio {optim.decay_ratio:g} add up to more "
+            "than the whole run.",
             hint="Their sum may be 1 at most.",
         )
 

@@ -25,8 +25,8 @@ def train_step(
 ) -> Tensor:
     """Take one optimizer step; return the global gradient norm, a tensor of one number.
 
-    The loss is summed over the rows and divided by the rows of the global batch, so that gradients add up over
-    microbatches and ranks to the gradient of the mean, whatever their sizes.
+    The loss is summed over the rows and divided by the rows of the global batch, so that gradients add up
+    over microbatches and ranks to the gradient of the mean, whatever their sizes.
     """
     optimizer.clear()
     optimizer.riders[STOP] = float(wants_stop)

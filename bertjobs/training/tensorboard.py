@@ -1,4 +1,4 @@
-"""TensorBoard events beside the artefacts. Rank 0 only; thinned out, so that long runs stay small and cheap."""
+"""TensorBoard events beside the artefacts. Rank 0 only; thinned out, so that long runs stay cheap."""
 
 import tempfile
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""The rows of the word table that training can meet, kept together so that a step never walks the whole table.
+"""The rows of the word table that training can meet, kept together so that no step walks the whole table.
 
 The word table is half of a small BERT, and a batch touches some hundred of its rows. Autograd adds a sparse
-gradient into a dense one that is zero everywhere else; the touched rows are taken out of it, exchanged, measured
-and stepped in a compact copy, and what was touched is cleared. A row that the training data never uses has no
-gradient ever: like a head that the task does not use it is not trained, and so not decayed either.
+gradient into a dense one that is zero everywhere else; the touched rows are taken out of it, exchanged,
+measured and stepped in a compact copy, and what was touched is cleared. A row that the training data never uses
+has no gradient ever: like a head that the task does not use it is not trained, and so not decayed either.
 
 Legend: V vocabulary, U rows in use, T rows touched by one batch, D hidden size.
 """
