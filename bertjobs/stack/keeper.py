@@ -38,7 +38,7 @@ def main() -> None:
         if not _is_mine(settings):
             return
         known = _look(settings)
-        due = restarts_due(known, deaths, now=time.time())
+        due = restarts_due(known, deaths, now=time.monotonic())
         if due:
             _restart(settings, due)
 

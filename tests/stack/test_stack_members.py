@@ -1,11 +1,13 @@
 """All members together, with something light in the place of Ray and the dispatcher."""
 
 import json
+import os
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -135,6 +137,20 @@ def test_down_ends_all_in_order_and_what_they_had_started(settings, layout, monk
     assert stack.down(settings, announce=said.append)
     assert said == ["Stopping dispatcher.", "Stopping ray.", "Stopping redis."]
     assert process.descendants("ray", home=settings.home, leader=head) == []
+    assert list(layout.stack_dir.glob("*.json")) == []
+
+
+@pytest.mark.parametrize("delay_ms", [0, 60, 80, 100, 120, 150])
+def test_a_down_killed_anywhere_is_finished_by_the_next(settings, layout, delay_ms):
+    start(settings, layout)
+    records = [read_record(layout.record(m)) for m in KEPT]
+    script = "from bertjobs import stack, settings; stack.down(settings.load_settings(), announce=print)"
+    environ = {**os.environ, "BERTJOBS_HOME": str(settings.home)}
+    with subprocess.Popen([sys.executable, "-c", script], env=environ, stdout=subprocess.DEVNULL) as command:
+        time.sleep(delay_ms / 1000)  # where it hits varies; what must hold does not
+        command.kill()
+    stack.down(settings, announce=lambda line: None)
+    assert not any(r.is_alive for r in records)
     assert list(layout.stack_dir.glob("*.json")) == []
 
 
