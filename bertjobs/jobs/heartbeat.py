@@ -1,8 +1,9 @@
 """The driver's heart: `python -m bertjobs.jobs.heartbeat JOB ATTEMPT TOKEN PID`, a process that a busy step
 loop cannot starve. It renews the lease until its stdin closes, which happens also when the driver is killed.
 
-It sends SIGTERM to the driver (PID) once the job is cancelled or the token is refused, and kills one that
-holds no lease and has not left after a while: two attempts must never write at once.
+It sends SIGTERM to the driver (PID) once the job is cancelled or the token is refused, with the word for it
+on stdout, and kills one that holds no lease and has not left after a while: two attempts must never write at
+once.
 """
 
 import logging
@@ -36,6 +37,7 @@ def main() -> None:
     store = LeaseStore(connection, job_id=job_id, attempt=attempt, token=token, lease_s=settings.lease_s)
     beat(
         store.report,
+        tell=_say,
         wait=_wait_for_driver(settings.lease_s / BEATS_PER_LEASE),
         kill=lambda signum: os.kill(pid, signum),
         clock=time.monotonic,
@@ -45,12 +47,14 @@ def main() -> None:
 def beat(
     report: Callable[[], str],
     *,
+    tell: Callable[[str], None],
     wait: Callable[[], bool],
     kill: Callable[[int], None],
     clock: Callable[[], float],
 ) -> None:
     """Report until the driver has gone or ended its attempt; pass on what it must know.
 
+    `tell` says why, in a word, before `kill` sends a signal.
     `wait` sleeps for one beat and answers whether the driver is still there.
     """
     was_told, leave_by = False, float("inf")
@@ -62,6 +66,7 @@ def beat(
             if command == "cancel" and not was_told:
                 logger.info("cancelled; telling the driver")
                 was_told = True
+                tell("cancel")
                 kill(signal.SIGTERM)
         except RedisDown as e:
             logger.warning("no heartbeat: %s", e.message)
@@ -69,6 +74,7 @@ def beat(
             if leave_by == float("inf"):
                 logger.error("the lease is lost; telling the driver to leave")
                 leave_by = clock() + LEAVE_S
+                tell("lost")
                 kill(signal.SIGTERM)
             elif clock() >= leave_by:
                 logger.error("the driver has not left; killing it")
@@ -76,6 +82,10 @@ def beat(
                 return
         if not wait():
             return
+
+
+def _say(word: str) -> None:
+    os.write(sys.stdout.fileno(), f"{word}\n".encode())
 
 
 def _wait_for_driver(beat_s: float) -> Callable[[], bool]:

@@ -24,7 +24,7 @@ from bertjobs.errors import LeaseLost
 from bertjobs.jobs.connection import Connection, RedisDown, open_connection, patiently
 from bertjobs.jobs.job import Attempt, Job, State
 from bertjobs.jobs.lease_store import LeaseStore
-from bertjobs.jobs.retry import Decision, decide, failure_of
+from bertjobs.jobs.retry import Decision, Failure, decide, failure_of
 from bertjobs.jobs.store import JobStore
 from bertjobs.settings import Settings
 
@@ -57,6 +57,7 @@ class JobSession:
         self._command: str = ""
         self._asked_at = self._progressed_at = float("-inf")
         self._has_stepped = False
+        self._heart: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def open(cls, settings: Settings, *, job_id: str, attempt: int, token: int) -> "JobSession":
@@ -101,9 +102,10 @@ class JobSession:
 
         Raises: LeaseLost: another attempt owns the job, or it has ended.
         """
+        self._listen_to_heart()
         if self._lost is not None:
             raise self._lost
-        if time.monotonic() - self._asked_at >= 1.0:
+        if not self._command and time.monotonic() - self._asked_at >= 1.0:
             self._report()
         asked, self._command = self._command, "cancel" if self._command == "cancel" else ""
         return asked if asked in ("cancel", "checkpoint") else None  # type: ignore[return-value]
@@ -136,10 +138,13 @@ class JobSession:
         Raises: LeaseLost: the attempt had been ended by someone else; RedisDown: Redis stayed away.
         """
         if isinstance(outcome, BaseException):
+            latest = self._latest()
             failure = failure_of(outcome)
+            if failure.word == "Cancelled" and latest.state is not State.CANCELLING:
+                failure = Failure(word="DriverStopped", message="The driver was stopped from outside.")
             decision = decide(
                 failure,
-                num_faults=self._latest().num_faults,
+                num_faults=latest.num_faults,
                 num_charged=self.job.num_charged,
                 max_retries=self.job.max_retries,
             )
@@ -166,17 +171,23 @@ class JobSession:
         process = subprocess.Popen(
             [sys.executable, "-m", "bertjobs.jobs.heartbeat", *watched.split(), str(os.getpid())],
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
+        assert process.stdin is not None and process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        self._heart = process
         try:
             yield
         finally:
-            assert process.stdin is not None
+            self._listen_to_heart()
+            self._heart = None
             process.stdin.close()  # its signal to end
             try:
                 process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            process.stdout.close()
 
     def close(self) -> None:
         """Close the connection; the lease is not given up."""
@@ -187,6 +198,20 @@ class JobSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _listen_to_heart(self) -> None:
+        """Take over what the heartbeat process said before it sent us a signal."""
+        if self._heart is None:
+            return
+        assert self._heart.stdout is not None
+        try:
+            words = os.read(self._heart.stdout.fileno(), 4096).split()
+        except BlockingIOError:
+            return  # it has said nothing
+        if b"lost" in words:
+            self._lost = LeaseLost(f"{self.job.id}: attempt {self.attempt.number} no longer owns the job.")
+        if b"cancel" in words:
+            self._command = "cancel"
 
     def _report(self, **news: Any) -> bool:
         try:

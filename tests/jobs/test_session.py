@@ -95,6 +95,11 @@ def test_a_cancelled_driver_hears_of_it_and_ends_as_cancelled(world, session):
     assert session.finish(Cancelled("stopped")) is State.CANCELLED
 
 
+def test_a_driver_stopped_by_nobody_we_know_goes_on_later(world, session):
+    assert session.finish(Cancelled("SIGTERM")) is State.RETRYING
+    assert "DriverStopped" in world.store.get(session.job.id).message
+
+
 def test_a_checkpoint_is_asked_for_once(world, session):
     session.progress({"step": 1})
     world.store.request_checkpoint(session.job.id)
@@ -150,7 +155,8 @@ class Driver:
     """Drives `beat` with scripted replies; each wait takes a second."""
 
     def __init__(self, replies, *, num_beats=50):
-        self.replies, self.num_beats, self.now_s, self.signals = list(replies), num_beats, 0.0, []
+        self.replies, self.num_beats, self.now_s = list(replies), num_beats, 0.0
+        self.signals, self.words = [], []
 
     def report(self):
         reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
@@ -164,20 +170,26 @@ class Driver:
         return self.num_beats > 0
 
     def run(self):
-        beat(self.report, wait=self.wait, kill=self.signals.append, clock=lambda: self.now_s)
+        beat(
+            self.report,
+            tell=self.words.append,
+            wait=self.wait,
+            kill=self.signals.append,
+            clock=lambda: self.now_s,
+        )
         return self.signals
 
 
 def test_the_heart_tells_a_cancelled_driver_once_and_keeps_its_lease():
     driver = Driver(["", "cancel"])
     assert driver.run() == [signal.SIGTERM]
-    assert driver.num_beats == 0
+    assert (driver.words, driver.num_beats) == (["cancel"], 0)
 
 
 def test_the_heart_ends_a_driver_that_lost_its_lease_and_does_not_leave():
     driver = Driver(["", LeaseLost("gone")])
     assert driver.run() == [signal.SIGTERM, signal.SIGKILL]
-    assert driver.now_s == 1 + LEAVE_S
+    assert (driver.words, driver.now_s) == (["lost"], 1 + LEAVE_S)
 
 
 def test_the_heart_outlasts_an_outage_and_leaves_quietly_after_the_end():
