@@ -8,6 +8,7 @@ How they are found on disk, or trained, is in `tokenizers`.
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -134,8 +135,17 @@ class WordPieceTokenizer(Tokenizer):
         path.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
 
 
+_MARK, _OTHER = r"[!-/:-@\[-`{-~“”‘’…–—]", r"[^!-/:-@\[-`{-~“”‘’…–—]"
+_PUNCTUATED = re.compile(rf"({_MARK}*)({_OTHER}(?:.*?{_OTHER})?)(n't|'\w+)?({_MARK}*)")
+"""A word with punctuation around it, and `n't` or `'s` at its end, as the Penn Treebank takes them off."""
+
+
 class WordTokenizer(Tokenizer):
     """d2l's word-level vocabulary: lower case, words between white space, each whole or `<unk>`.
+
+    d2l feeds it SNLI's parses, in which punctuation stands apart; sentences as written have it at their words
+    (`park.`, `isn't`). So from a word that is unknown as it stands, punctuation and `'s` or `n't` are taken
+    off and looked up by themselves; known words, and words without any, are treated as d2l does.
 
     Source: Dive into Deep Learning, `d2l.tokenize` and `SNLIBERTDataset`.
     """
@@ -157,10 +167,17 @@ class WordTokenizer(Tokenizer):
         self.fingerprint = hashlib.sha256(json.dumps(["d2l", self._words]).encode()).hexdigest()
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [[self._number(word) for word in text.lower().split()] for text in texts]
+        return [[i for word in text.lower().split() for i in self._numbers(word)] for text in texts]
 
-    def _number(self, word: str) -> int:
-        return self._id_of[word] if word in self._id_of else self.unk_id  # noqa: SIM401
+    def _numbers(self, word: str) -> list[int]:
+        if word in self._id_of:
+            return [self._id_of[word]]
+        found = _PUNCTUATED.fullmatch(word)
+        if found is None:
+            return [self.unk_id]
+        before, core, clitic, after = found.groups(default="")
+        pieces = [*before, core, *([clitic] if clitic else []), *after]
+        return [self.unk_id if i is None else i for i in map(self._id_of.get, pieces)]
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         return [self._words[int(i)] for i in ids]

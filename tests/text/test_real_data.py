@@ -1,5 +1,7 @@
 """The published data: how many rows there are, and that both paths of tokenization agree on all of them."""
 
+import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from bertjobs.text.batching import collate, order_of_epoch
 from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.sources import Split, has_split, holdout
 from bertjobs.text.tasks import COLA, SNLI, Task
+from bertjobs.text.tokenizer_kinds import WordTokenizer
 from bertjobs.text.tokenizers import load_tokenizer
 
 Read = Callable[..., Split]
@@ -80,6 +83,20 @@ def test_every_real_text_has_the_ids_of_the_whole_text(real_data: Path, read: Re
     expected = tokenizer._encode(texts)
     assert np.diff(offsets).tolist() == [len(e) for e in expected]
     assert ids.tolist() == [i for e in expected for i in e]
+
+
+def test_d2ls_words_in_sentences_as_written_are_those_of_the_parses(real_data: Path) -> None:
+    """d2l trains on the parses; ours reads the sentences, and must find nearly all of the same words."""
+    with zipfile.ZipFile(real_data.parent / "golden" / "d2l" / "bert.tiny.torch.zip") as archive:
+        tokenizer = WordTokenizer(json.loads(archive.read("bert.tiny.torch/vocab.json")))
+    lines = (real_data / "snli_1.0" / "snli_1.0_dev.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    written = tokenizer._encode([row["sentence1"] for row in rows])
+    parses = [row["sentence1_binary_parse"].replace("(", " ").replace(")", " ") for row in rows]
+    expected = tokenizer._encode(parses)
+    assert len(rows) == 1277
+    same = sum(a == b for a, b in zip(written, expected, strict=True))
+    assert same / len(rows) > 0.9
 
 
 def test_batches_of_the_real_pairs_carry_little_padding(real_data: Path, read: Read) -> None:

@@ -261,11 +261,40 @@ def d2l(tmp_path: Path) -> Tokenizer:
     return load_tokenizer(tmp_path)
 
 
-@given(text=TEXTS)
-def test_d2ls_words_are_lower_case_and_whole(text: str) -> None:
-    tokenizer = WordTokenizer(D2L_WORDS)
+@given(
+    words=st.lists(
+        st.one_of(st.sampled_from([*D2L_WORDS, "MAN", "Is"]), st.from_regex(r"[^\W_]+", fullmatch=True))
+    )
+)
+def test_d2ls_words_are_lower_case_and_whole(words: list[str]) -> None:
+    """Where punctuation stands apart, as in d2l's own data, this is d2l's `tokenize` and lookup."""
+    text = " ".join(words)
     expected = [D2L_WORDS.index(w) if w in D2L_WORDS else 0 for w in text.lower().split()]
-    assert lists(tokenizer.encode_column(pa.array([text], pa.string()))) == [expected]
+    assert lists(WordTokenizer(D2L_WORDS).encode_column(pa.array([text], pa.string()))) == [expected]
+
+
+@given(texts=st.lists(TEXTS, max_size=6))
+def test_d2ls_chunks_give_the_ids_of_the_whole_text(texts: list[str]) -> None:
+    tokenizer = WordTokenizer(D2L_WORDS)
+    assert lists(tokenizer.encode_column(pa.array(texts, pa.string()))) == tokenizer._encode(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [
+        ("A man.", ["a", "man", "."]),
+        ("isn't", ["is", "n't"]),
+        ("man's", ["man", "<unk>"]),
+        ('"man".', ["<unk>", "man", "<unk>", "."]),
+        ("@-@ @", ["@-@", "<unk>"]),
+        ("...", ["<unk>"]),
+        ("man-made", ["<unk>"]),
+        ("a.", ["a", "."]),
+    ],
+)
+def test_punctuation_at_d2ls_words_is_looked_up_by_itself(text: str, tokens: list[str]) -> None:
+    tokenizer = WordTokenizer(D2L_WORDS)
+    assert tokenizer.token_strings(tokenizer.encode(text)) == tokens
 
 
 def test_d2ls_vocabulary_is_found_saved_and_found_again(d2l: Tokenizer, tmp_path: Path) -> None:
