@@ -48,7 +48,7 @@ def fetch_file(
 def exists(url: str, *, remedy: str) -> bool:
     """Return whether the server has this file. Raises: DownloadError: it cannot be asked, or refuses."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_TIMEOUT_S):
+        with _open(urllib.request.Request(url, method="HEAD")):
             return True
     except urllib.error.HTTPError as e:
         if e.code == 404:
@@ -63,7 +63,7 @@ def _receive(url: str, part: Path, *, progress: Progress | None) -> int | None:
     have = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        response = _open(request)
     except urllib.error.HTTPError as e:
         if e.code == 416 and have:  # nothing lies beyond what is there: it is whole, or is another file
             part.unlink()
@@ -81,6 +81,14 @@ def _receive(url: str, part: Path, *, progress: Progress | None) -> int | None:
         f.flush()
         os.fsync(f.fileno())
     return total
+
+
+def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
+    try:
+        return urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as e:
+        e.close()  # it is an open answer as well as an error
+        raise
 
 
 def _check(part: Path, *, sha1: str | None, url: str) -> None:

@@ -3,7 +3,7 @@
     python tests/benchmarks/bench_step.py [--steps 20] [--threads 2] [--precision fp32|bf16]
 
 Both take random weights, the same batches of 32 pairs with SNLI-like lengths, dropout 0.1, and fused AdamW
-over all parameters. transformers gets dynamic padding (to the longest row of the batch). They alternate in one
+over all parameters. transformers gets dynamic padding (to the longest row of a batch). They alternate in one
 run; a ratio is of medians. The third line steps with the training room's optimizer instead of torch's.
 """
 

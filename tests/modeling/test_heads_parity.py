@@ -1,5 +1,7 @@
 """Our logits are those of `transformers` for the same weights, forward and backward."""
 
+from itertools import chain
+
 import pytest
 import torch
 import transformers
@@ -59,8 +61,8 @@ def near_packed(ids, segments) -> ModelInputs:
     """Lay rows of LENGTHS out as three groups: 5 alone, 9 and 9 together, 12 padded to 14."""
     pad = [0, 0]
     return ModelInputs(
-        ids_N=torch.tensor(sum(ids, []) + pad),
-        segments_N=torch.tensor(sum(segments, []) + pad),
+        ids_N=torch.tensor([*chain(*ids), *pad]),
+        segments_N=torch.tensor([*chain(*segments), *pad]),
         positions_N=torch.cat([torch.arange(n) for n in (5, 9, 9, 14)]),
         groups=(Group(0, 1, 5), Group(5, 2, 9), Group(23, 1, 14)),
         lengths_B=torch.tensor(LENGTHS),
