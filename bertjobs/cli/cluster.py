@@ -62,14 +62,14 @@ def dashboard() -> None:
 
 
 @click.command()
-def dispatcher() -> Any:
+def dispatcher() -> None:
     """Run the dispatcher of a shared Redis and Ray, in the foreground.
 
     Of several only one leads; another takes over when it ends. The local stack starts its own.
     """
-    from bertjobs.jobs import dispatcher as process
+    from bertjobs.jobs.dispatcher import main
 
-    return process.main()
+    main()
 
 
 def _print_status(found: dict[str, Any], *, as_json: bool) -> None:

@@ -11,7 +11,9 @@ from bertjobs.cli.render import print_json, print_line, print_note
 from bertjobs.cli.transfer import TransferLine
 from bertjobs.errors import StorageError
 from bertjobs.settings import load_settings
-from bertjobs.text.tasks import resolve_task
+from bertjobs.text.locate import find_split, has_named_split
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.tasks import Task, resolve_task
 
 
 @click.group()
@@ -70,11 +72,19 @@ def inspect(
 
     task, cache = resolve_task(task_name), load_settings().cache
     tokenizer = None if vocab is None else load_tokenizer(vocab)
-    known = [s for s in split_names(task) if sources.has_split(task, path, split=s, cache=cache)]
     reports = {}
-    for split in splits or known:
+    for split in splits or _splits_there_are(task, path, cache):
         rows = sources.read_split(
             task, path, split=split, on_bad_row=on_bad_row, cache=cache, require_labels=False
         )
         reports[split] = inspect_split(rows, tokenizer, max_len=max_len)
     print_json(reports) if as_json else print_inspection(reports)
+
+
+def _splits_there_are(task: Task, path: str | None, cache: Path) -> list[str]:
+    """Return the names of the splits that are there, one for each file: CoLA's `dev` has two."""
+    found: dict[SourceFile, str] = {}
+    for split in split_names(task):
+        if has_named_split(task, path, split=split, cache=cache):
+            found.setdefault(find_split(task, path, split=split, cache=cache), split)
+    return list(found.values())

