@@ -117,11 +117,10 @@ def collate(
     `group_overhead` is the price of a group in tokens: 0 packs without any padding.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    rows = rows[
-        np.argsort(sequence_lengths(table, rows, max_len=max_len, truncation=truncation), kind="stable")
-    ]
     cut = _cut(table, rows, max_len=max_len, truncation=truncation)
     lengths = cut.keep_a + cut.keep_b + (3 if table.is_pair else 2)
+    ascending = np.argsort(lengths, kind="stable")
+    rows, lengths, cut = rows[ascending], lengths[ascending], cut.take(ascending)
     groups = group_lengths(lengths, overhead=group_overhead)
     padded = np.repeat([g.length for g in groups], [g.num_rows for g in groups]).astype(np.int64)
     starts = ragged.offsets_of(padded)
@@ -157,13 +156,15 @@ def group_lengths(lengths: Ints, *, overhead: int) -> tuple[Group, ...]:
     """
     distinct, counts = np.unique(lengths, return_counts=True)
     rows_before = ragged.offsets_of(counts)
-    best = np.zeros(len(distinct) + 1)
+    # cost[i, j]: one group of the distinct lengths i to j. The true tokens cost the same however they are
+    # grouped, so padded tokens may stand for padding.
+    cost = distinct * (rows_before[1:] - rows_before[:-1, None]) + overhead
+    best = np.zeros(len(distinct) + 1, dtype=np.int64)
     begin = np.zeros(len(distinct) + 1, dtype=np.int64)
-    for j in range(1, len(distinct) + 1):
-        # The true tokens cost the same however they are grouped, so padded tokens may stand for padding.
-        costs = best[:j] + distinct[j - 1] * (rows_before[j] - rows_before[:j]) + overhead
-        begin[j] = len(costs) - 1 - np.argmin(costs[::-1])  # of equal costs the one with less padding
-        best[j] = costs[begin[j]]
+    for j in range(len(distinct)):
+        totals = best[: j + 1] + cost[: j + 1, j]
+        begin[j + 1] = i = totals.argmin()
+        best[j + 1] = totals[i]
     return _groups(distinct, rows_before, begin)
 
 

@@ -143,6 +143,7 @@ def write_ipc(table: pa.Table, path: Path) -> None:
         temporary = Path(name)
         try:
             _write(table.combine_chunks(), temporary)
+            temporary.chmod(0o644)  # a cache may be shared; mkstemp gives it to its owner only
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from bertjobs.errors import DataError
-from bertjobs.text.source_file import SourceFile, open_archive
+from bertjobs.text.source_file import SourceFile, data_errors, open_archive
 from bertjobs.text.tasks import Task
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -74,7 +74,9 @@ def has_named_split(task: Task, path: str | None, *, split: str, cache: Path) ->
 def _given_file(task: Task, path: str | None, split: str) -> SourceFile:
     folder = Path(path) if path is not None else Path()
     for candidate in (Path(split).expanduser(), folder / split):
-        if candidate.is_file():
+        with data_errors(SourceFile(candidate)):
+            is_there = candidate.is_file()
+        if is_there:
             return SourceFile(candidate)
     raise DataError(
         f"--split {split}: there is no such file, and it is no split of {task.name}.",
@@ -85,7 +87,9 @@ def _given_file(task: Task, path: str | None, split: str) -> SourceFile:
 def _root(task: Task, path: str | None, cache: Path) -> Path:
     if path is not None:
         root = Path(path).expanduser()
-        if not root.exists():
+        with data_errors(SourceFile(root)):  # a name that is too long, a folder that may not be entered
+            is_there = root.exists()
+        if not is_there:
             raise DataError(f"--data {path}: there is no such folder or file.", hint="Check the path.")
         return root
     if task.name not in DOWNLOADS:

@@ -4,6 +4,7 @@ Knows bytes and lines; what stands in a line is `delimited`'s, `json_lines`' and
 """
 
 import io
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from bertjobs.errors import DataError
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 """What `zipfile` raises for a cut, altered, oddly compressed or encrypted archive."""
+_DRIVE = re.compile(r"[A-Za-z]:")
 _BOM = b"\xef\xbb\xbf"
 _MAGIC = {
     b"PK\x03\x04": "a zip archive",
@@ -45,7 +47,7 @@ class SourceFile:
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
         """Open for reading bytes. Raises: DataError: missing, unreadable, empty, or a damaged archive."""
-        with _data_errors(self):
+        with data_errors(self):
             if self.member is None:
                 with self.path.open("rb") as stream:
                     yield stream
@@ -111,10 +113,10 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
     Raises: DataError: truncated, tampered with, encrypted, or with paths such as `../x`.
     """
-    with _data_errors(SourceFile(path)), zipfile.ZipFile(path) as archive:
+    with data_errors(SourceFile(path)), zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             parts = PurePosixPath(name.replace("\\", "/"))
-            if parts.is_absolute() or ".." in parts.parts or ":" in parts.parts[0]:
+            if parts.is_absolute() or ".." in parts.parts or _DRIVE.match(name):
                 raise DataError(
                     f"{path}: the member {name!r} points outside of the archive.",
                     hint="Do not use this archive; fetch it again from its official address (data get).",
@@ -123,7 +125,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 @contextmanager
-def _data_errors(source: SourceFile) -> Iterator[None]:
+def data_errors(source: SourceFile) -> Iterator[None]:
+    """Turn what the system says about a file into a DataError."""
     try:
         yield
     except _DAMAGED as e:

@@ -24,6 +24,10 @@ class Cut:
     """Zeros where there is no second text."""
     head_b: Lengths
 
+    def take(self, rows: Lengths) -> "Cut":
+        """Return the cut of the given rows, in the given order."""
+        return Cut(self.keep_a[rows], self.head_a[rows], self.keep_b[rows], self.head_b[rows])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Report:

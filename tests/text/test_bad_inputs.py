@@ -49,6 +49,15 @@ def test_a_missing_folder_names_the_flag(tmp_path: Path, read: Read) -> None:
     assert str(e.value) == f"--data {tmp_path}/none: there is no such folder or file. Check the path."
 
 
+def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path: Path, read: Read) -> None:
+    too_long = tmp_path / ("x" * 5000)
+    with pytest.raises(DataError) as e:
+        read(SNLI, too_long)
+    assert str(e.value) == f"{too_long} cannot be read: File name too long. Check --data."
+    with pytest.raises(DataError, match="File name too long"):
+        read(SNLI, tmp_path, split="x" * 5000)
+
+
 def test_a_folder_without_the_split_says_what_was_looked_for(tmp_path: Path, read: Read) -> None:
     assert said(read, SNLI, tmp_path, split="dev") == (
         "DIR holds no 'dev' split of snli (looked for snli_1.0_dev.jsonl, snli_1.0_dev.txt). "

@@ -112,6 +112,7 @@ def test_a_file_gives_the_table_back_mapped(tokenizer: Tokenizer, tmp_path: Path
     assert pa.total_allocated_bytes() == before
     assert rows_of(view) == rows_of(EncodedTable.from_arrow(encoded))
     assert [p.name for p in path.parent.iterdir()] == ["x.arrow"]
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_damaged_file_says_what_to_do(tokenizer: Tokenizer, tmp_path: Path) -> None:
