@@ -169,6 +169,8 @@ def _refusal(word: str, detail: str) -> BertjobsError:
         return NotLeader("Another dispatcher has taken over.")
     if word == "UNKNOWN":
         return JobUnknown(f"There is no job {detail}.", hint="`bertjobs list --all` shows the jobs.")
+    if word == "AMBIGUOUS":
+        return QueueError(f"{detail} is the beginning of several jobs.", hint="Give more of the id.")
     if word == "TAKEN":
         return IdTaken(f"{detail} is taken.")
     assert word in ("STATE", "ALIVE"), f"a script answered {word}"

@@ -28,6 +28,8 @@ from bertjobs.storage import JobDir
 
 logger = logging.getLogger(__name__)
 
+DRIVER = f"{sys.executable} -m bertjobs.runs.main"
+"""What a Ray Job executes; the job's id, the attempt and its token follow."""
 LEADER_LEASE_S = 10.0
 """How long a killed leader's place stays taken. One that resigns gives it up at once."""
 PASS_INTERVAL_S = 1.0
@@ -112,7 +114,7 @@ class Dispatcher:
         return False
 
     def _start(self, live: Live) -> None:
-        entrypoint = f"{sys.executable} -m bertjobs.runs.main {live.job_id} {live.number} {live.token}"
+        entrypoint = f"{DRIVER} {live.job_id} {live.number} {live.token}"
         try:
             self._ray.start(live.submission_id, entrypoint=entrypoint, env=self._env)
         except RayRefused as e:

@@ -28,7 +28,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bertjobs.errors import QueueError
-from bertjobs.jobs.connection import Connection, IdTaken, JobUnknown, WrongState, open_connection
+from bertjobs.jobs.connection import Connection, IdTaken, WrongState, open_connection
 from bertjobs.jobs.job import Event, Job, JobSummary, State, new_job_id
 from bertjobs.jobs.records import SUMMARY_COLUMNS, event_of, job_of, pairs, summary_of
 from bertjobs.settings import Settings
@@ -99,16 +99,12 @@ class JobStore:
 
         Raises: JobUnknown: there is none; QueueError: there are several.
         """
-        found = self.connection.run("find", prefix=prefix)
-        if not found or not prefix:
-            raise JobUnknown(f"There is no job {prefix}.", hint="`bertjobs list --all` shows the jobs.")
-        if len(found) > 1:
-            raise QueueError(f"{prefix} is the beginning of several jobs.", hint="Give more of the id.")
-        return str(found[0])
+        (found,) = self.connection.run("find", prefix=prefix)
+        return str(found)
 
     def get(self, job: str) -> Job:
         """Read one job by its id or a beginning of it that is its alone. Raises: QueueError."""
-        fields, rank, attempts = self.connection.run("get", id=self.find(job))
+        fields, rank, attempts = self.connection.run("get", prefix=job)
         return job_of(pairs(fields), rank=rank, attempts=[pairs(attempt) for attempt in attempts])
 
     def list(

@@ -30,6 +30,15 @@ end
 local function job_key(id) return 'bj:job:' .. id end
 local function attempt_key(id, n) return 'bj:job:' .. id .. ':a' .. n end
 
+-- The full id that begins with a prefix; else nil and why.
+local function find(prefix)
+  if prefix == '' then return nil, 'UNKNOWN' end
+  if redis.call('EXISTS', job_key(prefix)) == 1 then return prefix end
+  local found = redis.call('ZRANGEBYLEX', 'bj:ids', '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', 0, 2)
+  if #found == 1 then return found[1] end
+  return nil, #found == 0 and 'UNKNOWN' or 'AMBIGUOUS'
+end
+
 local function wake()
   -- One entry is enough: whoever takes it looks at everything.
   if redis.call('LLEN', 'bj:wake') == 0 then redis.call('LPUSH', 'bj:wake', '1') end

@@ -1,3 +1,4 @@
--- Find the ids that begin with a prefix; two are enough to say that it is ambiguous.
-if redis.call('EXISTS', job_key(arg.prefix)) == 1 then return {'OK', arg.prefix} end
-return {'OK', unpack(redis.call('ZRANGEBYLEX', 'bj:ids', '[' .. arg.prefix, '[' .. arg.prefix .. '\255', 'LIMIT', 0, 2))}
+-- Find the full id of the one job whose id begins with a prefix.
+local id, word = find(arg.prefix)
+if not id then return {word, arg.prefix} end
+return {'OK', id}

@@ -1,0 +1,248 @@
+"""Ray's REST interface: refusals by a small server of our own, and everything once against a real Ray."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from bertjobs.errors import QueueError
+from bertjobs.jobs import dispatcher as dispatcher_module
+from bertjobs.jobs.dispatch_store import DispatchStore
+from bertjobs.jobs.dispatcher import Dispatcher, driver_environment
+from bertjobs.jobs.job import State
+from bertjobs.jobs.logs import read_log
+from bertjobs.jobs.ray_jobs import RayCluster, RayRefused, RayUnreachable, ray_token
+from bertjobs.jobs.watch import Limits
+
+
+@pytest.fixture
+def dashboard():
+    """A web server that answers from a table: (method, path) -> (code, body)."""
+    answers, seen = {}, []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            seen.append((self.command, self.path, self.headers["Authorization"]))
+            code, body = answers[self.command, self.path]
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self.do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    server.answers, server.seen = answers, seen
+    server.address = f"http://127.0.0.1:{server.server_port}"
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+INFO = json.dumps({"status": "RUNNING", "message": None, "driver_exit_code": None})
+
+
+def test_a_submission_that_ray_says_exists_is_adopted(dashboard):
+    dashboard.answers["POST", "/api/jobs/"] = (500, "Traceback ...\nValueError: Job x already exists")
+    dashboard.answers["GET", "/api/jobs/x"] = (200, INFO)
+    RayCluster(dashboard.address, token="secret").start("x", entrypoint="true", env={})
+    assert [seen[:2] for seen in dashboard.seen] == [("POST", "/api/jobs/"), ("GET", "/api/jobs/x")]
+    assert {seen[2] for seen in dashboard.seen} == {"Bearer secret"}
+
+
+def test_a_submission_that_failed_says_the_last_line_of_rays_traceback(dashboard):
+    dashboard.answers["POST", "/api/jobs/"] = (500, "Traceback ...\nNo available agent to submit job\n")
+    dashboard.answers["GET", "/api/jobs/x"] = (404, "Job x does not exist")
+    with pytest.raises(RayRefused, match="Ray refused: No available agent"):
+        RayCluster(dashboard.address, token=None).start("x", entrypoint="true", env={})
+
+
+def test_what_ray_does_not_know_is_nothing_and_stopping_it_is_no_error(dashboard):
+    for method, path in (("GET", "/api/jobs/x"), ("POST", "/api/jobs/x/stop"), ("GET", "/api/jobs/x/logs")):
+        dashboard.answers[method, path] = (404, "Job x does not exist")
+    ray = RayCluster(dashboard.address, token=None)
+    ray.stop("x")
+    assert ray.job("x") is None and ray.log("x") == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(401, "RAY_AUTH_TOKEN_PATH"), (403, "RAY_AUTH_TOKEN_PATH"), (503, "does not answer")]
+)
+def test_a_refused_token_and_a_proxy_without_ray_are_an_unreachable_ray(dashboard, code, words):
+    dashboard.answers["GET", "/api/jobs/x"] = (code, "no")
+    with pytest.raises(RayUnreachable, match=words):
+        RayCluster(dashboard.address, token=None).job("x")
+
+
+def test_nothing_behind_the_address_and_no_json_are_an_unreachable_ray(dashboard):
+    with pytest.raises(RayUnreachable, match="BERTJOBS_RAY_ADDRESS"):
+        RayCluster("http://127.0.0.1:1", token=None).job("x")
+    dashboard.answers["GET", "/api/jobs/x"] = (200, "<html>")
+    with pytest.raises(RayUnreachable):
+        RayCluster(dashboard.address, token=None).job("x")
+
+
+def test_the_token_is_found_where_ray_looks_for_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert ray_token({}) is None
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("home\n")
+    (tmp_path / "named").write_text("named\n")
+    assert ray_token({}) == "home"
+    named = {"RAY_AUTH_TOKEN_PATH": str(tmp_path / "named")}
+    assert ray_token(named) == "named"
+    assert ray_token(named | {"RAY_AUTH_TOKEN": "given"}) == "given"
+    assert ray_token(named | {"RAY_AUTH_MODE": "disabled"}) is None
+    with pytest.raises(QueueError, match="cannot be read"):
+        ray_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")})
+
+
+def test_the_driver_is_told_no_password(settings):
+    given = replace(settings, redis_password="s3cret")
+    env = driver_environment(given)
+    assert "s3cret" not in str(env)
+    assert set(env) >= {"BERTJOBS_REDIS_URL", "BERTJOBS_RAY_ADDRESS", "BERTJOBS_LEASE_S", "BERTJOBS_HOME"}
+    assert "BERTJOBS_HOME" not in driver_environment(replace(given, redis_url="redis://host:6379/0"))
+
+
+@pytest.fixture(scope="module")
+def ray_address(tmp_path_factory):
+    """A Ray head of our own on free ports, with a token, ended as a process group."""
+    folder = tmp_path_factory.mktemp("r", numbered=False)
+    token = folder / "token"
+    token.write_text("a-token-of-sixteen-characters-or-more")
+    scratch = tempfile.mkdtemp(prefix="bj-ray-")  # Ray's unix sockets need a short path
+    ports = free_ports(4)
+    names = ("port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port")
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
+    command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+    command += ["--dashboard-host=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"]
+    command += ["--disable-usage-stats", f"--temp-dir={scratch}"]
+    env = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    with open(folder / "ray.log", "wb") as log:  # noqa: PTH123
+        head = subprocess.Popen(command, env=env, start_new_session=True, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{ports[1]}"
+    ray = RayCluster(address, token=token.read_text())
+    try:
+        wait_for(lambda: not_raising(lambda: ray.cluster().nodes), seconds=120)
+        yield ray, address, env
+    finally:
+        end_group(head)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def end_group(head):
+    head.send_signal(signal.SIGTERM)  # `ray start --block` stops what it started
+    try:
+        head.wait(timeout=30)
+    except subprocess.TimeoutExpired:
+        head.kill()
+        head.wait()
+    for signum in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(head.pid, signum)
+        except ProcessLookupError:
+            return
+        time.sleep(1)
+
+
+DRIVER = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+from bertjobs.jobs.session import JobSession
+from bertjobs.settings import load_settings
+job_id, attempt, token = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+with JobSession.open(load_settings(), job_id=job_id, attempt=attempt, token=token) as session:
+    with session.keep_alive():
+        session.start()
+        print("attempt", attempt, "from", session.job.checkpoint, flush=True)
+        session.progress({{"step": 1}})
+        if attempt == 1:
+            session.publish_checkpoint("step-1", 1)
+            print("pid", os.getpid(), flush=True)
+            time.sleep(600)
+        session.finish("SUCCEEDED", metrics={{"accuracy": 1.0}})
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.redis
+def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
+    ray_address, settings, connection, store, submit, tmp_path, monkeypatch
+):
+    ray, address, _ = ray_address
+    (node,) = ray.cluster().nodes
+    assert (node.cpus, node.gpus, node.used_gpus) == (2, 0, 0)
+    with pytest.raises(RayUnreachable, match="refuses us"):
+        RayCluster(address, token="wrong").cluster()
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER.format(root=str(Path(dispatcher_module.__file__).parents[2])))
+    monkeypatch.setattr(dispatcher_module, "DRIVER", f"{sys.executable} {driver}")
+    settings = replace(settings, ray_address=address, lease_s=5)
+    dispatch = DispatchStore(connection, owner="test", lease_s=60)
+    dispatcher = Dispatcher(dispatch, ray, env=driver_environment(settings), limits=Limits(lease_s=5))
+
+    def reaches(condition):
+        wait_for(lambda: dispatcher.turn() and condition(), seconds=120)
+
+    job_id = submit(storage=str(tmp_path))
+    reaches(lambda: "pid" in read_log(store.get(job_id)))
+    assert store.get(job_id).state is State.RUNNING
+    os.kill(int(read_log(store.get(job_id)).split("pid ")[1].split()[0]), signal.SIGKILL)
+    reaches(lambda: store.get(job_id).state.is_terminal)
+    reaches(lambda: store.get(job_id).attempt.log_is_complete)
+    job = store.get(job_id)
+    assert (job.state, job.num_attempts, job.metrics) == (State.SUCCEEDED, 2, {"accuracy": 1.0})
+    assert "DriverLost" in job.attempts[0].message
+    assert "attempt 2 from step-1" in read_log(job)
+
+    second = submit(storage=str(tmp_path))
+    reaches(lambda: store.get(second).state is State.RUNNING)
+    store.cancel(second)
+    reaches(lambda: store.get(second).state is State.CANCELLED)
+    reaches(lambda: store.get(second).attempt.log_is_complete)
+    assert connection.client.scard("bj:live") == 0
+
+
+def not_raising(call):
+    try:
+        return call()
+    except RayUnreachable:
+        return None
+
+
+def wait_for(condition, *, seconds):
+    """Poll processes outside; the deadline only bounds a failure."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.1)
