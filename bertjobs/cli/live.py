@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertjobs.cli.render import COLOURS
-from bertjobs.cli.words import number, printable, seconds, what_of
+from bertjobs.cli.words import closing_phase, number, printable, seconds, what_of
 from bertjobs.jobs.job import Job
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -40,7 +40,7 @@ class Live:
 
     def show(self, job: Job) -> None:
         report = job.progress
-        if report.get("step") is not None and report.get("loss") is not None:
+        if "step" in report and "loss" in report:
             self._losses[int(report["step"])] = float(report["loss"])
             if len(self._losses) > _MAX_POINTS:
                 self._losses = dict(list(self._losses.items())[::2])
@@ -74,17 +74,17 @@ def _course(job: Job, losses: Iterable[float], width: int) -> list[RenderableTyp
     if points:
         line = sparkline(points, width=max(10, width - 30))
         parts.append(Text.assemble("loss ", (line, "cyan"), f" {number(points[-1])}"))
-    if job.phase:
-        parts.append(Text(printable(job.phase), style="dim"))
+    if closing := closing_phase(job):
+        parts.append(Text(closing, style="dim"))
     return parts
 
 
 def _speed(job: Job) -> str:
     report = job.progress
     parts = []
-    if report.get("examples_per_s") is not None:
+    if "examples_per_s" in report:
         parts.append(f"{number(float(report['examples_per_s']))} examples/s")
-    if report.get("eta_s") is not None and not job.state.is_terminal:
+    if "eta_s" in report and not job.state.is_terminal:
         parts.append(f"{seconds(float(report['eta_s']))} left")
     return escape("  ".join(parts))
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -81,7 +82,7 @@ def print_job(job: Job, events: Iterable[Event], *, now: datetime | None = None)
         [_clock(e.at), click.style(str(e.state), fg=COLOURS[e.state]), sentence(e.reason, e.message)]
         for e in events
     ]
-    print_table(None, rows)
+    print_table(None, rows, wrap=True)
 
 
 def print_results(document: dict[str, Any]) -> None:
@@ -97,7 +98,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     )
     if "per_class" in metrics:
         columns = ("precision", "recall", "f1", "support")
-        rows = [[f"  {c['label']}", *(number(c[name]) for name in columns)] for c in metrics["per_class"]]
+        rows = [[f"  {c['label']}", *(_score(c[name]) for name in columns)] for c in metrics["per_class"]]
         print_table(["  CLASS", *(name.upper() for name in columns)], rows)
 
 
@@ -109,8 +110,8 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
         click.echo(f"{_GAP}{name.ljust(width)}{_GAP}{value}")
 
 
-def print_table(header: list[str] | None, rows: list[list[str]]) -> None:
-    """Print columns, figures flush right; on a terminal the last one is cut to the room that is left."""
+def print_table(header: list[str] | None, rows: list[list[str]], *, wrap: bool = False) -> None:
+    """Print columns, figures flush right; on a terminal the last one is cut, or wrapped, to the room left."""
     lines = [*([header] if header else []), *rows]
     if not lines:
         return
@@ -121,13 +122,20 @@ def print_table(header: list[str] | None, rows: list[list[str]]) -> None:
     for line in lines:
         blanks = [" " * (width - _cells(cell)) for cell, width in zip(line, widths, strict=False)]
         padded = [b + line[i] if i in figures else line[i] + b for i, b in enumerate(blanks)]
-        text = _GAP.join([*padded, line[-1] if room is None else _cut(line[-1], room)]).rstrip()
+        first, *more = textwrap.wrap(line[-1], room) if wrap and room and line[-1] else [line[-1]]
+        text = _GAP.join([*padded, first if room is None else _cut(first, room)]).rstrip()
         click.echo(click.style(text, dim=True) if line is header else text)
+        for rest in more:
+            click.echo(" " * (sum(widths) + len(_GAP) * len(widths)) + rest)
 
 
 def terminal_width() -> int | None:
     """Return the columns of the terminal stdout goes to; None where it goes elsewhere."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _score(value: float | int) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def _state(job: JobSummary) -> str:

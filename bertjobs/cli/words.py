@@ -22,20 +22,29 @@ def what_of(job: JobSummary) -> str:
 def progress_of(job: JobSummary) -> str:
     """Say how far the step loop is; nothing before its first report."""
     report = job.progress
-    if "step" not in report:
+    if "step" not in report or "num_steps" not in report:
         return ""
-    parts = [f"step {report['step']}/{report['num_steps']}"] if "num_steps" in report else []
+    parts = [f"step {report['step']}/{report['num_steps']}"]
     for key, label in (("loss", "loss {}"), ("examples_per_s", "{} examples/s")):
-        if report.get(key) is not None:
+        if key in report:
             parts.append(label.format(number(report[key])))
-    if report.get("eta_s") is not None and job.state is State.RUNNING:
+    if closing := closing_phase(job):
+        parts.append(closing)
+    elif "eta_s" in report and job.state is State.RUNNING:
         parts.append(f"{seconds(report['eta_s'])} left")
     return ", ".join(parts)
 
 
+def closing_phase(job: JobSummary) -> str:
+    """Say what is done after the last step; before it, the phase is still that from before the first."""
+    is_after = "step" in job.progress and job.progress["step"] == job.progress["num_steps"]
+    return printable(job.phase) if is_after and not job.state.is_terminal else ""
+
+
 def sentence(reason: str, message: str) -> str:
-    """Join the word and the sentence of a reason."""
-    return printable(": ".join(part for part in (reason, message) if part))
+    """Join the word and the sentence of a reason; the word is left out where the sentence opens with it."""
+    parts = [message] if message.startswith(reason) else [reason, message]
+    return printable(": ".join(part for part in parts if part))
 
 
 def duration_since(then: datetime, now: datetime) -> str:

@@ -130,11 +130,12 @@ def test_a_terminal_gets_the_picture_and_a_pipe_gets_lines(monkeypatch: pytest.M
 def test_the_picture_fits_its_terminal(make_job: Make, width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False)
-    job = running(make_job, 13, phase="training [red]x[/red]", name="[bold]mine")
+    job = running(make_job, 40, phase="writing [red]x[/red]", name="[bold]mine")
     console.print(picture(job, losses=[2.0, 1.0, 0.5], width=width))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
-    assert "step 13/40" in text
+    assert "step 40/40" in text
+    assert "writing [red]x[/red]" in text
     assert "[bold]mine" in text
     if width >= 80:
         assert "50 examples/s  9s left" in text

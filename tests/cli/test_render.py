@@ -29,13 +29,16 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
             {"reason": "ExceedsCluster", "message": "It needs 8 GPUs, the cluster has 0.", "place": 2},
             "#2 ExceedsCluster: It needs 8 GPUs, the cluster has 0.",
         ),
-        ({"state": State.HELD, "reason": "Held", "message": "Held by ada."}, "Held: Held by ada."),
+        ({"state": State.HELD, "reason": "Held", "message": "Held by ada."}, "Held by ada."),
         ({"state": State.STARTING, "phase": "reading data"}, "reading data"),
         (
             {"state": State.RUNNING, "progress": PROGRESS},
             "step 7/40, loss 0.5123, 1,234 examples/s, 1h01m left",
         ),
-        ({"state": State.RUNNING, "progress": {"step": 7}, "phase": "evaluating"}, "evaluating"),
+        (
+            {"state": State.RUNNING, "progress": {"step": 4, "num_steps": 4}, "phase": "writing predictions"},
+            "step 4/4, writing predictions",
+        ),
         ({"state": State.FAILED, "reason": "DataError", "message": "no file"}, "DataError: no file"),
         ({"state": State.CANCELLED, "reason": "Cancelled", "message": ""}, "Cancelled"),
     ],
