@@ -87,7 +87,7 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     is_whole = isinstance(manifest, dict) and manifest.keys() == {"version", "files"}
     if is_whole and manifest["version"] != _VERSION:
         raise ModelError(
-            f"Checkpoint {path.parent} has version {manifest['version']}; this program reads version {_VERSION}.",
+            f"Checkpoint {path.parent} has version {manifest['version']}, this program reads {_VERSION}.",
             hint="Resume it with the program that wrote it, or start the job anew.",
         )
     if not is_whole or set(manifest["files"]) != {_MODEL, _OPTIMIZER, _STATE}:

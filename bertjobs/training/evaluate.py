@@ -22,7 +22,7 @@ from bertjobs.training.precision import resolve_precision
 from bertjobs.training.ranks import Ranks, current_ranks
 
 OnPredictions = Callable[[Ints, npt.NDArray[np.float32]], None]
-"""Called on the rank that has them, with rows of the table and probabilities (rows, C), longest rows first."""
+"""Called on the rank that has them with rows of the table and probabilities (rows, C), longest first."""
 
 
 def evaluate(

@@ -128,7 +128,7 @@ class _Run:
     def begin(self, resume: str | None) -> None:
         """Start from the model as given, or take up a checkpoint."""
         if resume is None:
-            self._optimizer.copy_weights_from_first(self._ranks)
+            self._optimizer.copy_weights_from_first(self._model, self._ranks)
         else:
             self._take_up(resume)
         if self._ranks.is_first:
@@ -276,7 +276,7 @@ class _Run:
         if self._ranks.is_first:
             best = recall(self._job_dir, checkpoint_name(step))
             self._optimizer.load_weights(self._model, best.model)
-        self._optimizer.copy_weights_from_first(self._ranks)
+        self._optimizer.copy_weights_from_first(self._model, self._ranks)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Every trained parameter becomes a view into one buffer, and its gradient a view 
 
 Riders are single numbers (the loss, a wish to stop) that cross the ranks with the gradients at no cost.
 
-Measured on 2 cores, 22.7 M parameters, 864 tokens, data that uses 5,700 of 30,522 wordpieces: the word table's
+Measured on 2 cores, 22.7 M parameters, 864 tokens, data with 5,700 of 30,522 wordpieces: the word table's
 gradient takes 0.4 ms instead of 18.7, clearing 2.8 instead of 5.3, the norm 2.6 instead of 8.2, AdamW 11.9
 instead of 18.
 """
@@ -121,11 +121,11 @@ class FlatAdamW:
         if self._word_rows:
             self._word_rows.pull()
 
-    def copy_weights_from_first(self, ranks: Ranks) -> None:
-        """Make all ranks start with rank 0's weights."""
-        ranks.copy_from_first(self._weights)
+    def copy_weights_from_first(self, model: nn.Module, ranks: Ranks) -> None:
+        """Give all ranks rank 0's weights, those that are not trained included."""
+        ranks.copy_from_first(*(parameter.data for parameter in model.parameters()))
         if self._word_rows:
-            self._word_rows.push()
+            self._word_rows.pull()
 
     def state(self) -> dict[str, Tensor]:
         """Return the moments as `<parameter>.exp_avg` and `<parameter>.exp_avg_sq`; views, not copies."""

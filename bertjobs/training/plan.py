@@ -1,4 +1,4 @@
-"""Which rows each step takes: a function of the configuration alone, alike on all ranks and after a resume."""
+"""Which rows each step takes: a function of the configuration, alike on all ranks and after a resume."""
 
 import math
 from dataclasses import dataclass

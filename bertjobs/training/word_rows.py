@@ -2,8 +2,8 @@
 
 The word table is half of a small BERT, and a batch touches some hundred of its rows. Autograd adds a sparse
 gradient into a dense one that is zero everywhere else; the touched rows are taken out of it, exchanged,
-measured and stepped in a compact copy, and what was touched is cleared. A row that the training data never uses
-has no gradient ever: like a head that the task does not use it is not trained, and so not decayed either.
+measured and stepped in a compact copy, and what was touched is cleared. A row that the training data never
+uses has no gradient ever: like a head that the task does not use it is not trained, and not decayed either.
 
 Legend: V vocabulary, U rows in use, T rows touched by one batch, D hidden size.
 """

@@ -70,7 +70,7 @@ def test_without_its_manifest_it_was_not_finished(folder: Path) -> None:
     [
         (b'{"version": 1, "fil', "manifest.json is not JSON"),
         (b"[]", "does not describe a checkpoint"),
-        (b'{"version": 2, "files": {}}', "has version 2; this program reads version 1"),
+        (b'{"version": 2, "files": {}}', "has version 2, this program reads 1"),
         (b'{"version": 1, "files": {"../x": {}}}', "does not describe a checkpoint"),
         (b'{"version": 1, "files": ["state.json"]}', "does not describe a checkpoint"),
     ],

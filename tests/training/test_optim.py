@@ -155,7 +155,7 @@ def test_all_layers_frozen_trains_the_head(tiny: ModuleType) -> None:
 
 def test_more_frozen_layers_than_the_model_has_are_refused(tiny: ModuleType) -> None:
     with pytest.raises(
-        ConfigError, match="--freeze-layers 3: the model has 2 encoder layers. Give 2 at most"
+        ConfigError, match=r"--freeze-layers 3: the model has 2 encoder layers\. Give 2 at most"
     ):
         freeze(tiny.make_model(), num_layers=2, freeze_layers=3)
 

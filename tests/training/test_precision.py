@@ -30,5 +30,5 @@ def test_fp32_is_fp32_on_any_processor(tmp_path: Path) -> None:
 
 
 def test_bf16_is_refused_where_it_would_be_emulated(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--precision bf16: .* no bf16 .* --precision auto"):
+    with pytest.raises(ConfigError, match=r"--precision bf16: .* no bf16 .* --precision auto"):
         resolve_precision("bf16", CPU, cpuinfo=_cpuinfo(tmp_path, "avx2"))

@@ -1,0 +1,82 @@
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+
+from bertjobs.config.schema import OptimSection, TextSection
+from bertjobs.modeling.dropout import DropoutPool
+from bertjobs.training.feed import Feed
+from bertjobs.training.meter import LOSS, STOP
+from bertjobs.training.optim import FlatAdamW, build_optimizer
+from bertjobs.training.ranks import current_ranks
+from bertjobs.training.step import train_step
+
+
+def _one_step(tiny: ModuleType, *, dtype: torch.dtype, at_least: int) -> tuple[float, float, FlatAdamW]:
+    model, ranks = tiny.make_model().train(), current_ranks()
+    feed = Feed(
+        tiny.make_table(24, seed=1),
+        text=TextSection(max_len=32),
+        specials=tiny.Specials(),
+        max_tokens=16384,
+        ranks=ranks,
+        device=torch.device("cpu"),
+        vocab_size=tiny.VOCAB_SIZE,
+    )
+    optimizer = build_optimizer(
+        model,
+        num_layers=2,
+        word_table=model.bert.embeddings.word_embeddings,
+        token_ids_U=feed.token_ids(),
+        optim=OptimSection(max_grad_norm=0.0),
+    )
+    model.set_dropout(DropoutPool(model.config, seed=0))
+    batch = feed.step_batch(np.arange(24), seed=0, step=0, at_least=at_least)
+    assert len(batch.microbatches) == at_least
+    norm = train_step(
+        model, batch, optimizer=optimizer, ranks=ranks, dtype=dtype, lr=1e-3, wants_stop=at_least == 3
+    )
+    return float(optimizer.riders[LOSS]), float(norm), optimizer
+
+
+def test_bf16_with_weights_cast_once_for_all_microbatches_stays_near_fp32(tiny: ModuleType) -> None:
+    loss, norm, optimizer = _one_step(tiny, dtype=torch.float32, at_least=1)
+    for at_least in (1, 3):
+        half_loss, half_norm, half = _one_step(tiny, dtype=torch.bfloat16, at_least=at_least)
+        assert half_loss == pytest.approx(loss, rel=5e-3)
+        assert half_norm == pytest.approx(norm, rel=5e-2)
+        assert all(m.dtype == torch.float32 for n, m in half.state().items() if n.endswith("exp_avg"))
+        for name, moment in optimizer.state().items():
+            if name.endswith("weight.exp_avg"):
+                cosine = torch.cosine_similarity(moment.flatten(), half.state()[name].flatten(), dim=0)
+                assert cosine > 0.98, name
+
+
+def test_a_wish_to_stop_rides_along(tiny: ModuleType) -> None:
+    _, _, optimizer = _one_step(tiny, dtype=torch.float32, at_least=3)
+    assert float(optimizer.riders[STOP]) == 1.0
+
+
+def test_token_ids_are_the_batch_and_the_special_ones(tiny: ModuleType) -> None:
+    table = tiny.make_table(24, seed=1)
+    feed = Feed(
+        table,
+        text=TextSection(max_len=8),
+        specials=tiny.Specials(),
+        max_tokens=64,
+        ranks=current_ranks(),
+        device=torch.device("cpu"),
+        vocab_size=tiny.VOCAB_SIZE,
+    )
+    batch = feed.step_batch(np.array([3, 5]), seed=0, step=0, at_least=1)
+    texts = [
+        t[o[r] : o[r + 1]]
+        for t, o in ((table.a_ids, table.a_offsets), (table.b_ids, table.b_offsets))
+        for r in (3, 5)
+    ]
+    assert batch.token_ids_T.tolist() == sorted({0, 1, 2, *np.concatenate(texts).tolist()})
+    in_batch = torch.cat([m.inputs.ids_N for m in batch.microbatches]).unique()
+    assert set(in_batch.tolist()) <= set(batch.token_ids_T.tolist())
+    assert batch.num_tokens == sum(int(m.inputs.lengths_B.sum()) for m in batch.microbatches)
+    assert feed.token_ids().tolist() == sorted({0, 1, 2, *table.a_ids.tolist(), *table.b_ids.tolist()})

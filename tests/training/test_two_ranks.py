@@ -1,0 +1,82 @@
+"""Several gloo processes follow the losses of one: dropout on, a last batch with fewer rows than ranks."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+NUM_ROWS = 65
+"""At batch 8: 9 steps an epoch, the last with a single row."""
+TRAIN = {"epochs": 2}
+
+
+def _run_ranks(folder: Path, *, world_size: int, **spec: Any) -> list[dict[str, Any]]:
+    folder.mkdir(exist_ok=True)
+    (folder / "rendezvous").unlink(missing_ok=True)
+    path = folder / "spec.json"
+    path.write_text(
+        json.dumps({"folder": str(folder), "world_size": world_size, "num_rows": NUM_ROWS, **spec})
+    )
+    worker = Path(__file__).with_name("two_ranks_worker.py")
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(worker), str(path), str(rank)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * world_size, "\n".join(outputs)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run of two or three ranks."""
+    folder = tmp_path_factory.mktemp(f"ranks{request.param}")
+    _run_ranks(folder, world_size=request.param, train=TRAIN)
+    return folder
+
+
+def test_ranks_follow_the_losses_of_one(tiny: ModuleType, tmp_path: Path, many: Path) -> None:
+    _, model, hooks = tiny.run_finetune(tmp_path, tiny.make_config(**TRAIN), num_rows=NUM_ROWS)
+    first, *others = [json.loads(path.read_text()) for path in sorted(many.glob("rank?.json"))]
+    assert len(hooks.progress) == 18
+    expected = [[p.step, p.loss, p.grad_norm] for p in hooks.progress]
+    np.testing.assert_allclose(first["steps"], expected, rtol=1e-4)
+    best = max(hooks.epochs, key=lambda epoch: epoch.metrics.accuracy).metrics
+    assert first["metrics"]["confusion"] == [list(row) for row in best.confusion]
+    assert first["metrics"]["loss"] == pytest.approx(best.loss, rel=1e-3)
+    weights = load_file(many / "rank0.st")
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=2e-4)
+    for rank, other in enumerate(others, start=1):
+        assert other["steps"] == [] and other["published"] == []  # rank 0 speaks
+        assert other["metrics"] == first["metrics"]
+        theirs = load_file(many / f"rank{rank}.st")
+        assert all(torch.equal(theirs[name], weights[name]) for name in weights)
+
+
+def test_ranks_stop_together_and_go_on_to_the_same_end(tmp_path: Path, many: Path) -> None:
+    whole = json.loads((many / "rank0.json").read_text())
+    world_size = len(list(many.glob("rank?.json")))
+    first = _run_ranks(tmp_path, world_size=world_size, train=TRAIN, stop_after=10)
+    assert [rank["num_steps"] for rank in first] == [11] * world_size
+    assert [rank["stopped"] for rank in first] == ["asked to", *["rank 0 asked to stop"] * (world_size - 1)]
+    rest = _run_ranks(tmp_path, world_size=world_size, train=TRAIN, resume=first[0]["published"][-1])
+    assert rest[0]["steps"] == whole["steps"][11:]
+    ours, theirs = load_file(tmp_path / "rank1.st"), load_file(many / "rank0.st")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
