@@ -4,7 +4,9 @@ Knows nothing of jobs. redis-py is imported on the first connection, because its
 rest of a command that only prints help.
 """
 
+import importlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -121,18 +123,19 @@ def open_connection(settings: Settings) -> Connection:
     Raises: ConfigError: the address is missing, wrong or holds a password; QueueError: Redis is down or
     refuses us.
     """
+    url = _checked_url(settings.redis_url)
+    _import_redis_alone()
     import redis
     from redis.backoff import ExponentialBackoff
     from redis.retry import Retry
 
-    url = _checked_url(settings.redis_url)
     client = redis.Redis.from_url(
         url,
         password=settings.redis_password,
         decode_responses=True,
         socket_timeout=REPLY_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 2),
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
         health_check_interval=30,
     )
     connection = Connection(client, where=url)
@@ -160,6 +163,20 @@ def patiently(call: Callable[[], T], *, for_s: float) -> T:
 def source_of(script: str) -> str:
     """Return a script with what all scripts share in front."""
     return (_SCRIPTS / "common.lua").read_text() + (_SCRIPTS / f"{script}.lua").read_text()
+
+
+def _import_redis_alone() -> None:
+    """Import redis-py without OpenTelemetry, which it uses where it finds it and which Ray brings along.
+
+    That would be half of the import's time, in every command and heartbeat, for metrics that nobody reads.
+    """
+    if "redis" in sys.modules or "opentelemetry" in sys.modules:
+        return
+    sys.modules["opentelemetry"] = None  # type: ignore[assignment]  # Python's own sign for a missing module
+    try:
+        importlib.import_module("redis")
+    finally:
+        del sys.modules["opentelemetry"]
 
 
 def _refusal(word: str, detail: str) -> BertjobsError:

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 0.25
 """Least time between two reports of progress; what comes between is dropped, the first step never."""
+AWAY_S = 10.0
+"""How long progress is dropped unsent after Redis did not answer: each try may hold training up."""
 OUTAGE_S = 120.0
 """How long publishing and finishing wait for a Redis that is down before they give up."""
 
@@ -56,6 +58,7 @@ class JobSession:
         self._lost: LeaseLost | None = None
         self._command: str = ""
         self._asked_at = self._progressed_at = float("-inf")
+        self._away_until = float("-inf")
         self._has_stepped = False
         self._heart: subprocess.Popen[bytes] | None = None
 
@@ -91,7 +94,7 @@ class JobSession:
         on. Raises: LeaseLost.
         """
         now, is_first_step = time.monotonic(), values["step"] >= 1 and not self._has_stepped
-        if now - self._progressed_at < PROGRESS_INTERVAL_S and not is_first_step:
+        if now < self._away_until or (now - self._progressed_at < PROGRESS_INTERVAL_S and not is_first_step):
             return
         self._progressed_at = now
         if self._report(progress=values):
@@ -105,13 +108,16 @@ class JobSession:
         self._listen_to_heart()
         if self._lost is not None:
             raise self._lost
-        if not self._command and time.monotonic() - self._asked_at >= 1.0:
+        now = time.monotonic()
+        if not self._command and now - self._asked_at >= 1.0 and now >= self._away_until:
             self._report()
         asked, self._command = self._command, "cancel" if self._command == "cancel" else ""
         return asked if asked in ("cancel", "checkpoint") else None  # type: ignore[return-value]
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to the series behind the curves; dropped while Redis is down. Raises: LeaseLost."""
+        if time.monotonic() < self._away_until:
+            return
         try:
             self._fenced(lambda: self._store.log_metrics(values))
         except RedisDown as e:
@@ -237,4 +243,5 @@ class JobSession:
                 raise
 
     def _note_outage(self, error: RedisDown) -> None:
+        self._away_until = time.monotonic() + AWAY_S
         logger.warning("%s attempt %d: not reported: %s", self.job.id, self.attempt.number, error.message)

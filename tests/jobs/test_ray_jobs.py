@@ -21,7 +21,7 @@ from bertjobs.jobs import dispatcher as dispatcher_module
 from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.dispatcher import Dispatcher, driver_environment
 from bertjobs.jobs.job import State
-from bertjobs.jobs.logs import read_log
+from bertjobs.jobs.logs import log_name
 from bertjobs.jobs.ray_jobs import RayCluster, RayRefused, RayUnreachable, ray_token
 from bertjobs.jobs.watch import Limits
 
@@ -215,15 +215,16 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
         wait_for(lambda: dispatcher.turn() and condition(), seconds=120)
 
     job_id = submit(storage=str(tmp_path))
-    reaches(lambda: "pid" in read_log(store.get(job_id)))
+    log = tmp_path / job_id / log_name(1)
+    reaches(lambda: log.exists() and "pid" in log.read_text())
     assert store.get(job_id).state is State.RUNNING
-    os.kill(int(read_log(store.get(job_id)).split("pid ")[1].split()[0]), signal.SIGKILL)
+    os.kill(int(log.read_text().split("pid ")[1].split()[0]), signal.SIGKILL)
     reaches(lambda: store.get(job_id).state.is_terminal)
     reaches(lambda: store.get(job_id).attempt.log_is_complete)
     job = store.get(job_id)
     assert (job.state, job.num_attempts, job.metrics) == (State.SUCCEEDED, 2, {"accuracy": 1.0})
     assert "DriverLost" in job.attempts[0].message
-    assert "attempt 2 from step-1" in read_log(job)
+    assert "attempt 2 from step-1" in (tmp_path / job_id / log_name(2)).read_text()
 
     second = submit(storage=str(tmp_path))
     reaches(lambda: store.get(second).state is State.RUNNING)

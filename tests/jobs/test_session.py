@@ -1,4 +1,4 @@
-"""The driver's side of the lease, its heart, and following its log."""
+"""The driver's side of the lease, and its heart."""
 
 import os
 import signal
@@ -12,14 +12,9 @@ from bertjobs.errors import Cancelled, DataError, LeaseLost
 from bertjobs.jobs.connection import RedisDown
 from bertjobs.jobs.heartbeat import LEAVE_S, beat
 from bertjobs.jobs.job import State
-from bertjobs.jobs.logs import log_name, tail_logs
-from bertjobs.jobs.retry import Decision
 from bertjobs.jobs.session import JobSession
-from bertjobs.storage import JobDir
 
 pytestmark = pytest.mark.redis
-
-DONE = Decision(state=State.SUCCEEDED, reason="", message="")
 
 
 @pytest.fixture
@@ -127,9 +122,9 @@ def test_progress_while_redis_is_down_is_dropped_and_training_goes_on(session, m
     session.progress({"step": 1})
     session.log_metrics({"loss": 1})
     session.set_phase("training")
-    assert caplog.text.count("Redis is away.") == 3
+    assert caplog.text.count("Redis is away.") == 2, "the metric was not even tried"
     monkeypatch.undo()
-    session._progressed_at = float("-inf")
+    session._progressed_at = session._away_until = float("-inf")
     session.progress({"step": 2})
     assert session._has_stepped
 
@@ -236,37 +231,6 @@ def test_a_cancellation_reaches_a_busy_driver_as_sigterm(world, started, tmp_pat
         world.store.cancel(started)
         assert driver.wait(timeout=60) == 0
     assert world.store.get(started).state is State.CANCELLED
-
-
-def test_a_log_is_followed_through_attempts_until_the_last_line(world, started, session):
-    job_dir = JobDir(session.job.storage, started)
-    submission = session.attempt.submission_id
-
-    def second_attempt():
-        world.ray.ends("bj-" + started + "-a1", "FAILED", exit_code=1)
-        world.turn()
-        world.passes(3)
-        world.turn(2)
-        job_dir.write_bytes(log_name(2), "second ½\n".encode())
-        world.driver(started).end(DONE, nonce="n", metrics={}, artifacts={})
-
-    def last_copy():
-        world.ray.logs[f"bj-{started}-a2"] = "second ½\nlast\n"
-        world.ray.ends(f"bj-{started}-a2", "SUCCEEDED")
-        world.turn()
-
-    steps = iter(
-        [
-            lambda: job_dir.write_bytes(log_name(1), "first \u00bd"[:6].encode() + b"\xc2"),
-            lambda: job_dir.write_bytes(log_name(1), "first \u00bd\n".encode()),
-            lambda: session.finish(DataError("no")),
-            second_attempt,
-            last_copy,
-        ]
-    )
-    world.ray.logs[submission] = "first \u00bd\n"
-    lines = tail_logs(lambda: world.store.get(started), sleep=lambda _: next(steps)())
-    assert "".join(lines) == "first \u00bd\nsecond \u00bd\nlast\n"
 
 
 def other(value, than):

@@ -163,7 +163,7 @@ class StoreMachine(RuleBasedStateMachine):
 def test_any_history_leaves_redis_as_the_model_says(connection):
     StoreMachine.connection = connection
     run_state_machine_as_test(
-        StoreMachine, settings=settings(max_examples=40, stateful_step_count=40, deadline=None)
+        StoreMachine, settings=settings(max_examples=25, stateful_step_count=40, deadline=None)
     )
 
 
@@ -176,7 +176,7 @@ MOVES = st.sampled_from(
 
 
 @settings(
-    max_examples=150,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
