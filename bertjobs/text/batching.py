@@ -192,7 +192,7 @@ def _cut(table: EncodedTable, rows: Ints, *, max_len: int, truncation: Truncatio
 
 
 def _lengths(offsets: np.ndarray, rows: Ints) -> Ints:
-    return (offsets[1:][rows] - offsets[:-1][rows]).astype(np.int64)
+    return np.asarray(offsets[1:][rows] - offsets[:-1][rows], dtype=np.int64)
 
 
 def _place(

@@ -51,7 +51,7 @@ def _text_lengths(table: pa.Table, tokenizer: Tokenizer | None) -> tuple[np.ndar
 def _num_words(texts: pa.ChunkedArray) -> np.ndarray:
     trimmed = pc.utf8_trim_whitespace(texts)
     counts = pc.list_value_length(pc.utf8_split_whitespace(trimmed))
-    return pc.if_else(pc.equal(trimmed, ""), 0, counts).to_numpy().astype(np.int64)
+    return np.asarray(pc.if_else(pc.equal(trimmed, ""), 0, counts), dtype=np.int64)
 
 
 def _label_counts(split: Split) -> dict[str, int]:

@@ -9,7 +9,9 @@ from bertjobs.text.tasks import Task
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 
-_SNLI = {split: (f"snli_1.0_{split}.jsonl", f"snli_1.0_{split}.txt") for split in ("train", "dev", "test")}
+_SNLI: dict[str, tuple[str, ...]] = {
+    split: (f"snli_1.0_{split}.jsonl", f"snli_1.0_{split}.txt") for split in ("train", "dev", "test")
+}
 _COLA = {  # the published names first, then GLUE's
     "train": ("in_domain_train.tsv", "train.tsv"),
     "dev": ("in_domain_dev.tsv", "dev.tsv"),
@@ -26,7 +28,7 @@ _TABLE = {
     split: tuple(stem + suffix for stem in stems for suffix in TABLE_SUFFIXES)
     for split, stems in _TABLE_STEMS.items()
 }
-FILES_OF_SPLIT = {"snli": _SNLI, "cola": _COLA, "table": _TABLE}
+FILES_OF_SPLIT: dict[str, dict[str, tuple[str, ...]]] = {"snli": _SNLI, "cola": _COLA, "table": _TABLE}
 DOWNLOADS = {"snli": "snli_1.0.zip", "cola": "cola_public_1.1.zip"}
 """What `data get` stores, by task."""
 

@@ -91,13 +91,15 @@ class WordPieceTokenizer(Tokenizer):
         fast.no_padding()
         self._fast, self._specials = fast, specials
         self.vocab_size = max(fast.get_vocab(with_added_tokens=True).values()) + 1
-        ids = {name: fast.token_to_id(token) for name, token in specials.items()}
-        for name, token_id in ids.items():
+        ids: dict[str, int] = {}
+        for name, token in specials.items():
+            token_id = fast.token_to_id(token)
             if token_id is None:
                 raise ModelError(
-                    f"The vocabulary lacks its {name} token {specials[name]!r}.",
+                    f"The vocabulary lacks its {name} token {token!r}.",
                     hint="Give the vocabulary that belongs to the weights (--vocab, --model).",
                 )
+            ids[name] = token_id
         self.cls_id, self.sep_id, self.pad_id = ids["cls"], ids["sep"], ids["pad"]
         self.mask_id, self.unk_id = ids["mask"], ids["unk"]
         content = json.dumps([json.loads(fast.to_str()), specials], sort_keys=True)

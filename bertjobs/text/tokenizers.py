@@ -81,7 +81,7 @@ def _alphabet(texts: pa.Array, rules: FastTokenizer, room: int) -> list[str]:
     """Return the most frequent characters, plain and as continuations, in a fixed order.
 
     The trainer numbers characters as it meets them in a hash map, and breaks ties between merges by those
-    numbers: left alone, two runs over the same texts may give different vocabularies.
+    numbers: left alone, no two runs over the same texts give the same vocabulary.
     """
     assert rules.normalizer is not None and rules.pre_tokenizer is not None
     num_of: Counter[str] = Counter()
