@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bertjobs.errors import ConfigError, QueueError
 from bertjobs.settings import Settings
@@ -133,9 +134,8 @@ def start_missing(settings: Settings, *, members: Sequence[str], lock_fd: int, a
 
 
 def _start_ray(settings: Settings, layout: Layout, *, last: Record | None, lock_fd: int) -> None:
-    process.sweep(
-        "ray", home=layout.home, leader=last, grace_s=2.0
-    )  # what a killed head has left behind holds its ports
+    # What a killed head has left behind would hold its ports and its processors.
+    process.sweep("ray", home=layout.home, leader=last, grace_s=2.0)
     ray_head.prepare(layout)
     ports = ray_head.pick_ports(layout, last=last)
     environ = _environment(settings, "ray", ray_address=ray_head.url_of(ports))
@@ -195,7 +195,7 @@ def _environment(settings: Settings, member: str, *, ray_address: str | None = N
     ours = {
         process.MEMBER_VARIABLE: f"{member}@{layout.home}",
         "BERTJOBS_HOME": str(settings.home),
-        "BERTJOBS_STORAGE": settings.storage,
+        "BERTJOBS_STORAGE": _absolute(settings.storage),
         "BERTJOBS_CACHE": str(settings.cache),
         "BERTJOBS_LEASE_S": repr(settings.lease_s),
         "PYTHONUNBUFFERED": "1",
@@ -205,6 +205,10 @@ def _environment(settings: Settings, member: str, *, ray_address: str | None = N
         ours |= {"BERTJOBS_REDIS_URL": redis_server.url_of(layout), "BERTJOBS_RAY_ADDRESS": ray_address}
         ours |= ray_head.environment(layout)
     return kept | ours
+
+
+def _absolute(storage: str) -> str:
+    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
 
 
 def _shared(settings: Settings) -> StackAddresses:
