@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from bertjobs.text.sources import Split, read_split
-from bertjobs.text.tasks import SNLI, Columns, Task
+from bertjobs.text.tasks import Task
 
 # Examples are bounded by their number: a loaded machine must not fail a test.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -58,25 +58,10 @@ def jsonl(rows: Iterable[dict]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def table_task(**changes: object) -> Task:
-    """Return a task over single texts with the columns `text` and `label`."""
-    settings = {
-        "name": "mine",
-        "labels": ("bad", "good"),
-        "label_values": ("bad", "good"),
-        "metric": "accuracy",
-        "format": "table",
-        "columns": Columns(text_a="text", text_b=None, label="label"),
-        "no_label": None,
-    }
-    return Task(**{**settings, **changes})
-
-
 @pytest.fixture
 def snli_file(tmp_path: Path) -> Path:
     """Three labelled pairs and one without a gold label."""
     path = tmp_path / "snli_1.0_train.jsonl"
     labels = ("entailment", "-", "neutral", "contradiction")
     path.write_text(jsonl(snli_row(f"Premise {i}.", f"Hypothesis {i}.", x) for i, x in enumerate(labels)))
-    assert SNLI.no_label == "-"
     return path
