@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.dropout import DropoutPool, HiddenMask, TokenMasks
 from bertjobs.modeling.inputs import GroupedLayout, Layout, ModelInputs, PackedLayout
-from bertjobs.modeling.kernels import add_norm, attend, attend_packed, project
+from bertjobs.modeling.kernels import add_norm, attend, attend_packed, packs, project
 
 
 class BertModel(nn.Module):
@@ -70,9 +70,9 @@ class BertModel(nn.Module):
 
     def _layout(self, inputs: ModelInputs) -> Layout:
         drops_attention = self.training and self.config.attention_probs_dropout_prob > 0
-        if inputs.ids_N.is_cuda and torch.is_autocast_enabled("cuda") and not drops_attention:
+        if not drops_attention and packs(inputs.ids_N.device, head_size=self.config.head_size):
             return PackedLayout(inputs)
-        return GroupedLayout(inputs)
+        return GroupedLayout(inputs, num_heads=self.config.num_attention_heads)
 
     def _masks(self, inputs: ModelInputs, layout: Layout) -> TokenMasks | None:
         if not self.training or self._dropout is None:

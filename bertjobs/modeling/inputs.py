@@ -78,9 +78,9 @@ def pad_rows(
 class GroupedLayout:
     """The encoder's order of tokens: position after position inside each group."""
 
-    def __init__(self, inputs: ModelInputs) -> None:
+    def __init__(self, inputs: ModelInputs, *, num_heads: int) -> None:
         device = inputs.ids_N.device
-        self.groups = tuple(_lay_out(inputs))
+        self.groups = tuple(_lay_out(inputs, num_heads=num_heads))
         """In the order of the batch, each with the bias that hides its padding."""
         self.first_tokens = tuple(group._replace(start=group.first_row, length=1) for group in self.groups)
         """The same groups over B: what a layer that computes first tokens only queries with."""
@@ -112,26 +112,21 @@ class LaidGroup(NamedTuple):
     num_rows: int
     length: int
     key_bias: Tensor | None
-    """(K, 1, L), -inf at padding keys; none where there is no padding."""
+    """(K * heads, 1, L), -inf at padding keys; none where there is no padding."""
 
 
-def _lay_out(inputs: ModelInputs) -> Iterator[LaidGroup]:
+def _lay_out(inputs: ModelInputs, *, num_heads: int) -> Iterator[LaidGroup]:
     first_row = 0
     lengths_B = inputs.lengths_B.cpu()
     for group in inputs.groups:
         lengths_K = lengths_B[first_row : first_row + group.num_rows]
-        key_bias = (
-            _key_bias(lengths_K, group.length).to(inputs.ids_N.device)
-            if lengths_K.min() < group.length
-            else None
-        )
+        is_padding_KL = torch.arange(group.length) >= lengths_K[:, None]
+        key_bias = None
+        if is_padding_KL.any():
+            bias_KL = torch.zeros(is_padding_KL.shape).masked_fill_(is_padding_KL, float("-inf"))
+            key_bias = bias_KL.repeat_interleave(num_heads, dim=0)[:, None].to(inputs.ids_N.device)
         yield LaidGroup(group.start, first_row, group.num_rows, group.length, key_bias)
         first_row += group.num_rows
-
-
-def _key_bias(lengths_K: Tensor, length: int) -> Tensor:
-    is_padding_KL = torch.arange(length) >= lengths_K[:, None]
-    return torch.zeros(is_padding_KL.shape).masked_fill_(is_padding_KL, float("-inf"))[:, None, :]
 
 
 class PackedLayout:

@@ -81,6 +81,13 @@ def attend_packed(
     return varlen_attn(q, k, v, query_starts, starts, longest_query, layout.max_len).reshape_as(queries_ND)
 
 
+def packs(device: torch.device, *, head_size: int) -> bool:
+    """Return whether `attend_packed` can run: Ampere or later, in a half-precision autocast."""
+    if device.type != "cuda" or not torch.is_autocast_enabled("cuda") or head_size % 8:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, write_gradients: bool, *parameters: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
@@ -182,9 +189,7 @@ class _GroupedAttention(torch.autograd.Function):
         for query_group, group in zip(query_groups, groups, strict=True):
             q_GLE = _heads(queries_ND, query_group, num_heads)
             k_GLE, v_GLE = _heads(keys_ND, group, num_heads), _heads(values_ND, group, num_heads)
-            probs_GLL = torch.softmax(
-                _scores(q_GLE, k_GLE, group.key_bias, num_heads=num_heads, scale=scale), -1
-            )
+            probs_GLL = torch.softmax(_scores(q_GLE, k_GLE, group.key_bias, scale=scale), dim=-1)
             probabilities.append(probs_GLL)
             if mask is not None:
                 probs_GLL = probs_GLL * mask.of(probs_GLL, first_row=group.first_row)
@@ -226,12 +231,11 @@ def _heads(x_ND: Tensor, group: LaidGroup, num_heads: int) -> Tensor:
     return group_ND.view(group.length, group.num_rows * num_heads, -1).transpose(0, 1)
 
 
-def _scores(q_GLE: Tensor, k_GLE: Tensor, bias_K1L: Tensor | None, *, num_heads: int, scale: float) -> Tensor:
+def _scores(q_GLE: Tensor, k_GLE: Tensor, bias_G1L: Tensor | None, *, scale: float) -> Tensor:
     keys_GEL = k_GLE.transpose(1, 2)
-    if bias_K1L is None:
+    if bias_G1L is None:
         return torch.baddbmm(q_GLE.new_zeros(1, 1, 1), q_GLE, keys_GEL, beta=0, alpha=scale)
-    bias_G1L = bias_K1L.to(q_GLE.dtype).repeat_interleave(num_heads, dim=0)
-    return torch.baddbmm(bias_G1L, q_GLE, keys_GEL, alpha=scale)
+    return torch.baddbmm(bias_G1L.to(q_GLE.dtype), q_GLE, keys_GEL, alpha=scale)
 
 
 def _softmax_backward(grad_GLL: Tensor, probs_GLL: Tensor) -> Tensor:
