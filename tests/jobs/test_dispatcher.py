@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from bertjobs.errors import LeaseLost
-from bertjobs.jobs.connection import NotLeader
+from bertjobs.jobs.connection import NotLeader, WrongState
 from bertjobs.jobs.job import State
 from bertjobs.jobs.logs import log_name
 from bertjobs.jobs.retry import Decision
@@ -158,6 +158,21 @@ def test_a_silent_driver_is_stopped_and_only_then_replaced(world, submit):
         with pytest.raises(LeaseLost):
             write()
     assert world.store.get(job_id).checkpoint is None
+
+
+def test_no_second_attempt_starts_while_the_first_is_not_known_to_be_gone(world, submit):
+    job_id = running(world, submit)
+    failed = Decision(state=State.FAILED, reason="DataError", message="broken")
+    world.driver(job_id).end(failed, nonce="n", metrics={}, artifacts={})
+    world.store.retry(job_id)
+    world.turn(2)
+    job = world.store.get(job_id)
+    assert (job.state, job.reason, job.num_attempts) == (State.QUEUED, "LastAttemptAlive", 1)
+    with pytest.raises(WrongState, match="still running its last attempt"):
+        world.dispatcher._store.claim(job_id, grant=job.attempt.grant, plan={})
+    world.ray.ends(f"bj-{job_id}-a1", "FAILED", exit_code=1)
+    world.turn()
+    assert world.store.get(job_id).num_attempts == 2
 
 
 def test_silence_while_redis_was_away_is_not_the_drivers(world, submit):
