@@ -220,7 +220,7 @@ class _Run:
 
     def _report(self) -> None:
         read = self._meter.read()
-        if self._meter.stop_is_agreed:
+        if self._meter.stop_is_agreed and self._position.num_done < self._plan.num_steps:
             self._stopped = self._wish or "rank 0 asked to stop"
         if self._record:
             for progress in read:

@@ -24,3 +24,15 @@ def tiny() -> ModuleType:
 def one_thread() -> None:
     """Very small matrices are slower on several threads."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than these runs do; tests of the pictures ask for the fixture `pictures`."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr("bertjobs.training.plots.save_plots", lambda *_, **__: ())
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Let runs draw."""

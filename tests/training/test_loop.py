@@ -33,24 +33,25 @@ def _assert_same_bits(a: torch.nn.Module, b: torch.nn.Module) -> None:
 
 
 def test_it_learns(tiny: ModuleType, tmp_path: Path) -> None:
-    config = tiny.make_config(epochs=5, optim={"lr": 1e-2})
-    result, _, hooks = tiny.run_finetune(tmp_path, config, num_rows=280)
+    model = tiny.make_model(spread=0.2)
+    result, _, hooks = tiny.run_finetune(tmp_path, tiny.make_config(epochs=3), num_rows=280, model=model)
     losses = tiny.losses_of(hooks)
-    assert len(losses) == result.num_steps == 175
-    assert np.mean(losses[:9]) > 1.0
+    assert len(losses) == result.num_steps == 105
+    assert np.mean(losses[:5]) > 1.0
     assert np.mean(losses[-9:]) < 0.3
     assert result.metrics.accuracy > 0.9
     assert result.stopped is None
 
 
 def test_it_overfits_one_batch(tiny: ModuleType, tmp_path: Path) -> None:
-    eight_rows = tiny.make_table(8, seed=1).select(np.arange(8).repeat(150))
+    eight_rows = tiny.make_table(8, seed=1).select(np.arange(8).repeat(60))
     config = tiny.make_config(epochs=1, optim={"lr": 5e-3, "beta2": 0.95})
-    _, _, hooks = tiny.run_finetune(tmp_path, config, train=eight_rows, model=tiny.make_model(dropout=0.0))
+    model = tiny.make_model(dropout=0.0, spread=0.2)
+    _, _, hooks = tiny.run_finetune(tmp_path, config, train=eight_rows, model=model)
     losses = tiny.losses_of(hooks)
-    assert losses[0] > 1.0
-    assert len(losses) == 150
-    assert losses[-1] < 0.01
+    assert len(losses) == 60
+    assert losses[0] > 0.9
+    assert losses[-1] < 0.02
 
 
 def test_it_follows_hugging_face_with_torch_step_by_step(tiny: ModuleType, tmp_path: Path) -> None:
@@ -113,6 +114,8 @@ def test_splitting_a_batch_changes_nothing_with_dropout_on(
     assert len(tiny.losses_of(whole)) == 18
     np.testing.assert_allclose(tiny.losses_of(parts), tiny.losses_of(whole), rtol=1e-4)
     for name, weight in split_model.state_dict().items():
+        if name.endswith("key.bias"):
+            continue  # its true gradient is 0: AdamW makes steps of what rounding leaves
         torch.testing.assert_close(weight, whole_model.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
@@ -289,7 +292,7 @@ def test_the_series_holds_each_step_once_also_after_a_resume(tiny: ModuleType, t
     }  # fmt: skip
 
 
-def test_artefacts_are_where_the_job_folder_says(tiny: ModuleType, tmp_path: Path) -> None:
+def test_artefacts_are_where_the_job_folder_says(tiny: ModuleType, tmp_path: Path, pictures: None) -> None:
     result, _, _ = tiny.run_finetune(tmp_path, tiny.make_config(epochs=1))
     assert result.plots == ("plots/curves.png", "plots/confusion.png")
     for name in result.plots:

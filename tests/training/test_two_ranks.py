@@ -62,6 +62,8 @@ def test_ranks_follow_the_losses_of_one(tiny: ModuleType, tmp_path: Path, many: 
     assert first["metrics"]["loss"] == pytest.approx(best.loss, rel=1e-3)
     weights = load_file(many / "rank0.st")
     for name, tensor in model.state_dict().items():
+        if name.endswith("key.bias"):
+            continue  # its true gradient is 0: AdamW makes steps of what rounding leaves
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=2e-4)
     for rank, other in enumerate(others, start=1):
         assert other["steps"] == [] and other["published"] == []  # rank 0 speaks
