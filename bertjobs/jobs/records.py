@@ -40,8 +40,10 @@ def summary_of(row: Sequence[Any]) -> JobSummary:
     return JobSummary(**_columns(job_id, fields, place=place or None))
 
 
-def job_of(fields: Mapping[str, str], *, rank: int, attempts: Sequence[Mapping[str, str]]) -> Job:
-    """Read a job's hash; `rank` counts from 0 in the queue, -1 outside."""
+def job_of(document: str) -> Job:
+    """Read what `read` in common.lua writes: the job's hash, its rank (-1 outside the queue), its attempts."""
+    flat, rank, attempts = json.loads(document)
+    fields = pairs(flat)
     return Job(
         **_columns(fields["id"], fields, place=rank + 1 or None),
         config=json.loads(fields["config"]),
@@ -57,7 +59,7 @@ def job_of(fields: Mapping[str, str], *, rank: int, attempts: Sequence[Mapping[s
         checkpoint_step=_optional(fields, "checkpoint_step", int),
         metrics=_object(fields, "metrics"),
         artifacts=_object(fields, "artifacts"),
-        attempts=tuple(attempt_of(attempt) for attempt in attempts),
+        attempts=tuple(attempt_of(pairs(attempt)) for attempt in attempts),
     )
 
 

@@ -5,6 +5,7 @@ one, or half of a smaller node. Without that share two workers at 0.9 CPU on a 2
 ever.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -196,4 +197,5 @@ def _data_cpus(cluster: Cluster, *, training_cpus: float) -> float:
 
 def _down(cpus: float) -> float:
     """Round down to what Ray can count; whole CPUs where there are several."""
-    return float(int(cpus + QUANTUM)) if cpus >= 2 else int(cpus / QUANTUM + 0.5) * QUANTUM
+    unit = 1.0 if cpus >= 2 else QUANTUM
+    return round(math.floor(cpus / unit + 1e-6) * unit, 4)

@@ -30,7 +30,7 @@ from typing import Any
 from bertjobs.errors import QueueError
 from bertjobs.jobs.connection import Connection, IdTaken, WrongState, open_connection
 from bertjobs.jobs.job import Event, Job, JobSummary, State, new_job_id
-from bertjobs.jobs.records import SUMMARY_COLUMNS, event_of, job_of, pairs, summary_of
+from bertjobs.jobs.records import SUMMARY_COLUMNS, event_of, job_of, summary_of
 from bertjobs.settings import Settings
 
 MAX_PRIORITY = 1000
@@ -75,22 +75,20 @@ class JobStore:
         }
         if time_limit_s is not None:
             fields["time_limit_s"] = time_limit_s
-        job_id, created = self._submit(
-            fields,
-            idempotency_key=idempotency_key,
-            after=[self.find(dependency) for dependency in after],
-            hold=hold,
-        )
-        return self.get(job_id), created
-
-    def _submit(self, fields: dict[str, Any], **arg: Any) -> tuple[str, bool]:
         nonce = uuid.uuid4().hex
+        dependencies = [self.find(dependency) for dependency in after]
         while True:
             try:
-                found, created = self.connection.run(
-                    "submit", id=new_job_id(), nonce=nonce, fields=fields, **arg
+                created, document = self.connection.run(
+                    "submit",
+                    id=new_job_id(),
+                    nonce=nonce,
+                    fields=fields,
+                    idempotency_key=idempotency_key,
+                    after=dependencies,
+                    hold=hold,
                 )
-                return str(found), bool(created)
+                return job_of(document), bool(created)
             except IdTaken:
                 continue  # two jobs of one second drew the same three letters
 
@@ -104,8 +102,8 @@ class JobStore:
 
     def get(self, job: str) -> Job:
         """Read one job by its id or a beginning of it that is its alone. Raises: QueueError."""
-        fields, rank, attempts = self.connection.run("get", prefix=job)
-        return job_of(pairs(fields), rank=rank, attempts=[pairs(attempt) for attempt in attempts])
+        (document,) = self.connection.run("get", prefix=job)
+        return job_of(document)
 
     def list(
         self, *, states: Collection[State] | None = None, limit: int | None = 100, user: str | None = None

@@ -23,6 +23,7 @@ def asked(gpus=0, workers=None, cpus_per_worker=None):
         ([(2, 0)], asked(), (1, 0, 1, 1)),
         ([(2, 0)], asked(workers=2), (2, 0, 0.5, 1)),
         ([(1, 0)], asked(), (1, 0, 0.5, 0.5)),
+        ([(1, 0)], asked(workers=3), (3, 0, 0.1666, 0.5)),
         ([(4, 0)], asked(), (1, 0, 3, 1)),
         ([(16, 0)], asked(), (1, 0, 12, 4)),
         ([(16, 0)], asked(workers=4), (4, 0, 3, 4)),

@@ -39,6 +39,16 @@ local function find(prefix)
   return nil, #found == 0 and 'UNKNOWN' or 'AMBIGUOUS'
 end
 
+-- A job with its attempts and its place in the queue as one JSON document, which a client reads faster than a
+-- reply of many small strings.
+local function read(id)
+  local attempts = {}
+  for n = 1, tonumber(redis.call('HGET', job_key(id), 'num_attempts')) do
+    attempts[n] = redis.call('HGETALL', attempt_key(id, n))
+  end
+  return cjson.encode({redis.call('HGETALL', job_key(id)), redis.call('ZRANK', 'bj:queue', id) or -1, attempts})
+end
+
 local function wake()
   -- One entry is enough: whoever takes it looks at everything.
   if redis.call('LLEN', 'bj:wake') == 0 then redis.call('LPUSH', 'bj:wake', '1') end

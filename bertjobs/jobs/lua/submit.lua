@@ -2,12 +2,12 @@
 local key = job_key(arg.id)
 local nonce = redis.call('HGET', key, 'nonce')
 if nonce then
-  if nonce == arg.nonce then return {'OK', arg.id, 1} end  -- our own call, sent again
+  if nonce == arg.nonce then return {'OK', 1, read(arg.id)} end  -- our own call, sent again
   return {'TAKEN', arg.id}
 end
 if arg.idempotency_key then
   local first = redis.call('HGET', 'bj:idempotency', arg.idempotency_key)
-  if first then return {'OK', first, 0} end
+  if first then return {'OK', 0, read(first)} end
 end
 for _, dependency in ipairs(arg.after) do
   if redis.call('EXISTS', job_key(dependency)) == 0 then return {'UNKNOWN', dependency} end
@@ -30,4 +30,4 @@ else
   enter(arg.id, nil, 'QUEUED', 'Submitted', 'No dispatcher has looked at the job yet.')
   wake()
 end
-return {'OK', arg.id, 1}
+return {'OK', 1, read(arg.id)}
