@@ -1,0 +1,93 @@
+"""One real stack for all tests of this folder, driven by commands as a user would, in a home of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bertjobs.text.sample import write_sample
+
+PATIENCE_S = 180.0
+"""How long a state may take to come; only a hang takes that long."""
+
+
+class Cluster:
+    """A stack of its own under a home that nothing else uses."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        ours = {k: v for k, v in os.environ.items() if not k.startswith(("BERTJOBS_", "RAY_"))}
+        self._env = ours | {"BERTJOBS_HOME": str(home), "BERTJOBS_LEASE_S": "4"}
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Run one command; return its answer."""
+        done = subprocess.run(
+            [sys.executable, "-m", "bertjobs.cli.main", *words], env=self._env, capture_output=True, text=True
+        )
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout if code == 0 else done.stderr
+
+    def json(self, *words: str, code: int = 0) -> Any:
+        """Run one command and read the document it answers with, whatever its exit code."""
+        done = subprocess.run(
+            [sys.executable, "-m", "bertjobs.cli.main", *words, "--json"],
+            env=self._env,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return json.loads(done.stdout)
+
+    def wait_for(self, job: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Ask for the job's status until it is as described."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            status = self.json("status", job)
+            if holds(status):
+                return dict(status)
+            time.sleep(0.1)
+        raise AssertionError(f"{job} did not get there: {json.dumps(status, indent=1)}")
+
+    def processes(self, title: str) -> list[int]:
+        """Return the pids of this stack's processes whose command line contains `title`."""
+        mark = f"BERTJOBS_HOME={self.home}".encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                is_ours = mark in (folder / "environ").read_bytes().split(b"\0")
+                if is_ours and title in (folder / "cmdline").read_text().replace("\0", " "):
+                    found.append(int(folder.name))
+            except (OSError, UnicodeDecodeError):
+                continue  # it ended meanwhile
+        return found
+
+    def kill(self, title: str) -> None:
+        """Kill what the title names, as the kernel does when memory runs out."""
+        pids = self.processes(title)
+        assert pids, f"there is no process {title!r} to kill"
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Return a stack that starts with the first job and is proved to be gone after the last test."""
+    cluster = Cluster(tmp_path_factory.mktemp("home"))
+    yield cluster
+    cluster.run("cluster", "down")
+    assert cluster.processes("") == []
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the shipped sample in it."""
+    folder = tmp_path_factory.mktemp("sample")
+    write_sample(folder)
+    return folder
