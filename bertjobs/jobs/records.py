@@ -41,7 +41,7 @@ def summary_of(row: Sequence[Any]) -> JobSummary:
 
 
 def job_of(document: str) -> Job:
-    """Read what `read` in common.lua writes: the job's hash, its rank (-1 outside the queue), its attempts."""
+    """Read what `read` in common.lua writes: the job, its rank (-1 outside the queue), its attempts."""
     flat, rank, attempts = json.loads(document)
     fields = pairs(flat)
     return Job(
