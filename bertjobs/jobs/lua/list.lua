@@ -16,14 +16,13 @@ else
   table.sort(found, function(a, b) return seq_of[a] > seq_of[b] end)
 end
 
-local place_of = {}
-for i, id in ipairs(redis.call('ZRANGE', 'bj:queue', 0, -1)) do place_of[id] = i end
 local rows = {}
 for _, id in ipairs(found) do
   if arg.limit >= 0 and #rows >= arg.limit then break end
   if not arg.user or redis.call('HGET', job_key(id), 'user') == arg.user then
     local row = redis.call('HMGET', job_key(id), unpack(arg.columns))
-    row[#row + 1] = place_of[id] or false
+    local rank = redis.call('ZRANK', 'bj:queue', id)
+    row[#row + 1] = rank and rank + 1 or false
     row[#row + 1] = id
     rows[#rows + 1] = row
   end
