@@ -119,6 +119,7 @@ class _Run:
             token_ids_U=self._feed.token_ids(),
             optim=config.optim,
         )
+        model.bert.write_gradients()  # straight into the optimizer's buffers
         self._meter = Meter(self._plan, device=self._device, clock=clock)
         self._position = Position()
         self._record: Record | None = None

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from transformers import BertConfig as TheirConfig
 from transformers import BertForSequenceClassification as TheirModel
 
-from bertjobs.errors import ConfigError, LeaseLost, ModelError, TrainingError
+from bertjobs.errors import ConfigError, LeaseLost, ModelError, OutOfMemory, TrainingError
 from bertjobs.storage import JobDir
 from bertjobs.training.checkpoint import read_checkpoint
 from bertjobs.training.plan import make_plan
@@ -304,3 +304,34 @@ def test_progress_counts_down_to_the_end(tiny: ModuleType, tmp_path: Path) -> No
     assert [p.epoch for p in hooks.progress] == [0] * 9 + [1] * 9
     assert [p.eta_s for p in hooks.progress] == [float(18 - p.step) for p in hooks.progress]
     assert hooks.progress[3].examples_per_s == 8.0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+        ),
+    ],
+)
+def test_out_of_memory_says_what_to_make_smaller(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("bertjobs.training.loop.train_step", fail)
+    with pytest.raises(OutOfMemory, match=r"with 16384 tokens at once .* --set train\.microbatch_tokens=N"):
+        tiny.run_finetune(tmp_path, tiny.make_config())
+
+
+def test_other_runtime_errors_are_left_alone(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("bertjobs.training.loop.train_step", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        tiny.run_finetune(tmp_path, tiny.make_config())
