@@ -24,6 +24,9 @@ class Settings:
     """`BERTJOBS_STORAGE`: folder or `pyarrow.fs` URI of the artefacts. Default `<home>/jobs`."""
     cache: Path
     """`BERTJOBS_CACHE`: encoded data and downloads. Default `<home>/cache`."""
+    is_stack_member: bool
+    """`BERTJOBS_STACK_MEMBER`, set by the embedded stack for its own processes: all of them, Ray's workers
+    included, have the same `BERTJOBS_*`, so nothing need be handed on."""
     lease_s: float
     """`BERTJOBS_LEASE_S`: seconds without a heartbeat after which the dispatcher asks Ray. Default 15."""
 
@@ -48,6 +51,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         ray_address=ray_address,
         storage=env.get("BERTJOBS_STORAGE") or str(home / "jobs"),
         cache=Path(env.get("BERTJOBS_CACHE") or home / "cache").expanduser().absolute(),
+        is_stack_member="BERTJOBS_STACK_MEMBER" in env,
         lease_s=_positive(env, "BERTJOBS_LEASE_S", 15.0),
     )
 

@@ -4,8 +4,8 @@ place. Knows folders and bytes, not what is in them.
 A job's folder, under `BERTJOBS_STORAGE/<job id>/`:
 
     config.json                 the resolved configuration
-    checkpoints/<name>/         training state to resume from; which one counts is said by Redis, under the lease
-    model/                      the model to use: config.json, model.safetensors, tokenizer files, bertjobs.json
+    checkpoints/<name>/         training state to resume from; Redis says which one counts, under the lease
+    model/                      the model to use: config.json, model.safetensors, vocabulary, bertjobs.json
     metrics.json                the final metrics
     metrics.jsonl               the series behind the curves, a step or an epoch a line
     predictions.parquet         texts, labels, predictions, probabilities
@@ -96,7 +96,7 @@ class JobDir:
 
     @contextmanager
     def open_dir(self, name: str) -> Iterator[Path]:
-        """Give a published folder as a local path, downloaded for the time of the block where it is remote."""
+        """Give a published folder as a local path; a remote one is downloaded for the time of the block."""
         with _storage_errors(self.path_of(name)):
             if not self._is_remote:
                 if not (self._local / name).is_dir():

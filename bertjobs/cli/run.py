@@ -6,7 +6,7 @@ import click
 
 from bertjobs.cli.inputs import locate_inputs
 from bertjobs.cli.options import JobCommand
-from bertjobs.cli.render import print_json, print_results
+from bertjobs.cli.render import print_json, print_note, print_results
 from bertjobs.config import JobConfig
 from bertjobs.settings import load_settings
 
@@ -44,5 +44,5 @@ def _run(kind: str, *, config: JobConfig, output: str | None, as_json: bool) -> 
         run as run_here,  # torch and ray: seconds, which a wrong flag should not cost
     )
 
-    result = run_here(kind, config, output=output, settings=settings)
+    result = run_here(kind, config, output=output, settings=settings, announce=print_note)
     print_json(result) if as_json else print_results(result)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data import ExecutionResources
 
 from bertjobs.text.encoding import encode_table, read_ipc, write_ipc
 from bertjobs.text.tokenizers import Tokenizer
@@ -15,24 +16,27 @@ log = logging.getLogger(__name__)
 ROWS_PER_BLOCK = 32_768
 
 
-def encode(table: pa.Table, *, tokenizer: Tokenizer, key: str, cache: Path) -> ray.ObjectRef:
+def encode(
+    table: pa.Table, *, tokenizer: Tokenizer, key: str, cache: Path, data_cpus: float
+) -> ray.ObjectRef:
     """Return a reference to the encoded table: from the cache, or from a pipeline that starts now.
 
-    key: what `cache_key` made of the rows and the tokenizer. The reference can be handed on before the
-    encoding is done.
+    key: what `cache_key` made of the rows and the tokenizer. data_cpus: what the grant has for Ray Data.
+    The reference can be handed on before the encoding is done.
     """
     path = cache / "encoded" / f"{key}.arrow"
     if path.exists():
         log.info("encoded rows: %s, from the cache", path.name)
         return ray.put(read_ipc(path))
     pipeline = ray.remote(num_cpus=0, max_retries=0)(_encode_with_ray_data)
-    return pipeline.remote(table, tokenizer, str(path))
+    return pipeline.remote(table, tokenizer, str(path), data_cpus)
 
 
-def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str) -> pa.Table:
+def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str, data_cpus: float) -> pa.Table:
     """Tokenize in blocks on all CPUs that the workers leave, keep the order, publish in the cache."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(cpu=data_cpus)
     context.enable_progress_bars = False
     dataset = ray.data.from_arrow(_blocks(table)).map_batches(
         encode_table,
@@ -40,6 +44,7 @@ def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str) -> p
         batch_format="pyarrow",
         batch_size=None,
         zero_copy_batch=True,
+        num_cpus=min(1.0, data_cpus),
     )
     encoded = pa.concat_tables(ray.get(dataset.to_arrow_refs()))
     assert encoded.num_rows == table.num_rows, "a row was lost while encoding"

@@ -59,7 +59,11 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
         "source": ray.put(loaded),
         "tokenizer": tokenizer,
         "encoded": encode(
-            rows.table, tokenizer=tokenizer, key=rows.key(task, tokenizer), cache=run.settings.cache
+            rows.table,
+            tokenizer=tokenizer,
+            key=rows.key(task, tokenizer),
+            cache=run.settings.cache,
+            data_cpus=run.grant.data_cpus,
         ),
         "job_dir": run.job_dir,
         "open_reporter": run.open_reporter,

@@ -46,7 +46,13 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     _announce(train, valid)
     source, tokenizer = _model_and_tokenizer(run, train)
     encoded = [
-        encode(rows.table, tokenizer=tokenizer, key=rows.key(task, tokenizer), cache=run.settings.cache)
+        encode(
+            rows.table,
+            tokenizer=tokenizer,
+            key=rows.key(task, tokenizer),
+            cache=run.settings.cache,
+            data_cpus=run.grant.data_cpus,
+        )
         for rows in (train, valid)
     ]
     run.reporter.set_phase("starting workers")
@@ -95,6 +101,8 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     gang.set_threads(context.get_local_world_size())
     reporter = open_reporter()
+    if (nodes := gang.nodes_of_ranks()) and context.get_world_rank() == 0:
+        reporter.report_nodes(nodes)
     train, valid = (EncodedTable.from_arrow(gang.fetch(ref)) for ref in work["encoded"])
     model = build_classifier(
         ray.get(work["source"]),

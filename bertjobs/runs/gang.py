@@ -92,6 +92,15 @@ def fetch(reference: ray.ObjectRef) -> Any:
         raise _as_ours(e.cause) from e
 
 
+def nodes_of_ranks() -> list[str]:
+    """Return the Ray node of each rank; every rank of the gang has to ask."""
+    from torch import distributed
+
+    nodes = [""] * distributed.get_world_size()
+    distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    return nodes
+
+
 def set_threads(workers_on_node: int) -> None:
     """Give torch this worker's share of the node's cores; Ray sets OMP_NUM_THREADS to the CPUs asked for."""
     import torch

@@ -4,17 +4,13 @@ What a lease does in the queue, a file does here: `checkpoints/latest.json` name
 from, and the same command with the same `--output` goes on from it.
 """
 
-import json
 import logging
-import os
 import secrets
-import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,7 @@ import ray
 
 from bertjobs.config import JobConfig
 from bertjobs.errors import ConfigError
-from bertjobs.jobs.job import Grant
+from bertjobs.jobs.job import Grant, State, iso
 from bertjobs.jobs.sizing import Cluster, Node, exceeds, size_workers
 from bertjobs.runs.kinds import DRIVER_OF_KIND
 from bertjobs.runs.run import Reporter, Run
@@ -33,16 +29,26 @@ log = logging.getLogger(__name__)
 
 LATEST = "checkpoints/latest.json"
 LIVE = "progress.json"
+SHOW_INTERVAL_S = 2.0
+
+
+Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileReporter:
-    """Reports into the run's folder; the foreground process shows what it finds there."""
+    """Reports into the run's folder, from whichever process; the foreground shows what it finds there."""
 
     job_dir: JobDir
 
+    def __call__(self) -> Reporter:
+        return self
+
     def set_phase(self, text: str) -> None:
-        print(text, file=sys.stderr)
+        """Nothing to do in a worker: phases belong to the driver."""
+
+    def report_nodes(self, node_ids: list[str]) -> None:
+        """Nothing to do: nobody else shares out this Ray."""
 
     def progress(self, values: dict[str, Any]) -> None:
         self.job_dir.write_json(LIVE, values)
@@ -56,22 +62,31 @@ class FileReporter:
     def command(self) -> str | None:
         return None
 
-    def __call__(self) -> Reporter:
-        return self
+
+@dataclass(frozen=True, kw_only=True)
+class ForegroundReporter(FileReporter):
+    """The driver's own reporter: it also says what it is doing."""
+
+    announce: Announce
+
+    def set_phase(self, text: str) -> None:
+        self.announce(text)
 
 
-def run(kind: str, config: JobConfig, *, output: str | None, settings: Settings) -> dict[str, Any]:
+def run(
+    kind: str, config: JobConfig, *, output: str | None, settings: Settings, announce: Announce
+) -> dict[str, Any]:
     """Do the work here and now; return the same document as `submit --wait --json`.
 
     Raises: BertjobsError: as the driver of the kind.
     """
+    began = datetime.now(UTC)
     job_dir, run_id = _folder(output, settings)
     job_dir.check_writable()
     _check_same_config(job_dir, config)
     job_dir.write_json("config.json", config.model_dump(mode="json"))
-    began = datetime.now(UTC)
-    reporter = FileReporter(job_dir=job_dir)
-    with _ray(settings), _shown(job_dir), ExitStack() as resources:
+    announce("starting Ray")
+    with _ray(), _shown(job_dir, announce), ExitStack() as resources:
         outcome = DRIVER_OF_KIND[kind](
             Run(
                 id=run_id,
@@ -80,8 +95,8 @@ def run(kind: str, config: JobConfig, *, output: str | None, settings: Settings)
                 job_dir=job_dir,
                 settings=settings,
                 grant=_grant(config),
-                reporter=reporter,
-                open_reporter=reporter,
+                reporter=ForegroundReporter(job_dir=job_dir, announce=announce),
+                open_reporter=FileReporter(job_dir=job_dir),
                 checkpoint=_latest(job_dir),
                 resources=resources,
             )
@@ -89,14 +104,14 @@ def run(kind: str, config: JobConfig, *, output: str | None, settings: Settings)
     return {
         "id": run_id,
         "kind": kind,
-        "state": "SUCCEEDED",
+        "state": str(State.SUCCEEDED),
         "reason": None,
         "attempts": 1,
         "metrics": outcome.metrics,
         "artifacts": {"dir": job_dir.uri, **outcome.artifacts},
-        "submitted_at": began.isoformat(),
-        "started_at": began.isoformat(),
-        "ended_at": datetime.now(UTC).isoformat(),
+        "submitted_at": iso(began),
+        "started_at": iso(began),
+        "ended_at": iso(datetime.now(UTC)),
     }
 
 
@@ -140,15 +155,9 @@ def _grant(config: JobConfig) -> Grant:
 
 
 @contextmanager
-def _ray(settings: Settings) -> Iterator[None]:
-    """Join the Ray of this node where there is one (RAY_ADDRESS), else start one for the time of the run."""
-    print("starting Ray", file=sys.stderr)
-    ray.init(
-        address=os.environ.get("RAY_ADDRESS"),  # Ray's own variable, as for any Ray program in the foreground
-        include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+def _ray() -> Iterator[None]:
+    """Join the Ray that RAY_ADDRESS names, as any Ray program does; else have one for the run."""
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield
     finally:
@@ -156,10 +165,10 @@ def _ray(settings: Settings) -> Iterator[None]:
 
 
 @contextmanager
-def _shown(job_dir: JobDir) -> Iterator[None]:
-    """Show the live values on stderr: in place on a terminal, a line every few seconds elsewhere."""
+def _shown(job_dir: JobDir, announce: Announce) -> Iterator[None]:
+    """Show the live values every few seconds while the block runs."""
     done = threading.Event()
-    thread = threading.Thread(target=_show, args=(job_dir, done), daemon=True)
+    thread = threading.Thread(target=_show, args=(job_dir, announce, done), daemon=True)
     thread.start()
     try:
         yield
@@ -168,23 +177,18 @@ def _shown(job_dir: JobDir) -> Iterator[None]:
         thread.join()
 
 
-def _show(job_dir: JobDir, done: threading.Event) -> None:
-    is_terminal, shown = sys.stderr.isatty(), None
-    path = Path(job_dir.path_of(LIVE))
-    while not done.wait(0.3 if is_terminal else 3.0):
-        if not path.exists():
-            continue
-        values = json.loads(path.read_bytes())
+def _show(job_dir: JobDir, announce: Announce, done: threading.Event) -> None:
+    shown = job_dir.read_json(LIVE) if job_dir.exists(LIVE) else None  # of a run that this one goes on from
+    while not done.wait(SHOW_INTERVAL_S):
+        values = job_dir.read_json(LIVE) if job_dir.exists(LIVE) else None
         if values != shown:
             shown = values
-            print(_line(values), file=sys.stderr, end="\r" if is_terminal else "\n", flush=True)
-    if is_terminal and shown:
-        print(file=sys.stderr)
+            announce(_line(values))
 
 
 def _line(values: dict[str, Any]) -> str:
     parts = [f"step {values['step']}/{values['num_steps']}"]
     if "loss" in values:
         parts += [f"loss {values['loss']:.4f}", f"{values['examples_per_s']:.0f} examples/s"]
-        parts += [f"ETA {time.strftime('%H:%M:%S', time.gmtime(values['eta_s']))}"]
-    return "  ".join(parts)
+        parts += [f"{timedelta(seconds=round(values['eta_s']))} left"]
+    return ", ".join(parts)

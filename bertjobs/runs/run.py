@@ -21,6 +21,9 @@ class Reporter(Protocol):
     def set_phase(self, text: str) -> None:
         """Say what goes on before and after training: reading data, encoding, starting workers."""
 
+    def report_nodes(self, node_ids: list[str]) -> None:
+        """Say on which Ray node each rank runs."""
+
     def progress(self, values: dict[str, Any]) -> None:
         """Replace the live values: step, loss, examples/s, ETA."""
 

