@@ -1,0 +1,41 @@
+"""`bertjobs run`: the same work without a queue, and going on where an earlier run was broken off."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def test_a_foreground_run_leaves_the_same_artefacts_and_goes_on_in_the_same_folder(sample, tmp_path):
+    words = ["run", "finetune", "--task", "cola", "--data", str(sample / "cola_public"), "--epochs", "1"]
+    words += ["--max-len", "32", "--vocab-size", "512", "--output", str(tmp_path / "out"), "--json"]
+    first = bertjobs(tmp_path, *words)
+    assert (first["state"], first["attempts"]) == ("SUCCEEDED", 1)
+    assert -1.0 <= first["metrics"]["mcc"] <= 1.0
+    model = Path(first["artifacts"]["model"])
+    assert {"config.json", "model.safetensors", "vocab.txt", "bertjobs.json"} <= {
+        p.name for p in model.iterdir()
+    }
+    weights = (model / "model.safetensors").read_bytes()
+    again = bertjobs(tmp_path, *words)  # nothing is left to do: the last checkpoint is taken up and judged
+    assert (model / "model.safetensors").read_bytes() == weights
+    assert {**again["metrics"], "run_s": 0} == {**first["metrics"], "run_s": 0}
+    other = bertjobs(tmp_path, *words, "--lr", "1e-3", code=2)
+    assert "holds a run of another configuration" in other
+
+
+def bertjobs(tmp_path: Path, *words: str, code: int = 0):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("BERTJOBS_", "RAY_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "bertjobs.cli.main", *words],
+        env=env | {"BERTJOBS_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout) if code == 0 else done.stderr
