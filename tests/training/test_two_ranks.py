@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,16 +45,25 @@ def _run_ranks(folder: Path, *, world_size: int, **spec: Any) -> list[dict[str, 
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(world_size)]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def many(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an undisturbed run of two or three ranks."""
-    folder = tmp_path_factory.mktemp(f"ranks{request.param}")
-    _run_ranks(folder, world_size=request.param, train=TRAIN)
-    return folder
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Give the folder of a run of so many ranks, run once for all tests."""
+
+    @cache
+    def run(world_size: int) -> Path:
+        folder = tmp_path_factory.mktemp("ranks")
+        _run_ranks(folder, world_size=world_size, train=TRAIN)
+        return folder
+
+    return run
 
 
-def test_ranks_follow_the_losses_of_one(tiny: ModuleType, tmp_path: Path, many: Path) -> None:
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_follow_the_losses_of_one(
+    tiny: ModuleType, tmp_path: Path, undisturbed: Callable[[int], Path], world_size: int
+) -> None:
     _, model, hooks = tiny.run_finetune(tmp_path, tiny.make_config(**TRAIN), num_rows=NUM_ROWS)
+    many = undisturbed(world_size)
     first, *others = [json.loads(path.read_text()) for path in sorted(many.glob("rank?.json"))]
     assert len(hooks.progress) == 18
     expected = [[p.step, p.loss, p.grad_norm] for p in hooks.progress]
@@ -60,6 +71,7 @@ def test_ranks_follow_the_losses_of_one(tiny: ModuleType, tmp_path: Path, many: 
     best = max(hooks.epochs, key=lambda epoch: epoch.metrics.accuracy).metrics
     assert first["metrics"]["confusion"] == [list(row) for row in best.confusion]
     assert first["metrics"]["loss"] == pytest.approx(best.loss, rel=1e-3)
+    assert len(others) == world_size - 1
     weights = load_file(many / "rank0.st")
     for name, tensor in model.state_dict().items():
         if name.endswith("key.bias"):
@@ -72,13 +84,15 @@ def test_ranks_follow_the_losses_of_one(tiny: ModuleType, tmp_path: Path, many: 
         assert all(torch.equal(theirs[name], weights[name]) for name in weights)
 
 
-def test_ranks_stop_together_and_go_on_to_the_same_end(tmp_path: Path, many: Path) -> None:
+def test_ranks_stop_together_and_go_on_to_the_same_end(
+    tmp_path: Path, undisturbed: Callable[[int], Path]
+) -> None:
+    many = undisturbed(2)
     whole = json.loads((many / "rank0.json").read_text())
-    world_size = len(list(many.glob("rank?.json")))
-    first = _run_ranks(tmp_path, world_size=world_size, train=TRAIN, stop_after=10)
-    assert [rank["num_steps"] for rank in first] == [11] * world_size
-    assert [rank["stopped"] for rank in first] == ["asked to", *["rank 0 asked to stop"] * (world_size - 1)]
-    rest = _run_ranks(tmp_path, world_size=world_size, train=TRAIN, resume=first[0]["published"][-1])
+    first = _run_ranks(tmp_path, world_size=2, train=TRAIN, stop_after=10)
+    assert [rank["num_steps"] for rank in first] == [11, 11]
+    assert [rank["stopped"] for rank in first] == ["asked to", "rank 0 asked to stop"]
+    rest = _run_ranks(tmp_path, world_size=2, train=TRAIN, resume=first[0]["published"][-1])
     assert rest[0]["steps"] == whole["steps"][11:]
     ours, theirs = load_file(tmp_path / "rank1.st"), load_file(many / "rank0.st")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
