@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from bertjobs.errors import ModelError
+from bertjobs.fetch import Checksum, Progress, Remote, fetch_file
 from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.download import Progress, fetch_file
 from bertjobs.modeling.loaded import LoadedModel
 
 _FILES = ("vocab.json", "pretrained.params")
@@ -53,13 +53,12 @@ def fetch(name: str, *, cache: Path, progress: Progress | None = None) -> Path:
     """Return the zip of a registered archive, downloaded on first use. Raises: DownloadError."""
     archive = REGISTRY[name]
     target = cache / "downloads" / name
-    return fetch_file(
-        archive.url,
-        target,
-        sha1=archive.sha1,
-        remedy=f"Put {name} at {target}, or give --model the path of a copy.",
-        progress=progress,
+    remote = Remote(
+        url=archive.url,
+        checksum=Checksum(algorithm="sha1", digest=archive.sha1),
+        otherwise=f"put {name} at {target}, or give --model the path of a copy",
     )
+    return fetch_file(remote, target, progress=progress)
 
 
 def holds_d2l(source: Path) -> bool:

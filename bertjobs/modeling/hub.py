@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bertjobs.errors import DownloadError
-from bertjobs.modeling.download import Progress, exists, fetch_file
+from bertjobs.fetch import Progress, Remote, exists, fetch_file
 from bertjobs.modeling.weights import shard_names
 
 HUB_URL = "https://huggingface.co"
@@ -25,25 +25,34 @@ def fetch(name: str, *, cache: Path, base_url: str = HUB_URL, progress: Progress
     if (folder / _COMPLETE).is_file():
         return folder
     address = f"{base_url}/{name}/resolve/main"
-    remedy = (
-        "Check the name and the network, or copy the model's config.json, model.safetensors and vocab.txt "
-        f"or tokenizer.json into a folder and give that to --model (or into {folder})."
-    )
-    fetch_file(f"{address}/config.json", folder / "config.json", remedy=remedy)
-    for file in (*_weight_files(address, folder, remedy=remedy), *_TOKENIZER):
-        if file not in _TOKENIZER or exists(f"{address}/{file}", remedy=remedy):
-            fetch_file(f"{address}/{file}", folder / file, remedy=remedy, progress=progress)
+    fetch_file(_remote(address, "config.json"), folder / "config.json")
+    for file in _weight_files(address, folder):
+        fetch_file(_remote(address, file), folder / file, progress=progress)
+    for file in _TOKENIZER:
+        if exists(_remote(address, file)):
+            fetch_file(_remote(address, file), folder / file, progress=progress)
     (folder / _COMPLETE).touch()
     return folder
 
 
-def _weight_files(address: str, folder: Path, *, remedy: str) -> list[str]:
+def _remote(address: str, file: str) -> Remote:
+    return Remote(
+        url=f"{address}/{file}",
+        otherwise="check the name, or copy the model's config.json, model.safetensors and vocab.txt or "
+        "tokenizer.json into a folder and give that to --model",
+    )
+
+
+def _weight_files(address: str, folder: Path) -> list[str]:
     for file in _WEIGHTS:
-        if (folder / file).is_file() or exists(f"{address}/{file}", remedy=remedy):
+        if (folder / file).is_file() or exists(_remote(address, file)):
             break
     else:
-        raise DownloadError(f"{address} has none of {', '.join(_WEIGHTS)}.", hint=remedy)
+        raise DownloadError(
+            f"{address} has none of {', '.join(_WEIGHTS)}.",
+            hint="Give --model another model, or a folder.",
+        )
     if not file.endswith(".index.json"):
         return [file]
-    fetch_file(f"{address}/{file}", folder / file, remedy=remedy)
+    fetch_file(_remote(address, file), folder / file)
     return shard_names(folder)

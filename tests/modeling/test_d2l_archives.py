@@ -250,6 +250,6 @@ def test_without_network_the_message_says_what_to_put_where(tmp_path, monkeypatc
     with pytest.raises(DownloadError) as caught:
         d2l.fetch(unreachable.name, cache=tmp_path)
     assert "cannot be downloaded: [Errno 111] Connection refused" in str(caught.value)
-    assert f"Put bert.small.torch.zip at {tmp_path / 'downloads' / 'bert.small.torch.zip'}" in str(
+    assert f"put bert.small.torch.zip at {tmp_path / 'downloads' / 'bert.small.torch.zip'}" in str(
         caught.value
     )

@@ -1,0 +1,210 @@
+"""Downloads from a server on this machine: whole, resumed, cut short, forged, absent; a full disk."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bertjobs.errors import DownloadError, StorageError
+from bertjobs.fetch import Checksum, Remote, exists, fetch_file
+from file_server import FileServer
+
+CONTENT = bytes(range(256)) * 9000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+OTHERWISE = "do something else"
+
+
+@pytest.fixture
+def server(file_server: FileServer) -> FileServer:
+    file_server.files["/data.zip"] = CONTENT
+    return file_server
+
+
+@pytest.fixture
+def remote(server: FileServer) -> Remote:
+    checksum = Checksum(algorithm="sha256", digest=DIGEST)
+    return Remote(url=f"{server.url}/data.zip", checksum=checksum, otherwise=OTHERWISE)
+
+
+@pytest.fixture
+def unchecked(remote: Remote) -> Remote:
+    return Remote(url=remote.url, otherwise=OTHERWISE)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "data.zip"
+
+
+@pytest.fixture
+def leave(target: Path) -> Callable[[bytes], Path]:
+    """Leave what an earlier try got: `leave(b"...")`."""
+
+    def leave(content: bytes) -> Path:
+        part = target.with_name("data.zip.part")
+        part.parent.mkdir()
+        part.write_bytes(content)
+        return part
+
+    return leave
+
+
+def test_a_file_is_fetched_with_progress_and_only_once(
+    server: FileServer, remote: Remote, target: Path
+) -> None:
+    seen: list[tuple[int, int | None]] = []
+    assert fetch_file(remote, target, progress=lambda have, total: seen.append((have, total))) == target
+    assert target.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert len(seen) > 1
+    assert [have for have, _ in seen] == sorted(have for have, _ in seen)
+    assert fetch_file(remote, target) == target
+    assert len(server.asked) == 1
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_file_without_a_checksum_is_fetched_only_once(
+    server: FileServer, unchecked: Remote, target: Path
+) -> None:
+    for _ in range(2):
+        assert fetch_file(unchecked, target).read_bytes() == CONTENT
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_does_not_tell_the_length_is_read_to_its_end(
+    server: FileServer, remote: Remote, target: Path
+) -> None:
+    server.tells_length = False
+    seen: list[tuple[int, int | None]] = []
+    fetch_file(remote, target, progress=lambda have, total: seen.append((have, total)))
+    assert target.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), None)
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_a_download_that_broke_off_goes_on_where_it_was(
+    server: FileServer, remote: Remote, unchecked: Remote, target: Path, is_checked: bool
+) -> None:
+    wanted = remote if is_checked else unchecked
+    server.hangs_up_after = 1_000_000
+    with pytest.raises(DownloadError) as e:
+        fetch_file(wanted, target)
+    assert str(e.value) == (
+        f"{remote.url} cannot be downloaded: the connection broke off after 1000000 of {len(CONTENT)} "
+        "bytes. Try again (what is there is continued), or do something else."
+    )
+    assert not target.exists()
+    server.hangs_up_after = None
+    fetch_file(wanted, target)
+    assert target.read_bytes() == CONTENT
+    assert [asked for _, _, asked in server.asked] == [None, "bytes=1000000-"]
+
+
+def test_a_server_without_ranges_starts_again(
+    server: FileServer, remote: Remote, target: Path, leave: Callable[[bytes], Path]
+) -> None:
+    leave(CONTENT[:500])
+    server.knows_ranges = False
+    seen: list[int] = []
+    fetch_file(remote, target, progress=lambda have, total: seen.append(have))
+    assert target.read_bytes() == CONTENT
+    assert seen[-1] == len(CONTENT)
+
+
+def test_a_part_that_is_whole_is_moved_into_place(
+    server: FileServer, remote: Remote, target: Path, leave: Callable[[bytes], Path]
+) -> None:
+    leave(CONTENT)
+    fetch_file(remote, target)
+    assert target.read_bytes() == CONTENT
+    assert [asked for _, _, asked in server.asked] == [f"bytes={len(CONTENT)}-"]
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+def test_a_part_as_long_as_the_file_that_may_be_another_starts_again(
+    remote: Remote, unchecked: Remote, target: Path, leave: Callable[[bytes], Path], is_checked: bool
+) -> None:
+    leave(b"x" * len(CONTENT))
+    assert fetch_file(remote if is_checked else unchecked, target).read_bytes() == CONTENT
+
+
+def test_another_content_is_refused_and_forgotten(
+    remote: Remote, target: Path, leave: Callable[[bytes], Path]
+) -> None:
+    leave(b"forged")
+    with pytest.raises(DownloadError) as e:
+        fetch_file(remote, target)
+    found = hashlib.sha256(b"forged" + CONTENT[6:]).hexdigest()
+    assert str(e.value) == (
+        f"{remote.url} is not the published file: its sha256 is {found}, not {DIGEST}. "
+        "Try again, or do something else."
+    )
+    assert list(target.parent.iterdir()) == []
+    fetch_file(remote, target)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_anew_and_said(
+    remote: Remote, target: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    target.parent.mkdir()
+    target.write_bytes(CONTENT[:-1])
+    with caplog.at_level(logging.WARNING, logger="bertjobs.fetch"):
+        fetch_file(remote, target)
+    assert target.read_bytes() == CONTENT
+    assert caplog.messages == [f"{target} is not the published file: it is downloaded anew."]
+
+
+def test_an_absent_file_says_what_the_server_says(server: FileServer, target: Path) -> None:
+    with pytest.raises(DownloadError) as e:
+        fetch_file(Remote(url=f"{server.url}/none", otherwise=OTHERWISE), target)
+    assert str(e.value) == (
+        f"{server.url}/none cannot be downloaded: the server says 404 Not Found. "
+        "Try again (what is there is continued), or do something else."
+    )
+
+
+def test_without_a_server_it_says_what_else_to_do(target: Path) -> None:
+    with FileServer() as gone:
+        nowhere = Remote(url=f"{gone.url}/data.zip", otherwise=OTHERWISE)  # nobody listens once it is closed
+    for ask in (lambda: fetch_file(nowhere, target), lambda: exists(nowhere)):
+        with pytest.raises(DownloadError) as e:
+            ask()
+        assert str(e.value) == (
+            f"{nowhere.url} cannot be downloaded: [Errno 111] Connection refused. "
+            "Try again (what is there is continued), or do something else."
+        )
+
+
+@pytest.mark.parametrize("url", ["not an address", "http://127.0.0.1:99999/data.zip"])
+def test_an_address_that_is_none_is_refused(target: Path, url: str) -> None:
+    with pytest.raises(DownloadError, match="cannot be downloaded"):
+        fetch_file(Remote(url=url, otherwise=OTHERWISE), target)
+
+
+def test_a_server_is_asked_for_a_file_without_sending_it(server: FileServer, remote: Remote) -> None:
+    assert exists(remote)
+    assert not exists(Remote(url=f"{server.url}/none", otherwise=OTHERWISE))
+    assert server.asked == [("HEAD", "/data.zip", None), ("HEAD", "/none", None)]
+
+
+def test_a_cache_that_cannot_be_written_says_so(remote: Remote, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError) as e:
+        fetch_file(remote, tmp_path / "file" / "data.zip")
+    assert str(e.value).endswith("Make it writable, or set BERTJOBS_CACHE to another place.")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_full_disk_says_so_and_is_not_the_networks_fault(remote: Remote, target: Path) -> None:
+    target.parent.mkdir()
+    target.with_name("data.zip.part").symlink_to("/dev/full")
+    with pytest.raises(StorageError) as e:
+        fetch_file(remote, target)
+    assert str(e.value) == (
+        f"{target} cannot be written: No space left on device. "
+        "Free room there, or set BERTJOBS_CACHE to another place."
+    )
+    assert not target.exists()
