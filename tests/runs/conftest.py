@@ -75,6 +75,11 @@ class Cluster:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
+    def kill_member(self, name: str) -> None:
+        """Kill a part of the stack."""
+        pid = self.json("cluster", "status")["members"][name]["pid"]
+        os.kill(pid, signal.SIGKILL)
+
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
@@ -83,11 +88,3 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     yield cluster
     cluster.run("cluster", "down")
     assert cluster.processes("") == []
-
-
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the shipped sample in it."""
-    folder = tmp_path_factory.mktemp("sample")
-    write_sample(folder)
-    return folder
