@@ -9,7 +9,8 @@ BertjobsError
 │   ├── QueueError        Redis or Ray cannot be reached or refuses us; an unknown job
 │   └── DownloadError     no network, a wrong checksum, an interrupted download
 └── RunError              exit 1: the work started and did not succeed
-    ├── TrainingError     the loss is not finite, out of memory
+    ├── TrainingError     the loss is not finite, the code of the step raised
+    │   └── OutOfMemory   the batch does not fit the device
     ├── LeaseLost         another attempt owns the job; this one publishes nothing
     └── Cancelled         someone asked for the end
 

@@ -1,5 +1,6 @@
 """Where things are: the one place that reads the environment. What a job does is in `config`, not here."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ class Settings:
     ray_address: str | None
     """`BERTJOBS_RAY_ADDRESS`: the dashboard address of a shared Ray, `http://host:8265`."""
     storage: str
-    """`BERTJOBS_STORAGE`: folder or `pyarrow.fs` URI of the artefacts. Default `<home>/jobs`."""
+    """`BERTJOBS_STORAGE`: folder (here always absolute) or `pyarrow.fs` URI of the artefacts. Default
+    `<home>/jobs`."""
     cache: Path
     """`BERTJOBS_CACHE`: encoded data and downloads. Default `<home>/cache`."""
     is_stack_member: bool
@@ -39,7 +41,7 @@ class Settings:
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings.
 
-    Raises: ConfigError: one address without the other, or a lease that is no positive number.
+    Raises: ConfigError: a password file that cannot be read, or a lease that is no positive number.
     """
     env = os.environ if environ is None else environ
     home = Path(env.get("BERTJOBS_HOME") or "~/.bertjobs").expanduser().absolute()
@@ -49,11 +51,17 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         redis_url=redis_url,
         redis_password=_password(env),
         ray_address=ray_address,
-        storage=env.get("BERTJOBS_STORAGE") or str(home / "jobs"),
+        storage=_storage(env.get("BERTJOBS_STORAGE") or str(home / "jobs")),
         cache=Path(env.get("BERTJOBS_CACHE") or home / "cache").expanduser().absolute(),
         is_stack_member="BERTJOBS_STACK_MEMBER" in env,
         lease_s=_positive(env, "BERTJOBS_LEASE_S", 15.0),
     )
+
+
+def _storage(given: str) -> str:
+    """Make a folder absolute: the job runs elsewhere than where it was submitted."""
+    path = given.removeprefix("file://")
+    return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
 def _password(env: Mapping[str, str]) -> str | None:
@@ -61,9 +69,13 @@ def _password(env: Mapping[str, str]) -> str | None:
     if not path:
         return env.get("BERTJOBS_REDIS_PASSWORD") or None
     try:
-        return Path(path).read_text().strip()
-    except OSError as e:
-        raise ConfigError(f"BERTJOBS_REDIS_PASSWORD_FILE={path} cannot be read: {e.strerror}.") from e
+        return Path(path).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as e:
+        cause = e.strerror if isinstance(e, OSError) else "it is not text"
+        raise ConfigError(
+            f"BERTJOBS_REDIS_PASSWORD_FILE={path} cannot be read: {cause}.",
+            hint="Give a file that holds the password and nothing else, readable by this user.",
+        ) from e
 
 
 def _positive(env: Mapping[str, str], name: str, default: float) -> float:
@@ -74,6 +86,8 @@ def _positive(env: Mapping[str, str], name: str, default: float) -> float:
         value = float(given)
     except ValueError:
         value = 0.0
-    if not value > 0:
-        raise ConfigError(f"{name}={given} is not a positive number of seconds.")
+    if not 0 < value < math.inf:
+        raise ConfigError(
+            f"{name}={given} is not a positive number of seconds.", hint=f"Unset it for {default:g} s."
+        )
     return value

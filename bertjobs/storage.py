@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,9 @@ from typing import Any
 from bertjobs.errors import StorageError
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://")
+_UNPUBLISHED = re.compile(r"\.new-[0-9a-f]{8}")
+_REPLACED = re.compile(r"\.old-(.+)-[0-9a-f]{8}")
+"""What a folder is called before it is published, and while another takes its place."""
 
 
 class JobDir:
@@ -47,12 +51,29 @@ class JobDir:
         self.write_bytes(name, b"bertjobs")
         self.remove(name)
 
+    def recover(self) -> None:
+        """Put in order what a process that was killed left: a folder that was being replaced is put back, and
+        what was being written is dropped. Only for an attempt that begins, when nobody else writes here.
+
+        Raises: StorageError: no right.
+        """
+        if self._is_remote:
+            return  # nothing is renamed there, and what is being written lies in a temporary folder
+        with _storage_errors(str(self._local)):
+            for folder in [*self._local.glob("*"), *self._local.glob("*/*")]:
+                if found := _REPLACED.fullmatch(folder.name):
+                    target = folder.with_name(found[1])
+                    shutil.rmtree(folder) if target.exists() else folder.rename(target)
+                elif _UNPUBLISHED.fullmatch(folder.name):
+                    shutil.rmtree(folder)
+
     def exists(self, name: str) -> bool:
-        """Return whether the file or folder is there."""
-        if not self._is_remote:
-            return (self._local / name).exists()
-        fs, base = self._filesystem()
-        return bool(fs.get_file_info(f"{base}/{name}").type.value)
+        """Return whether the file or folder is there. Raises: StorageError: that cannot be told."""
+        with _storage_errors(self.path_of(name)):
+            if not self._is_remote:
+                return (self._local / name).exists()
+            fs, base = self._filesystem()
+            return bool(fs.get_file_info(f"{base}/{name}").type.value)
 
     def read_bytes(self, name: str) -> bytes:
         """Read one file. Raises: StorageError: it is missing or cannot be read."""
@@ -85,58 +106,70 @@ class JobDir:
     def new_dir(self, name: str) -> Iterator[Path]:
         """Give a local folder to fill; publish it under `name` when the block ends well, else drop it.
 
-        A folder of that name which is already there is replaced. Raises: StorageError.
+        A folder of that name which is already there is replaced. Raises: StorageError: no room, no right, in
+        the block too, which is there to write.
         """
         with _storage_errors(self.path_of(name)), self._scratch() as scratch:
             yield scratch
             if self._is_remote:
                 self._upload(scratch, name)
             else:
+                _share(scratch)
                 _move_into_place(scratch, self._local / name)
 
     @contextmanager
     def open_dir(self, name: str) -> Iterator[Path]:
-        """Give a published folder as a local path; a remote one is downloaded for the time of the block."""
-        with _storage_errors(self.path_of(name)):
-            if not self._is_remote:
-                if not (self._local / name).is_dir():
-                    raise StorageError(f"{self.path_of(name)} is not there.")
-                yield self._local / name
-                return
-            with tempfile.TemporaryDirectory(prefix="bertjobs-") as scratch:
-                fs, base = self._filesystem()
-                from pyarrow.fs import LocalFileSystem, copy_files
+        """Give a published folder as a local path; a remote one is downloaded for the time of the block.
 
-                copy_files(
-                    f"{base}/{name}", scratch, source_filesystem=fs, destination_filesystem=LocalFileSystem()
+        Raises: StorageError: it is not there or cannot be read. What the block raises is left as it is.
+        """
+        if not self._is_remote:
+            if not self.exists(name):
+                raise StorageError(
+                    f"{self.path_of(name)} is not there.",
+                    hint="Set BERTJOBS_STORAGE to where it is.",
                 )
-                yield Path(scratch)
+            yield self._local / name
+            return
+        with tempfile.TemporaryDirectory(prefix="bertjobs-") as scratch:
+            self._download(name, scratch)
+            yield Path(scratch)
 
     def list(self, name: str) -> list[str]:
-        """Return the names directly under a folder, sorted; nothing where there is no such folder."""
-        if not self._is_remote:
-            folder = self._local / name
-            return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-        fs, base = self._filesystem()
-        from pyarrow.fs import FileSelector
+        """Return the names directly under a folder, sorted; nothing where there is no such folder.
 
-        selector = FileSelector(f"{base}/{name}", allow_not_found=True)
-        return sorted(info.base_name for info in fs.get_file_info(selector))
+        What is not published yet, or no longer, is not listed. Raises: StorageError: it cannot be read.
+        """
+        with _storage_errors(self.path_of(name)):
+            if not self._is_remote:
+                folder = self._local / name
+                names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+                return sorted(found for found in names if not found.startswith((".new-", ".old-")))
+            fs, base = self._filesystem()
+            from pyarrow.fs import FileSelector
+
+            selector = FileSelector(f"{base}/{name}", allow_not_found=True)
+            return sorted(info.base_name for info in fs.get_file_info(selector))
 
     def remove(self, name: str) -> None:
-        """Remove a file or folder if it is there."""
-        if not self._is_remote:
+        """Remove a file or folder if it is there. Raises: StorageError: no right to a file.
+
+        What is left of a folder (a network file system keeps open files) costs room and nothing else.
+        """
+        with _storage_errors(self.path_of(name)):
+            if self._is_remote:
+                fs, base = self._filesystem()
+                found = fs.get_file_info(f"{base}/{name}")
+                if found.is_file:
+                    fs.delete_file(found.path)
+                elif found.type.value:
+                    fs.delete_dir(found.path)
+                return
             target = self._local / name
             if target.is_dir():
                 shutil.rmtree(target, ignore_errors=True)
             else:
                 target.unlink(missing_ok=True)
-            return
-        fs, base = self._filesystem()
-        if self.list(name):
-            fs.delete_dir(f"{base}/{name}")
-        elif self.exists(name):
-            fs.delete_file(f"{base}/{name}")
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
@@ -145,13 +178,21 @@ class JobDir:
             with tempfile.TemporaryDirectory(prefix="bertjobs-") as scratch:
                 yield Path(scratch)
             return
-        self._local.mkdir(parents=True, exist_ok=True)
-        scratch_path = Path(tempfile.mkdtemp(prefix=".new-", dir=self._local))
-        scratch_path.chmod(0o755)
+        scratch_path = self._local / f".new-{_unique()}"
+        scratch_path.mkdir(parents=True)
         try:
             yield scratch_path
         finally:
             shutil.rmtree(scratch_path, ignore_errors=True)
+
+    def _download(self, name: str, folder: str) -> None:
+        with _storage_errors(self.path_of(name)):
+            fs, base = self._filesystem()
+            from pyarrow.fs import LocalFileSystem, copy_files
+
+            copy_files(
+                f"{base}/{name}", folder, source_filesystem=fs, destination_filesystem=LocalFileSystem()
+            )
 
     def _upload(self, scratch: Path, name: str) -> None:
         fs, base = self._filesystem()
@@ -173,25 +214,45 @@ class JobDir:
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, rename over it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    temporary = path.with_name(f".{path.name}-{_unique()}")
     try:
-        with os.fdopen(handle, "wb") as f:
+        with temporary.open("xb") as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def _unique() -> str:
+    return uuid.uuid4().hex[:8]
+
+
+def _share(folder: Path) -> None:
+    """Let those read the files who may read the folder: safetensors writes for the owner alone.
+
+    The folder was made under the umask, so its own mode tells what that allows.
+    """
+    allowed = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | allowed)
 
 
 def _move_into_place(scratch: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    old = target.with_name(f".old-{target.name}-{uuid.uuid4().hex[:8]}")
-    if target.exists():
-        target.rename(old)
-    scratch.rename(target)
+    if not target.exists():
+        scratch.rename(target)
+        return
+    old = target.with_name(f".old-{target.name}-{_unique()}")
+    target.rename(old)
+    try:
+        scratch.rename(target)  # killed before this, `recover` puts the old one back
+    except OSError:
+        old.rename(target)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -201,18 +262,35 @@ _REMEDIES = {
     errno.EROFS: "The file system is read-only: set BERTJOBS_STORAGE to a writable place.",
     errno.EACCES: "It may not be written by this user: change its rights, or set BERTJOBS_STORAGE.",
     errno.EPERM: "It may not be written by this user: change its rights, or set BERTJOBS_STORAGE.",
+    errno.ENOTDIR: "A file is where a folder should be: remove it, or set BERTJOBS_STORAGE to a folder.",
+    errno.EEXIST: "A file is where a folder should be: remove it, or set BERTJOBS_STORAGE to a folder.",
+    errno.EFBIG: "Files may not grow that large: raise `ulimit -f`, or set BERTJOBS_STORAGE.",
 }
+
+_REMEDY = "Check the path and its rights, or set BERTJOBS_STORAGE to another place."
+
+_OS_ERROR = re.compile(r"\bos error (\d+)\b")
+"""How a Rust library, such as safetensors, says errno inside an error of its own."""
 
 
 @contextmanager
 def _storage_errors(where: str) -> Iterator[None]:
     try:
         yield
+    except StorageError:
+        raise
     except OSError as e:
-        hint = _REMEDIES.get(e.errno or 0, "")
-        raise StorageError(f"{where}: {e.strerror or e}.", hint=hint) from e
+        raise _storage_error(where, e.errno or 0, e.strerror or str(e)) from e
     except Exception as e:
+        if found := _OS_ERROR.search(str(e)):
+            number = int(found[1])
+            raise _storage_error(where, number, os.strerror(number)) from e
         # pyarrow's own errors (no such scheme, refused credentials) are ValueErrors and subclasses of these.
         if type(e).__module__.startswith("pyarrow"):
-            raise StorageError(f"{where}: {e}.") from e
+            raise _storage_error(where, 0, str(e)) from e
         raise
+
+
+def _storage_error(where: str, number: int, cause: str) -> StorageError:
+    hint = _REMEDIES.get(number, _REMEDY)
+    return StorageError(f"{where}: {cause.rstrip('.')}.", hint=hint)

@@ -83,6 +83,7 @@ def run(
     began = datetime.now(UTC)
     job_dir, run_id = _folder(output, settings)
     job_dir.check_writable()
+    job_dir.recover()
     _check_same_config(job_dir, config)
     job_dir.write_json("config.json", config.model_dump(mode="json"))
     announce("starting Ray")

@@ -64,6 +64,7 @@ def _work(session: JobSession, settings: Settings) -> None:
     job, attempt = session.job, session.attempt
     job_dir = JobDir(job.storage, job.id)
     job_dir.check_writable()
+    job_dir.recover()
     job_dir.write_json("config.json", job.config)
     ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
     with ExitStack() as resources:

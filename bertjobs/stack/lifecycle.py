@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from bertjobs.errors import ConfigError, QueueError
 from bertjobs.settings import Settings
@@ -195,7 +194,7 @@ def _environment(settings: Settings, member: str, *, ray_address: str | None = N
     ours = {
         process.MEMBER_VARIABLE: f"{member}@{layout.home}",
         "BERTJOBS_HOME": str(settings.home),
-        "BERTJOBS_STORAGE": _absolute(settings.storage),
+        "BERTJOBS_STORAGE": settings.storage,
         "BERTJOBS_CACHE": str(settings.cache),
         "BERTJOBS_LEASE_S": repr(settings.lease_s),
         "PYTHONUNBUFFERED": "1",
@@ -205,10 +204,6 @@ def _environment(settings: Settings, member: str, *, ray_address: str | None = N
         ours |= {"BERTJOBS_REDIS_URL": redis_server.url_of(layout), "BERTJOBS_RAY_ADDRESS": ray_address}
         ours |= ray_head.environment(layout)
     return kept | ours
-
-
-def _absolute(storage: str) -> str:
-    return storage if "://" in storage else str(Path(storage).expanduser().absolute())
 
 
 def _shared(settings: Settings) -> StackAddresses:

@@ -1,0 +1,85 @@
+"""The environment: what is read, what is made of it, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from bertjobs.errors import ConfigError
+from bertjobs.settings import load_settings
+
+
+def test_an_empty_environment_means_an_embedded_stack_under_the_users_home():
+    settings = load_settings({})
+    home = Path.home() / ".bertjobs"
+    assert (settings.home, settings.cache, settings.storage) == (home, home / "cache", str(home / "jobs"))
+    assert settings.is_embedded
+    assert (settings.redis_url, settings.redis_password, settings.ray_address) == (None, None, None)
+    assert (settings.lease_s, settings.is_stack_member) == (15.0, False)
+
+
+def test_an_empty_value_is_no_value():
+    names = ("HOME", "STORAGE", "CACHE", "REDIS_URL", "REDIS_PASSWORD", "RAY_ADDRESS", "LEASE_S")
+    assert load_settings({f"BERTJOBS_{name}": "" for name in names}) == load_settings({})
+
+
+def test_relative_folders_become_absolute_because_a_job_runs_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"BERTJOBS_HOME": "home", "BERTJOBS_STORAGE": "results/jobs", "BERTJOBS_CACHE": "../cache"}
+    settings = load_settings(given)
+    monkeypatch.chdir("/")
+    assert settings.home == tmp_path / "home"
+    assert settings.storage == str(tmp_path / "results" / "jobs")
+    assert settings.cache.is_absolute()
+    assert settings.cache.resolve() == tmp_path.parent / "cache"
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("~/jobs", str(Path("~/jobs").expanduser())),
+        ("/data/jobs", "/data/jobs"),
+        ("file:///data/jobs", "/data/jobs"),
+        ("s3://bucket/jobs", "s3://bucket/jobs"),
+        ("mock://jobs", "mock://jobs"),
+    ],
+)
+def test_the_storage_is_a_folder_or_an_address(given, read):
+    assert load_settings({"BERTJOBS_STORAGE": given}).storage == read
+
+
+def test_one_address_alone_is_no_embedded_stack():
+    assert not load_settings({"BERTJOBS_REDIS_URL": "redis://somewhere"}).is_embedded
+    assert not load_settings({"BERTJOBS_RAY_ADDRESS": "http://somewhere:8265"}).is_embedded
+
+
+def test_a_password_is_read_from_a_file_before_the_variable(tmp_path):
+    file = tmp_path / "password"
+    file.write_text("from file\n")
+    given = {"BERTJOBS_REDIS_PASSWORD": "from variable"}
+    assert load_settings(given).redis_password == "from variable"
+    given["BERTJOBS_REDIS_PASSWORD_FILE"] = str(file)
+    assert load_settings(given).redis_password == "from file"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00password"])
+def test_a_password_file_that_cannot_be_read_is_named_with_the_remedy(tmp_path, content):
+    file = tmp_path / "password"
+    if content is not None:
+        file.write_bytes(content)
+    cause = "No such file or directory" if content is None else "it is not text"
+    with pytest.raises(ConfigError) as raised:
+        load_settings({"BERTJOBS_REDIS_PASSWORD_FILE": str(file)})
+    assert raised.value.message == f"BERTJOBS_REDIS_PASSWORD_FILE={file} cannot be read: {cause}."
+    assert "Give a file that holds the password" in raised.value.hint
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "soon", "nan", "inf"])
+def test_a_lease_that_is_no_positive_number_of_seconds_is_refused(given):
+    with pytest.raises(ConfigError) as raised:
+        load_settings({"BERTJOBS_LEASE_S": given})
+    assert raised.value.message == f"BERTJOBS_LEASE_S={given} is not a positive number of seconds."
+    assert raised.value.hint == "Unset it for 15 s."
+
+
+def test_a_lease_may_be_a_part_of_a_second():
+    assert load_settings({"BERTJOBS_LEASE_S": "0.5"}).lease_s == 0.5
