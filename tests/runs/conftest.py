@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from bertjobs.text.sample import write_sample
-
 PATIENCE_S = 180.0
 """How long a state may take to come; only a hang takes that long."""
 

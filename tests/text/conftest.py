@@ -1,7 +1,6 @@
 """What the tests of this room share: the real data, and ways to write and read small files of rows."""
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -17,12 +16,9 @@ settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
-def real_data() -> Path:
+def real_data(data_root: Path) -> Path:
     """The folder of the real data sets."""
-    root = os.environ.get("BERTJOBS_TEST_DATA")
-    if not root:
-        pytest.skip("BERTJOBS_TEST_DATA is not set: no real data here")
-    return Path(root) / "data"
+    return data_root / "data"
 
 
 @pytest.fixture
