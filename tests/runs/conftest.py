@@ -73,10 +73,11 @@ class Cluster:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
 
-    def kill_member(self, name: str) -> None:
-        """Kill a part of the stack."""
-        pid = self.json("cluster", "status")["members"][name]["pid"]
-        os.kill(pid, signal.SIGKILL)
+    def kill_members(self, *names: str) -> None:
+        """Kill parts of the stack, all at once."""
+        members = self.json("cluster", "status")["members"]
+        for name in names:
+            os.kill(members[name]["pid"], signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")
