@@ -26,7 +26,7 @@ def data() -> None:
 @click.option("--base-url", metavar="URL", help="A mirror that has the same file.")
 def get(name: Literal["snli", "cola"], base_url: str | None) -> None:
     """Download a data set from its official address, check it and keep it in the cache."""
-    from bertjobs.text import download
+    from bertjobs.text import download  # the web library, which nothing else here needs
 
     path = download.get(name, cache=load_settings().cache, base_url=base_url, progress=TransferLine(name))
     print_line(str(path))
@@ -37,7 +37,7 @@ def get(name: Literal["snli", "cola"], base_url: str | None) -> None:
 @click.option("--seed", default=0, show_default=True, help="Another seed makes other sentences.")
 def sample(folder: Path, seed: int) -> None:
     """Write a small SNLI and a small CoLA of generated sentences, in the official formats."""
-    from bertjobs.text.sample import write_sample
+    from bertjobs.text.sample import write_sample  # its grammar, which nothing else here needs
 
     try:
         written = write_sample(folder, seed=seed)
@@ -66,9 +66,9 @@ def inspect(
     as_json: bool,
 ) -> None:
     """Count labels and lengths, and what each truncation strategy would cut."""
-    from bertjobs.text import sources
+    from bertjobs.text import sources  # numpy and pyarrow
     from bertjobs.text.inspect import inspect as inspect_split
-    from bertjobs.text.tokenizers import load_tokenizer
+    from bertjobs.text.tokenizers import load_tokenizer  # tokenizers
 
     task, cache = resolve_task(task_name), load_settings().cache
     tokenizer = None if vocab is None else load_tokenizer(vocab)

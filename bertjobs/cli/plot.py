@@ -11,6 +11,7 @@ from bertjobs.cli.words import printable
 from bertjobs.errors import DataError, StorageError
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store import JobStore
+from bertjobs.text.tasks import resolve_task
 
 CURVES = "plots/curves.png"
 
@@ -35,7 +36,6 @@ def plot(job: str, output: Path | None, as_json: bool) -> None:
 
 
 def _draw(store: JobStore, job: Job, output: Path | None) -> str:
-    from bertjobs.text.tasks import resolve_task
     from bertjobs.training.plots import draw_curves  # matplotlib: half a second
 
     metric = resolve_task(job.config["task"]["name"]).metric
@@ -58,7 +58,7 @@ def _draw(store: JobStore, job: Job, output: Path | None) -> str:
 
 def _series(store: JobStore, job: Job) -> list[dict[str, Any]]:
     """Return the series that is saved with each checkpoint, and what Redis has heard since."""
-    from bertjobs.training.record import read_record
+    from bertjobs.training.record import read_record  # torch
 
     saved = [dict(line) for line in read_record(job.job_dir)]
     last_step = saved[-1]["step"] if saved else 0

@@ -190,7 +190,7 @@ def ray_token(environ: Mapping[str, str] | None = None) -> str | None:
 
 
 def _amount(resources: Mapping[str, float], name: str) -> float:
-    return resources.get(name, 0.0)
+    return resources.get(name, 0.0)  # Ray leaves out what a node has none of
 
 
 def _used(usage: Mapping[str, Mapping[str, list[float]]], node_id: str, name: str) -> float:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from torch import distributed
 
 from bertjobs.errors import BertjobsError, RunError, TrainingError
 from bertjobs.runs.run import Run
@@ -94,8 +96,6 @@ def fetch(reference: ray.ObjectRef) -> Any:
 
 def nodes_of_ranks() -> list[str]:
     """Return the Ray node of each rank; every rank of the gang has to ask."""
-    from torch import distributed
-
     nodes = [""] * distributed.get_world_size()
     distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
     return nodes
@@ -103,8 +103,6 @@ def nodes_of_ranks() -> list[str]:
 
 def set_threads(workers_on_node: int) -> None:
     """Give torch this worker's share of the node's cores; Ray sets OMP_NUM_THREADS to the CPUs asked for."""
-    import torch
-
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers_on_node))
 
 

@@ -88,7 +88,7 @@ def _work(session: JobSession, settings: Settings) -> None:
 
 def _why_terminated(session: JobSession) -> BaseException:
     """Ask the queue what SIGTERM meant. Raises: LeaseLost: it meant that."""
-    from bertjobs.runs.reporting import DriverStopped
+    from bertjobs.runs.reporting import DriverStopped  # slow, as in _work
 
     if session.command() == "cancel":
         return Cancelled("Cancelled.")

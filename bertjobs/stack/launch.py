@@ -24,7 +24,7 @@ def main() -> int:
         try:
             os.close(read_end)
             _become(spec)
-        except BaseException as e:
+        except BaseException as e:  # whatever it is, the parent is told and this child ends
             number = e.errno or 0 if isinstance(e, OSError) else 0
             os.write(write_end, f"{number} {e}".encode())
         finally:

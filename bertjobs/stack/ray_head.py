@@ -141,8 +141,8 @@ def store_bytes(shm_bytes: int) -> int:
 
 def probe(url: str, *, token: str | None, timeout_s: float = 2.0) -> Literal["up", "refused", "unreachable"]:
     """Ask the Jobs API of a dashboard for its version; `refused` is a Ray that wants another token."""
-    import urllib.error
-    import urllib.request  # 40 ms, and `submit` does not ask
+    import urllib.error  # 40 ms, and `submit` does not ask
+    import urllib.request
 
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is not for loopback

@@ -80,11 +80,7 @@ def transformers_step(precision: str) -> Callable[[Batch], float]:
         with autocast(precision):
             logits_BC = model(batch.ids_BT, attention_mask=batch.mask_BT.long()).logits
             loss = F.cross_entropy(logits_BC, batch.labels_B)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return torch_update(loss, model, optimizer)
 
     return step
 
@@ -96,13 +92,17 @@ def our_step(precision: str) -> Callable[[Batch], float]:
     def step(batch: Batch) -> float:
         with autocast(precision):
             loss = F.cross_entropy(model(batch.inputs), batch.labels_B)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
+        return torch_update(loss, model, optimizer)
 
     return step
+
+
+def torch_update(loss: torch.Tensor, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> float:
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss.item()
 
 
 def our_step_with_our_optimizer(precision: str) -> Callable[[Batch], float]:

@@ -165,7 +165,10 @@ def test_run_hands_the_located_config_to_its_room(
 
     seen: dict[str, Any] = {}
 
-    def work(kind: str, config: Any, *, output: str | None, settings: Any) -> dict[str, Any]:
+    def work(
+        kind: str, config: Any, *, output: str | None, settings: Any, announce: Callable[[str], None]
+    ) -> dict[str, Any]:
+        announce("starting")
         seen.update(kind=kind, config=config, output=output, home=settings.home)
         return {"metrics": {"accuracy": 0.5}, "artifacts": {"dir": "/there", "plots": []}}
 
@@ -175,5 +178,6 @@ def test_run_hands_the_located_config_to_its_room(
     assert result.exit_code == 0
     assert (seen["kind"], seen["output"], seen["config"].optim.lr) == ("finetune", "out", 1e-3)
     assert result.stdout == "  accuracy  0.5\n  dir  /there\n"
+    assert result.stderr == "starting\n"
     assert json.loads(run(*words, "--json").stdout)["metrics"] == {"accuracy": 0.5}
     assert run("run", "finetune", "--data", "nowhere").exit_code == 2

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from transformers import BertConfig as TheirConfig
 from transformers import BertForSequenceClassification as TheirModel
 
+from bertjobs.config import FinetuneConfig
 from bertjobs.errors import ConfigError, LeaseLost, ModelError, OutOfMemory, TrainingError
 from bertjobs.storage import JobDir
 from bertjobs.training.checkpoint import read_checkpoint
@@ -30,6 +31,17 @@ def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def _assert_same_bits(a: torch.nn.Module, b: torch.nn.Module) -> None:
     theirs = b.state_dict()
     assert [n for n, t in a.state_dict().items() if not torch.equal(t, theirs[n])] == []
+
+
+def _run_until_killed(tiny: ModuleType, folder: Path, config: FinetuneConfig) -> None:
+    """Run two epochs of 9 steps; the end comes when the second checkpoint is written but not published."""
+
+    def die(name: str, step: int) -> None:
+        if step == 18:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tiny.run_finetune(folder, config, hooks=tiny.MemoryHooks(before_publish=die))
 
 
 def test_it_learns(tiny: ModuleType, tmp_path: Path) -> None:
@@ -166,13 +178,7 @@ def test_ten_steps_and_ten_more_are_twenty_to_the_last_bit(tiny: ModuleType, tmp
 
 def test_a_checkpoint_written_but_not_published_is_replaced(tiny: ModuleType, tmp_path: Path) -> None:
     config = tiny.make_config(epochs=2)
-
-    def die(name: str, step: int) -> None:
-        if step == 18:
-            raise Killed
-
-    with pytest.raises(Killed):
-        tiny.run_finetune(tmp_path, config, hooks=tiny.MemoryHooks(before_publish=die))
+    _run_until_killed(tiny, tmp_path, config)
     folder = tmp_path / "j-test" / "checkpoints"
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000009", "step-00000018"]
     (folder / "step-00000018" / "model.safetensors").write_bytes(b"a torn file")
@@ -273,13 +279,7 @@ def test_deterministic_mode_runs_and_is_put_back(tiny: ModuleType, tmp_path: Pat
 
 def test_the_series_holds_each_step_once_also_after_a_resume(tiny: ModuleType, tmp_path: Path) -> None:
     config = tiny.make_config(epochs=2)
-
-    def die(name: str, step: int) -> None:
-        if step == 18:
-            raise Killed
-
-    with pytest.raises(Killed):
-        tiny.run_finetune(tmp_path, config, hooks=tiny.MemoryHooks(before_publish=die))
+    _run_until_killed(tiny, tmp_path, config)
     tiny.run_finetune(tmp_path, config, resume="step-00000009")
     lines = [json.loads(line) for line in (tmp_path / "j-test" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 19))
