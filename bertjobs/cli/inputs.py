@@ -1,19 +1,21 @@
 """What is checked of a request before Redis is touched: that the files it names are there. Their paths are
 made absolute, because the job runs elsewhere."""
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from bertjobs.config import EvaluateConfig, FinetuneConfig, JobConfig, Layer, load, stored_layer
-from bertjobs.config.presets import size_names
+from bertjobs.config.presets import read_size, size_names
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.text.locate import FILES_OF_SPLIT, find_split
 from bertjobs.text.tasks import BUILT_IN, Task, resolve_task
 
 _JOB_ID = re.compile(r"j-[0-9a-z]*")
 _ARCHIVE = re.compile(r"[\w.-]+\.zip")
+_BERT_POSITIONS = 512  # of Hugging Face's configurations that do not say
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -33,6 +35,8 @@ def locate_inputs(kind: str, config: JobConfig, *, cache: Path) -> JobConfig:
     if isinstance(config, FinetuneConfig) and config.model.vocab is not None:
         found["model.vocab"] = _existing(config.model.vocab, flag="--vocab")
     found["model.source"] = _model(kind, config.model.source)
+    if config.text.max_len is not None:
+        _check_positions(found["model.source"], max_len=config.text.max_len)
     return load(kind, stored_layer(config.model_dump()), Layer(found, {}, is_given=False))
 
 
@@ -92,6 +96,31 @@ def _model(kind: str, source: str) -> str:
         hint=f"Give a folder, a job id, a hub name such as google-bert/bert-base-uncased, or one of "
         f"{', '.join(size_names())}.",
     )
+
+
+def _check_positions(source: str, *, max_len: int) -> None:
+    """Compare with what a size or a folder says of itself; other sources are checked when they are loaded.
+
+    Raises: ConfigError: the model has fewer positions.
+    """
+    words = read_size(source) if source in size_names() else _read_config(Path(source) / "config.json")
+    if words is None:
+        return
+    num_positions = {"max_position_embeddings": _BERT_POSITIONS, **words}["max_position_embeddings"]
+    if isinstance(num_positions, int) and max_len > num_positions:
+        raise ConfigError(
+            f"--max-len {max_len}: the model {source} has {num_positions} positions.",
+            hint=f"Give --max-len {num_positions} or less, or another --model.",
+        )
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    """Read the description beside local weights; None where it cannot be read, which loading them tells."""
+    try:
+        words = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return words if isinstance(words, dict) else None
 
 
 def _existing(given: str, *, flag: str) -> str:

@@ -136,6 +136,7 @@ def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -
         (["--lr", "0"], "--lr: 0 is not allowed; expected a number > 0 and <= 1."),
         (["--lr", "-1"], "--lr: -1 is not allowed; expected a number > 0 and <= 1."),
         (["--max-len", "2"], "--max-len: 2 is not allowed; expected a whole number >= 8 and <= 8192."),
+        (["--max-len", "600"], "--max-len 600: the model tiny has 512 positions."),
         (["--epochs", "many"], "--epochs: many is not allowed; expected a whole number >= 1."),
         (
             ["--truncation", "half"],
@@ -175,6 +176,19 @@ def test_a_bad_input_exits_2_before_redis_is_touched(
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["finetune", "evaluate"])
+def test_more_tokens_than_a_local_model_has_positions_are_refused(
+    run: Run, snli: str, tmp_path: Path, kind: str
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"max_position_embeddings": 64}')
+    result = run("submit", kind, "--data", snli, "--model", str(folder), "--max-len", "65")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"--max-len 65: the model {folder} has 64 positions." in result.stderr
+    assert "Give --max-len 64 or less, or another --model." in result.stderr
 
 
 @pytest.mark.parametrize(
