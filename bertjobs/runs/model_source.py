@@ -1,4 +1,5 @@
-"""Turn what `--model` names into a local folder of weights, or into a size to start from random weights."""
+"""Turn what `--model` names into a local folder of weights, or into a size to start from random weights;
+and load the weights of a folder with their vocabulary."""
 
 import re
 from pathlib import Path
@@ -6,8 +7,11 @@ from pathlib import Path
 from bertjobs.config.presets import size_names
 from bertjobs.errors import ModelError
 from bertjobs.modeling import d2l, hub
+from bertjobs.modeling.loaded import LoadedModel
+from bertjobs.modeling.weights import load_weights
 from bertjobs.runs.run import Run
 from bertjobs.storage import JobDir
+from bertjobs.text.tokenizers import Tokenizer, load_tokenizer
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
@@ -20,7 +24,7 @@ def locate_model(source: str, run: Run) -> Path | None:
     Raises: ModelError: it is none of them. DownloadError: it would have to be downloaded and cannot be.
     """
     path = Path(source).expanduser()
-    if source in size_names() and not path.exists():
+    if source in size_names():  # a folder of that name is given as ./NAME
         return None
     if path.exists():
         return path
@@ -32,6 +36,19 @@ def locate_model(source: str, run: Run) -> Path | None:
     if _HUB_NAME.match(source) and not source.startswith((".", "j-")):
         return hub.fetch(source, cache=run.settings.cache)
     raise _unknown(source, job)
+
+
+def load_with_vocabulary(
+    path: Path, run: Run, *, num_heads: int | None = None
+) -> tuple[LoadedModel, Tokenizer]:
+    """Load a model and the vocabulary beside it. Raises: ModelError: broken, or without a vocabulary."""
+    loaded = load_weights(path, cache=run.settings.cache, num_heads=num_heads)
+    if loaded.tokenizer_path is None:
+        raise ModelError(
+            f"--model {path}: there is no vocabulary beside the weights.",
+            hint="Put the model's vocab.txt or tokenizer.json into that folder.",
+        )
+    return loaded, load_tokenizer(loaded.tokenizer_path)
 
 
 def _unknown(source: str, job: JobDir) -> ModelError:
