@@ -19,13 +19,13 @@ def cluster() -> None:
 
 @cluster.command("up")
 @_json
-def up(as_json: bool) -> None:
-    """Start what is missing, and wait until all of it answers."""
+def up(as_json: bool) -> int:
+    """Start what is missing, and wait until all of it answers; exit 1 where a shared one does not."""
     from bertjobs import stack
 
     settings = load_settings()
     stack.up(settings, announce=print_note)
-    _print_status(stack.status(settings), as_json=as_json)
+    return _report(stack.status(settings), as_json=as_json)
 
 
 @cluster.command("status")
@@ -34,9 +34,7 @@ def status(as_json: bool) -> int:
     """Show which members run; exit 1 unless all of them do."""
     from bertjobs import stack
 
-    found = stack.status(load_settings())
-    _print_status(found, as_json=as_json)
-    return 0 if found["state"] == "up" else 1
+    return _report(stack.status(load_settings()), as_json=as_json)
 
 
 @cluster.command("down")
@@ -70,6 +68,11 @@ def dispatcher() -> None:
     from bertjobs.jobs.dispatcher import main
 
     main()
+
+
+def _report(found: dict[str, Any], *, as_json: bool) -> int:
+    _print_status(found, as_json=as_json)
+    return 0 if found["state"] == "up" else 1
 
 
 def _print_status(found: dict[str, Any], *, as_json: bool) -> None:
