@@ -85,15 +85,18 @@ class Connection:
         try:
             yield
         except (failures.AuthenticationError, failures.NoPermissionError) as e:
+            asks = "HELLO must be called" in str(e)  # its words when no password was given and it wants one
+            cause = "it asks for a password, and none is set" if asks else str(e).rstrip(".")
             raise QueueError(
-                f"Redis at {self.where} refuses us: {e}.",
+                f"Redis at {self.where} refuses us: {cause}.",
                 hint="Set BERTJOBS_REDIS_PASSWORD (or BERTJOBS_REDIS_PASSWORD_FILE) to a user's password "
                 "that may read and write bj:* and run scripts.",
             ) from e
         except (failures.BusyLoadingError, failures.ConnectionError, failures.TimeoutError) as e:
             raise RedisDown(
                 f"Redis at {self.where} cannot be reached: {_last_line(e)}.",
-                hint="Start it, or correct BERTJOBS_REDIS_URL; `bertjobs cluster up` starts one of our own.",
+                hint="Start it, or correct BERTJOBS_REDIS_URL; where neither that nor BERTJOBS_RAY_ADDRESS is "
+                "set, `bertjobs cluster up` starts a local one.",
             ) from e
         except failures.ReadOnlyError as e:
             raise QueueError(
