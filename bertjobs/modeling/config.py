@@ -90,9 +90,10 @@ class BertConfig:
             )
 
     @classmethod
-    def of_size(cls, name: str, *, vocab_size: int) -> "BertConfig":
+    def of_size(cls, name: str, *, vocab_size: int, pad_token_id: int | None = 0) -> "BertConfig":
         """Return a size of `configs/models` for a vocabulary."""
-        return cls.from_json({**read_size(name), "vocab_size": vocab_size}, where=f"size {name}")
+        vocabulary = {"vocab_size": vocab_size, "pad_token_id": pad_token_id}
+        return cls.from_json(read_size(name) | vocabulary, where=f"size {name}")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, where: str) -> "BertConfig":

@@ -2,13 +2,17 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ExecutionResources
 
+from bertjobs.runs.rows import Rows
+from bertjobs.runs.run import Run
 from bertjobs.text.encoding import encode_table, read_ipc, write_ipc
+from bertjobs.text.tasks import Task
 from bertjobs.text.tokenizers import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -16,20 +20,17 @@ log = logging.getLogger(__name__)
 ROWS_PER_BLOCK = 32_768
 
 
-def encode(
-    table: pa.Table, *, tokenizer: Tokenizer, key: str, cache: Path, data_cpus: float
-) -> ray.ObjectRef:
-    """Return a reference to the encoded table: from the cache, or from a pipeline that starts now.
+def encode(rows: Rows, run: Run[Any], *, task: Task, tokenizer: Tokenizer) -> ray.ObjectRef:
+    """Return a reference to the encoded rows: from the cache, or from a pipeline that starts now.
 
-    key: what `cache_key` made of the rows and the tokenizer. data_cpus: what the grant has for Ray Data.
     The reference can be handed on before the encoding is done.
     """
-    path = cache / "encoded" / f"{key}.arrow"
+    path = run.settings.cache / "encoded" / f"{rows.key(task, tokenizer)}.arrow"
     if path.exists():
         log.info("encoded rows: %s, from the cache", path.name)
         return ray.put(read_ipc(path))
     pipeline = ray.remote(num_cpus=0, max_retries=0)(_encode_with_ray_data)
-    return pipeline.remote(table, tokenizer, str(path), data_cpus)
+    return pipeline.remote(rows.table, tokenizer, str(path), run.grant.data_cpus)
 
 
 def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str, data_cpus: float) -> pa.Table:

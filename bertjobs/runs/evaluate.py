@@ -10,18 +10,15 @@ from bertjobs.config import EvaluateConfig
 from bertjobs.config.schema import EvalTextSection, TextSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.modeling.build import build_classifier
-from bertjobs.modeling.weights import load_weights
 from bertjobs.runs import gang
 from bertjobs.runs.artefact import Artefact, read_artefact
 from bertjobs.runs.encode import encode
-from bertjobs.runs.finetune import check_fit
-from bertjobs.runs.model_source import locate_model
+from bertjobs.runs.model_source import load_with_vocabulary, locate_model
 from bertjobs.runs.predictions import Collector, write_predictions
 from bertjobs.runs.rows import read_evaluation_rows
 from bertjobs.runs.run import Outcome, Run
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tasks import Task, resolve_task
-from bertjobs.text.tokenizers import load_tokenizer
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.plots import draw_confusion
@@ -47,24 +44,15 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
     run.reporter.set_phase("reading data")
     rows = read_evaluation_rows(task, run.config.data, cache=run.settings.cache)
     log.info("evaluate %d rows of %s, left out: %s", rows.table.num_rows, rows.split, rows.num_dropped)
-    loaded = load_weights(folder, cache=run.settings.cache)
-    if loaded.tokenizer_path is None:
-        raise ModelError(f"--model {folder}: there is no vocabulary beside the weights.")
-    tokenizer = load_tokenizer(loaded.tokenizer_path)
-    check_fit(loaded.config, tokenizer, max_len=text.max_len, source=run.config.model.source)
+    loaded, tokenizer = load_with_vocabulary(folder, run)
+    loaded.config.check_fits(vocab_size=tokenizer.vocab_size, max_len=text.max_len)
     work = {
         "config": run.config,
         "task": task,
         "text": text,
         "source": ray.put(loaded),
         "tokenizer": tokenizer,
-        "encoded": encode(
-            rows.table,
-            tokenizer=tokenizer,
-            key=rows.key(task, tokenizer),
-            cache=run.settings.cache,
-            data_cpus=run.grant.data_cpus,
-        ),
+        "encoded": encode(rows, run, task=task, tokenizer=tokenizer),
         "job_dir": run.job_dir,
         "open_reporter": run.open_reporter,
         "workers": run.grant.workers,

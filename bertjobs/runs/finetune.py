@@ -9,16 +9,15 @@ import pyarrow as pa
 import ray
 
 from bertjobs.config import FinetuneConfig
-from bertjobs.config.presets import read_size
-from bertjobs.errors import ModelError
 from bertjobs.modeling.build import build_classifier
 from bertjobs.modeling.config import BertConfig
+from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.modeling.loaded import LoadedModel
-from bertjobs.modeling.weights import load_weights, save_pretrained
+from bertjobs.modeling.weights import save_pretrained
 from bertjobs.runs import gang
 from bertjobs.runs.artefact import Artefact
 from bertjobs.runs.encode import encode
-from bertjobs.runs.model_source import locate_model
+from bertjobs.runs.model_source import load_with_vocabulary, locate_model
 from bertjobs.runs.predictions import Collector, write_predictions
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
 from bertjobs.runs.rows import Rows, read_training_rows
@@ -45,16 +44,7 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     train, valid = read_training_rows(task, run.config.data, cache=run.settings.cache)
     _announce(train, valid)
     source, tokenizer = _model_and_tokenizer(run, train)
-    encoded = [
-        encode(
-            rows.table,
-            tokenizer=tokenizer,
-            key=rows.key(task, tokenizer),
-            cache=run.settings.cache,
-            data_cpus=run.grant.data_cpus,
-        )
-        for rows in (train, valid)
-    ]
+    encoded = [encode(rows, run, task=task, tokenizer=tokenizer) for rows in (train, valid)]
     run.reporter.set_phase("starting workers")
     returned = gang.train(
         run,
@@ -95,7 +85,6 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
     config: FinetuneConfig = work["config"]
     task: Task = work["task"]
-    tokenizer: Tokenizer = work["tokenizer"]
     job_dir: JobDir = work["job_dir"]
     open_reporter: OpenReporter = work["open_reporter"]
     context = ray.train.get_context()
@@ -118,7 +107,7 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
         train=train,
         valid=valid,
         labels=task.labels,
-        specials=tokenizer,
+        specials=work["tokenizer"],
         metric=task.metric,
         job_dir=job_dir,
         hooks=TrainingHooks(reporter, metric=task.metric),
@@ -126,19 +115,10 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     )
     if result.metrics is None or result.stopped not in (None, "early stopping"):
         return {"stopped": result.stopped}
-    collector = Collector(valid.num_rows, num_labels=len(task.labels))
-    evaluate(
-        model, valid,
-        labels=task.labels, text=config.text, specials=tokenizer, batch_size=config.train.eval_batch_size,
-        precision=config.train.precision, on_predictions=collector.add,
-    )  # fmt: skip
-    collector.write(job_dir, rank=current_ranks().rank)
+    _predict(model, valid, work)
     if current_ranks().rank == 0:
         reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
-        with job_dir.new_dir("model") as folder:
-            save_pretrained(model, folder, labels=task.labels)
-            tokenizer.save(folder)
-            Artefact(task=task, text=config.text, trained_by=work["job_id"]).write(folder)
+        _write_model(model, work)
     return {
         "stopped": None,
         "plots": list(result.plots),
@@ -151,26 +131,41 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _predict(model: BertForSequenceClassification, valid: EncodedTable, work: dict[str, Any]) -> None:
+    """Write this rank's predictions of the validation rows."""
+    config: FinetuneConfig = work["config"]
+    labels = work["task"].labels
+    collector = Collector(valid.num_rows, num_labels=len(labels))
+    evaluate(
+        model, valid,
+        labels=labels, text=config.text, specials=work["tokenizer"],
+        batch_size=config.train.eval_batch_size, precision=config.train.precision,
+        on_predictions=collector.add,
+    )  # fmt: skip
+    collector.write(work["job_dir"], rank=current_ranks().rank)
+
+
+def _write_model(model: BertForSequenceClassification, work: dict[str, Any]) -> None:
+    task: Task = work["task"]
+    with work["job_dir"].new_dir("model") as folder:
+        save_pretrained(model, folder, labels=task.labels)
+        work["tokenizer"].save(folder)
+        Artefact(task=task, text=work["config"].text, trained_by=work["job_id"]).write(folder)
+
+
 def _model_and_tokenizer(run: Run[FinetuneConfig], train: Rows) -> tuple[LoadedModel | BertConfig, Tokenizer]:
     """Load the weights with their vocabulary, or size a model for a vocabulary that is given or trained."""
     section = run.config.model
     path = locate_model(section.source, run)
     if path is None:
         tokenizer = _vocabulary(section.vocab, train, vocab_size=section.vocab_size)
-        config = BertConfig.from_json(
-            read_size(section.source)
-            | {"vocab_size": tokenizer.vocab_size, "pad_token_id": tokenizer.pad_id},
-            where=section.source,
+        config = BertConfig.of_size(
+            section.source, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id
         )
     else:
-        loaded = load_weights(path, cache=run.settings.cache, num_heads=section.num_heads)
-        if loaded.tokenizer_path is None:
-            raise ModelError(
-                f"--model {path}: there is no vocabulary beside the weights.",
-                hint="Put the model's vocab.txt or tokenizer.json into that folder.",
-            )
-        tokenizer, config = load_tokenizer(loaded.tokenizer_path), loaded.config
-    check_fit(config, tokenizer, max_len=run.config.text.max_len, source=section.source)
+        loaded, tokenizer = load_with_vocabulary(path, run, num_heads=section.num_heads)
+        config = loaded.config
+    config.check_fits(vocab_size=tokenizer.vocab_size, max_len=run.config.text.max_len)
     return (config if path is None else loaded), tokenizer
 
 
@@ -180,21 +175,6 @@ def _vocabulary(path: str | None, train: Rows, *, vocab_size: int) -> Tokenizer:
     columns = [train.table[name] for name in ("text_a", "text_b") if name in train.table.column_names]
     texts = pa.chunked_array([chunk for column in columns for chunk in column.chunks])
     return train_wordpiece(texts, vocab_size=vocab_size)
-
-
-def check_fit(config: BertConfig, tokenizer: Tokenizer, *, max_len: int, source: str) -> None:
-    """Raises: ModelError: a token of the vocabulary or a position up to max_len has no embedding."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ModelError(
-            f"--model {source}: its vocabulary has {tokenizer.vocab_size} tokens, but its weights only "
-            f"{config.vocab_size} embeddings.",
-            hint="The vocabulary and the weights do not belong together: give both as they were published.",
-        )
-    if max_len > config.max_position_embeddings:
-        raise ModelError(
-            f"--max-len {max_len}: the model {source} has {config.max_position_embeddings} positions.",
-            hint=f"Give --max-len {config.max_position_embeddings} or less.",
-        )
 
 
 def _announce(train: Rows, valid: Rows) -> None:
