@@ -164,7 +164,7 @@ def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
 
 
 def _is_nested(value: Any) -> bool:
-    return isinstance(value, (list, dict)) or value is None
+    return isinstance(value, (list, tuple, dict)) or value is None
 
 
 def _date(moment: datetime | None) -> str:

@@ -170,7 +170,8 @@ def test_run_hands_the_located_config_to_its_room(
     ) -> dict[str, Any]:
         announce("starting")
         seen.update(kind=kind, config=config, output=output, home=settings.home)
-        return {"metrics": {"accuracy": 0.5}, "artifacts": {"dir": "/there", "plots": []}}
+        metrics = {"accuracy": 0.5, "labels": ("no", "yes")}  # what is nested is for programs
+        return {"metrics": metrics, "artifacts": {"dir": "/there", "plots": []}}
 
     monkeypatch.setattr(bertjobs.runs.local, "run", work)
     words = ("run", "finetune", "--data", str(sample / "snli_1.0"), "--lr", "1e-3", "--output", "out")
@@ -179,5 +180,8 @@ def test_run_hands_the_located_config_to_its_room(
     assert (seen["kind"], seen["output"], seen["config"].optim.lr) == ("finetune", "out", 1e-3)
     assert result.stdout == "  accuracy  0.5\n  dir  /there\n"
     assert result.stderr == "starting\n"
-    assert json.loads(run(*words, "--json").stdout)["metrics"] == {"accuracy": 0.5}
+    assert json.loads(run(*words, "--json").stdout)["metrics"] == {
+        "accuracy": 0.5,
+        "labels": ["no", "yes"],
+    }
     assert run("run", "finetune", "--data", "nowhere").exit_code == 2
