@@ -1,6 +1,6 @@
 """`bertjobs run`: one attempt in the foreground, without a queue, on Ray where it runs or on one of its own.
 
-What a lease does in the queue, a file does here: `checkpoints/latest.json` names the checkpoint to go on
+What a lease does in the queue, a file does here: `latest.json` names the checkpoint to go on
 from, and the same command with the same `--output` goes on from it.
 """
 
@@ -21,13 +21,13 @@ from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant, State, iso
 from bertjobs.jobs.sizing import Cluster, Node, exceeds, size_workers
 from bertjobs.runs.kinds import DRIVER_OF_KIND
-from bertjobs.runs.run import Reporter, Run
+from bertjobs.runs.run import Reporter, Run, remaining_checkpoint
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 
 log = logging.getLogger(__name__)
 
-LATEST = "checkpoints/latest.json"
+LATEST = "latest.json"
 LIVE = "progress.json"
 SHOW_INTERVAL_S = 2.0
 
@@ -134,7 +134,9 @@ def _check_same_config(job_dir: JobDir, config: JobConfig) -> None:
 
 
 def _latest(job_dir: JobDir) -> str | None:
-    return str(job_dir.read_json(LATEST)["name"]) if job_dir.exists(LATEST) else None
+    if not job_dir.exists(LATEST):
+        return None
+    return remaining_checkpoint(job_dir, str(job_dir.read_json(LATEST)["name"]))
 
 
 def _grant(config: JobConfig) -> Grant:

@@ -59,7 +59,7 @@ def _work(session: JobSession, settings: Settings) -> None:
     from bertjobs.config import load, stored_layer
     from bertjobs.runs.kinds import DRIVER_OF_KIND
     from bertjobs.runs.reporting import OpenSession
-    from bertjobs.runs.run import Run
+    from bertjobs.runs.run import Run, remaining_checkpoint
 
     job, attempt = session.job, session.attempt
     job_dir = JobDir(job.storage, job.id)
@@ -78,7 +78,7 @@ def _work(session: JobSession, settings: Settings) -> None:
                 grant=attempt.grant,
                 reporter=session,
                 open_reporter=OpenSession(job_id=job.id, attempt=attempt.number, token=attempt.token),
-                checkpoint=job.checkpoint,
+                checkpoint=remaining_checkpoint(job_dir, job.checkpoint),
                 resources=resources,
             )
         )

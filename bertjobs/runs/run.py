@@ -1,5 +1,6 @@
 """What every kind of run has: its config, its folder, its grant, and whom it reports to."""
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -8,6 +9,8 @@ from bertjobs.config import JobConfig
 from bertjobs.jobs.job import Grant
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
+
+log = logging.getLogger(__name__)
 
 Config = TypeVar("Config", bound=JobConfig)
 
@@ -67,3 +70,12 @@ class Outcome:
 
     metrics: dict[str, Any]
     artifacts: dict[str, Any]
+
+
+def remaining_checkpoint(job_dir: JobDir, name: str | None) -> str | None:
+    """Return the published checkpoint's name; None, and work from the start, where its folder was removed:
+    that is what to do about one that was cut short."""
+    if name is None or job_dir.exists(f"checkpoints/{name}"):
+        return name
+    log.warning("checkpoint %s is not in %s any more: starting from the beginning", name, job_dir.uri)
+    return None

@@ -25,6 +25,9 @@ def test_a_foreground_run_leaves_the_same_artefacts_and_goes_on_in_the_same_fold
     again = bertjobs(tmp_path, *words)  # nothing is left to do: the last checkpoint is taken up and judged
     assert (model / "model.safetensors").read_bytes() == weights
     assert {**again["metrics"], "run_s": 0} == {**first["metrics"], "run_s": 0}
+    (checkpoint,) = (Path(first["artifacts"]["dir"]) / "checkpoints").iterdir()
+    os.truncate(checkpoint / "model.safetensors", 1000)
+    assert "was cut short or changed" in bertjobs(tmp_path, *words, code=2)  # it counts
     other = bertjobs(tmp_path, *words, "--lr", "1e-3", code=2)
     assert "holds a run of another configuration" in other
 
