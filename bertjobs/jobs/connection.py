@@ -95,8 +95,8 @@ class Connection:
         except (failures.BusyLoadingError, failures.ConnectionError, failures.TimeoutError) as e:
             raise RedisDown(
                 f"Redis at {self.where} cannot be reached: {_last_line(e)}.",
-                hint="Start it, or correct BERTJOBS_REDIS_URL; where neither that nor BERTJOBS_RAY_ADDRESS is "
-                "set, `bertjobs cluster up` starts a local one.",
+                hint="Start it, or correct BERTJOBS_REDIS_URL; where neither that nor BERTJOBS_RAY_ADDRESS "
+                "is set, `bertjobs cluster up` starts a local one.",
             ) from e
         except failures.ReadOnlyError as e:
             raise QueueError(
