@@ -1,0 +1,29 @@
+"""Which checkpoint an attempt goes on from."""
+
+import logging
+
+import pytest
+
+from bertjobs.runs.run import remaining_checkpoint
+from bertjobs.storage import JobDir
+
+
+@pytest.fixture
+def job_dir(tmp_path):
+    return JobDir(str(tmp_path), "j-1")
+
+
+def test_a_published_checkpoint_counts_while_its_folder_is_there(job_dir):
+    with job_dir.new_dir("checkpoints/step-00000002"):
+        pass
+    assert remaining_checkpoint(job_dir, "step-00000002") == "step-00000002"
+
+
+def test_a_job_without_a_checkpoint_starts_from_the_beginning(job_dir):
+    assert remaining_checkpoint(job_dir, None) is None
+
+
+def test_removing_a_damaged_checkpoint_starts_the_work_anew_and_the_log_says_so(job_dir, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert remaining_checkpoint(job_dir, "step-00000002") is None
+    assert "step-00000002 is not in" in caplog.text
