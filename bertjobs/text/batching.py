@@ -20,7 +20,7 @@ from bertjobs.text.truncation import Cut, budget_of, truncate_lengths
 
 Ints = npt.NDArray[np.int64]
 
-GROUP_OVERHEAD = 24
+GROUP_OVERHEAD = 12
 """What one more group costs, in tokens: its attention's calls beside the linear layers of so many tokens."""
 
 
