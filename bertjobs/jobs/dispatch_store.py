@@ -86,7 +86,7 @@ class DispatchStore:
             plan=json.dumps(plan),
             nonce=uuid.uuid4().hex,
             lease_ms=self._lease_ms,
-            message=f"Granted {describe_gang(grant)}, and {grant.data_cpus:g} CPUs for reading data.",
+            message=f"Granted {describe_gang(grant)}, and {count_of(grant.data_cpus, 'CPU')} for reading data.",
         )
         return int(number), int(token)
 

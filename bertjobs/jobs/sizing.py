@@ -147,13 +147,14 @@ def place(grant: Grant, free: Free) -> dict[str, tuple[float, float]] | None:
 
 def describe_gang(grant: Grant) -> str:
     """Say a gang in words: `8 workers of 1 GPU and 4 CPUs each`."""
-    size = _count(grant.cpus_per_worker, "CPU")
+    size = count_of(grant.cpus_per_worker, "CPU")
     if grant.gpus_per_worker:
-        size = f"{_count(grant.gpus_per_worker, 'GPU')} and {size}"
-    return f"{_count(grant.workers, 'worker')} of {size}{' each' if grant.workers > 1 else ''}"
+        size = f"{count_of(grant.gpus_per_worker, 'GPU')} and {size}"
+    return f"{count_of(grant.workers, 'worker')} of {size}{' each' if grant.workers > 1 else ''}"
 
 
-def _count(number: float, thing: str) -> str:
+def count_of(number: float, thing: str) -> str:
+    """Say how many there are: `1 CPU`, `0.5 CPUs`."""
     return f"{number:g} {thing}{'' if number == 1 else 's'}"
 
 
