@@ -13,7 +13,7 @@ from bertjobs.jobs.job import Grant, State
 from bertjobs.jobs.lease_store import ending
 from bertjobs.jobs.records import pairs
 from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.sizing import Pending, describe_gang
+from bertjobs.jobs.sizing import Pending, count_of, describe_gang
 from bertjobs.jobs.watch import Live
 
 CHUNK = 1000
@@ -86,7 +86,7 @@ class DispatchStore:
             plan=json.dumps(plan),
             nonce=uuid.uuid4().hex,
             lease_ms=self._lease_ms,
-            message=f"Granted {describe_gang(grant)}, and {count_of(grant.data_cpus, 'CPU')} for reading data.",
+            message=f"Granted {describe_gang(grant)}, {count_of(grant.data_cpus, 'CPU')} for reading data.",
         )
         return int(number), int(token)
 
