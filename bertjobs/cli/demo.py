@@ -1,6 +1,7 @@
 """`bertjobs demo`: the whole way once, on the sample data, by the commands that a user would type."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,13 @@ def demo(folder: Path) -> None:
         print_line(_type("status", job))
     print_line(_type("list", "--limit", "2"))
     print_line(f"\nSample data  {data.absolute()}\nCurves       {curves.absolute()}")
-    print_line(f"Dashboard    {_type('cluster', 'dashboard')}\nStop it all  bertjobs cluster down")
+    print_line(f"Dashboard    {_type('cluster', 'dashboard')}\nStop it all  {_program()} cluster down")
+
+
+def _program() -> str:
+    """Return what to type for `bertjobs`, which is on no PATH after `make demo`."""
+    beside = Path(sys.executable).parent / "bertjobs"
+    return str(beside) if shutil.which("bertjobs") is None and beside.exists() else "bertjobs"
 
 
 def _type(*words: str) -> str:
