@@ -27,7 +27,7 @@ _MANIFEST = "manifest.json"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _VERSION = 1
 _CHUNK_BYTES = 1 << 20
-_REMEDY = "Remove the folder; `bertjobs retry` goes on from an older checkpoint or from the start."
+_REMEDY = "Remove the folder; `bertjobs retry` then starts from the beginning."
 
 
 @dataclass(frozen=True, kw_only=True)
