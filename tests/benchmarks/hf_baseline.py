@@ -92,9 +92,10 @@ def main() -> None:
     trainer.train()
     answer = {"variant": given.variant, "examples_per_s": watch.steps * given.batch_size / watch.seconds}
     if given.evaluate:
-        predicted = np.argmax(trainer.predict(valid).predictions, axis=1)
+        output = trainer.predict(valid)  # in an order of its own where rows are grouped by length
+        predicted = np.argmax(output.predictions, axis=1)
         confusion = np.zeros((1, len(labels), len(labels)), dtype=np.int64)
-        np.add.at(confusion[0], (np.asarray(valid["label"]), predicted), 1)
+        np.add.at(confusion[0], (output.label_ids, predicted), 1)
         found = metrics_of(confusion, loss_sum=0.0, labels=labels)
         answer |= {"accuracy": found.accuracy, "mcc": found.mcc, "f1": found.f1}
     print(json.dumps(answer))
