@@ -7,11 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from bertjobs.config import EvaluateConfig, FinetuneConfig, JobConfig, Layer, load, stored_layer
+from bertjobs.config import (
+    KINDS_WITH_MODEL,
+    EncodeConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    JobConfig,
+    Layer,
+    PretrainConfig,
+    load,
+    stored_layer,
+)
 from bertjobs.config.presets import read_size, size_names
 from bertjobs.errors import ConfigError, ModelError
+from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files
 from bertjobs.text.locate import FILES_OF_SPLIT, find_split
 from bertjobs.text.tasks import BUILT_IN, Task, resolve_task
+
+WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig
 
 _JOB_ID = re.compile(r"j-[0-9a-z]*")
 _ARCHIVE = re.compile(r"[\w.-]+\.zip")
@@ -24,17 +37,16 @@ def locate_inputs(kind: str, config: JobConfig, *, cache: Path) -> JobConfig:
 
     Raises: ConfigError, DataError, ModelError: something it names is not there; says which flag named it.
     """
-    assert isinstance(config, FinetuneConfig | EvaluateConfig)
-    found: dict[str, str] = {}
-    task = resolve_task(config.task.name)
-    if config.task.name not in BUILT_IN:
-        found["task.name"] = _existing(config.task.name, flag="--task")
-    if config.data.path is not None:
+    assert isinstance(config, WithModel)
+    found = {"model.source": _model(kind, config.model.source)}
+    if isinstance(config, PretrainConfig):
+        found |= _corpora(config, cache)
+    elif isinstance(config, EncodeConfig):
         found["data.path"] = _existing(config.data.path, flag="--data")
-    found |= _splits(config, task, cache)
-    if isinstance(config, FinetuneConfig) and config.model.vocab is not None:
+    else:
+        found |= _task_files(config, cache)
+    if isinstance(config, FinetuneConfig | PretrainConfig) and config.model.vocab is not None:
         found["model.vocab"] = _existing(config.model.vocab, flag="--vocab")
-    found["model.source"] = _model(kind, config.model.source)
     if config.text.max_len is not None:
         _check_positions(found["model.source"], max_len=config.text.max_len)
     return load(kind, stored_layer(config.model_dump()), Layer(found, {}, is_given=False))
@@ -47,7 +59,7 @@ def split_names(task: Task) -> list[str]:
 
 def model_of(config: JobConfig) -> str:
     """Return what `--model` says."""
-    assert isinstance(config, FinetuneConfig | EvaluateConfig)
+    assert isinstance(config, WithModel)
     return config.model.source
 
 
@@ -59,6 +71,30 @@ def with_model(kind: str, config: JobConfig, source: str) -> JobConfig:
 def names_job(source: str) -> bool:
     """Return whether a located model is a job, by its id or the beginning of one."""
     return _JOB_ID.fullmatch(source) is not None
+
+
+def _task_files(config: FinetuneConfig | EvaluateConfig, cache: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    task = resolve_task(config.task.name)
+    if config.task.name not in BUILT_IN:
+        found["task.name"] = _existing(config.task.name, flag="--task")
+    if config.data.path is not None:
+        found["data.path"] = _existing(config.data.path, flag="--data")
+    return found | _splits(config, task, cache)
+
+
+def _corpora(config: PretrainConfig, cache: Path) -> dict[str, str]:
+    """Look for the files of the corpora; those that are no published corpus get their whole path."""
+    found: dict[str, str] = {}
+    if config.data.path is not None:
+        found["data.path"] = _existing(config.data.path, flag="--data")
+    find_files(config.data.corpus, config.data.path, split="train", cache=cache)
+    if config.data.corpus not in PUBLISHED_CORPORA:
+        found["data.corpus"] = str(Path(config.data.corpus).expanduser().absolute())
+    if config.data.valid is not None:
+        find_files(config.data.valid, None, split="valid", cache=cache)
+        found["data.valid"] = str(Path(config.data.valid).expanduser().absolute())
+    return found
 
 
 def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) -> dict[str, str]:
@@ -79,15 +115,15 @@ def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) ->
 def _model(kind: str, source: str) -> str:
     """Say what `--model` names: a size, a path, a job, an archive of d2l's or a name on the hub."""
     is_size = source in size_names()
-    if is_size and kind == "finetune":
+    if is_size and kind in KINDS_WITH_MODEL:
         return source
     path = Path(source).expanduser()
     if path.exists() or source.startswith(("/", "./", "../", "~")):
         return _existing(source, flag="--model")
     if is_size:
         raise ModelError(
-            f"--model {source}: a model of random weights has nothing to evaluate.",
-            hint="Give the id of a finetune job that succeeded, or the folder of a fine-tuned model.",
+            f"--model {source}: a model of random weights has learned nothing to {kind}.",
+            hint="Give the id of a job that succeeded, or the folder of a trained model.",
         )
     if names_job(source) or _ARCHIVE.fullmatch(source) or _HUB_NAME.fullmatch(source):
         return source

@@ -9,10 +9,12 @@ from click.shell_completion import CompletionItem
 
 from bertjobs.config import JobConfig, Layer, describe, file_layer, load, paths, preset_layer, set_layer
 from bertjobs.config.load import Parameter
+from bertjobs.config.presets import preset_names
 
 FLAGS: dict[str, dict[str, str]] = {
     "Task and data": {
         "--task": "task.name",
+        "--corpus": "data.corpus",
         "--data": "data.path",
         "--split": "data.split",
         "--on-bad-row": "data.on_bad_row",
@@ -22,16 +24,36 @@ FLAGS: dict[str, dict[str, str]] = {
         "--limit-train": "data.limit_train",
         "--limit-valid": "data.limit_valid",
         "--limit": "data.limit",
+        "--valid": "data.valid",
+        "--column": "data.column",
+        "--document": "data.document",
+        "--sentences": "data.sentences",
+        "--limit-documents": "data.limit_documents",
+        "--block-bytes": "data.block_bytes",
+        "--shuffle-blocks": "data.shuffle_blocks",
     },
     "Text": {
         "--max-len": "text.max_len",
         "--truncation": "text.truncation",
+        "--pair-separator": "text.pair_separator",
+    },
+    "Objective": {
+        "--pairs": "objective.pairs",
+        "--segments": "objective.segments",
+        "--mask-ratio": "objective.mask_ratio",
+        "--mask-token-ratio": "objective.mask_token_ratio",
+        "--random-token-ratio": "objective.random_token_ratio",
+        "--keep-token-ratio": "objective.keep_token_ratio",
+        "--whole-word": "objective.whole_word",
     },
     "Model": {
         "--model": "model.source",
         "--num-heads": "model.num_heads",
         "--vocab": "model.vocab",
+        "--vocab-kind": "model.vocab_kind",
         "--vocab-size": "model.vocab_size",
+        "--vocab-min-count": "model.vocab_min_count",
+        "--pooling": "model.pooling",
         "--hidden-dropout": "model.hidden_dropout",
         "--attention-dropout": "model.attention_dropout",
         "--classifier-dropout": "model.classifier_dropout",
@@ -52,10 +74,15 @@ FLAGS: dict[str, dict[str, str]] = {
     "Steps": {
         "--epochs": "train.epochs",
         "--max-steps": "train.max_steps",
+        "--max-tokens": "train.max_tokens",
+        "--max-time-s": "train.max_time_s",
         "--batch-size": "train.batch_size",
         "--accumulation": "train.accumulation",
         "--microbatch-tokens": "train.microbatch_tokens",
+        "--activation-checkpointing": "train.activation_checkpointing",
+        "--eval-steps": "train.eval_steps",
         "--eval-batch-size": "train.eval_batch_size",
+        "--eval-examples": "train.eval_examples",
         "--seed": "train.seed",
         "--precision": "train.precision",
         "--deterministic": "train.deterministic",
@@ -68,9 +95,6 @@ FLAGS: dict[str, dict[str, str]] = {
         "--cpus-per-worker": "resources.cpus_per_worker",
     },
 }
-
-PRESET_KIND = "finetune"
-"""Whose parameters the presets hold."""
 
 # Paths that only --set and --config reach. None so far: every parameter deserves its flag.
 SET_ONLY: frozenset[str] = frozenset()
@@ -169,7 +193,7 @@ def resolve(
     names = {path: flag for flags_ in FLAGS.values() for flag, path in flags_.items()}
     layers = [Layer({}, names)]  # so that even a value nobody gave is called by its flag
     if preset is not None:
-        layers.append(preset_layer(preset))
+        layers.append(preset_layer(kind, preset))
     if config is not None:
         layers.append(file_layer(config))
     layers.append(set_layer(assign))
@@ -180,7 +204,7 @@ def resolve(
 def _merging(kind: str) -> list[click.Option]:
     preset = click.Option(["--preset"], metavar="NAME", help="A recipe; see `bertjobs presets list`.")
     return [
-        *([preset] if kind == PRESET_KIND else []),
+        *([preset] if preset_names(kind) else []),
         click.Option(["--config"], type=Path, metavar="FILE", help="YAML file of sections."),
         click.Option(["--set", "assign"], multiple=True, metavar="PATH=VALUE", help="As in optim.lr=3e-5."),
     ]

@@ -3,8 +3,10 @@
 import click
 
 from bertjobs.cli.render import print_json, print_line, print_table
+from bertjobs.config import CONFIG_OF_KIND
 from bertjobs.config.load import load, preset_layer
-from bertjobs.config.presets import configs_dir, preset_names, read_preset
+from bertjobs.config.presets import preset_names, preset_path
+from bertjobs.errors import ConfigError
 
 
 @click.group()
@@ -16,24 +18,39 @@ def presets() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def list_presets(as_json: bool) -> None:
     """List the presets, each with the line that says what it is for."""
-    lines = {name: _text(name).splitlines()[0].lstrip("# ").rstrip(":") for name in preset_names()}
+    rows = [{"kind": kind, "name": name, "help": _first_line(kind, name)} for kind, name in _known()]
     if as_json:
-        print_json([{"name": name, "help": line} for name, line in lines.items()])
+        print_json(rows)
     else:
-        print_table(["PRESET", "WHAT"], [[name, line] for name, line in lines.items()])
+        print_table(["KIND", "PRESET", "WHAT"], [list(row.values()) for row in rows])
 
 
 @presets.command("show")
 @click.argument("name")
+@click.option("--kind", type=click.Choice(list(CONFIG_OF_KIND)), help="Where two kinds have the name.")
 @click.option("--resolved", is_flag=True, help="All parameters, with the defaults, as JSON.")
-def show(name: str, resolved: bool) -> None:
+def show(name: str, kind: str | None, resolved: bool) -> None:
     """Print a preset; saved to a file and changed, it is what --config takes."""
-    read_preset(name)  # refuses an unknown name
+    kind = kind or _kind_of(name)
     if resolved:
-        print_json(load("finetune", preset_layer(name)).model_dump(mode="json"))
+        print_json(load(kind, preset_layer(kind, name)).model_dump(mode="json"))
     else:
-        print_line(_text(name).rstrip())
+        print_line(preset_path(kind, name).read_text(encoding="utf-8").rstrip())
 
 
-def _text(name: str) -> str:
-    return (configs_dir() / f"{name}.yaml").read_text(encoding="utf-8")
+def _known() -> list[tuple[str, str]]:
+    return [(kind, name) for kind in CONFIG_OF_KIND for name in preset_names(kind)]
+
+
+def _kind_of(name: str) -> str:
+    """Return the first kind that has a preset of this name. Raises: ConfigError: none has."""
+    for kind, known in _known():
+        if known == name:
+            return kind
+    raise ConfigError(
+        f"{name}: there is no such preset.", hint=f"Known are {', '.join(known for _, known in _known())}."
+    )
+
+
+def _first_line(kind: str, name: str) -> str:
+    return preset_path(kind, name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ").rstrip(":")

@@ -21,6 +21,14 @@ def run() -> None:
     """Do a job's work here and now, without the queue."""
 
 
+@run.command(cls=JobCommand, kind="pretrain")
+@output_option
+@json_option
+def pretrain(**request: Any) -> None:
+    """Pretrain a BERT on a corpus: masked language model and next sentence."""
+    _run("pretrain", **request)
+
+
 @run.command(cls=JobCommand, kind="finetune")
 @output_option
 @json_option
@@ -35,6 +43,14 @@ def finetune(**request: Any) -> None:
 def evaluate(**request: Any) -> None:
     """Evaluate a fine-tuned model on a split."""
     _run("evaluate", **request)
+
+
+@run.command(cls=JobCommand, kind="encode")
+@output_option
+@json_option
+def encode(**request: Any) -> None:
+    """Represent each line of a file by a vector, into Parquet."""
+    _run("encode", **request)
 
 
 def _run(kind: str, *, config: JobConfig, output: str | None, as_json: bool) -> None:

@@ -11,7 +11,7 @@ from bertjobs.cli.inputs import locate_inputs, model_of, names_job, with_model
 from bertjobs.cli.open_queue import current_user, open_queue
 from bertjobs.cli.options import JobCommand
 from bertjobs.cli.render import print_json, print_line, print_note
-from bertjobs.config import JobConfig
+from bertjobs.config import KINDS_WITH_MODEL, JobConfig
 from bertjobs.errors import ModelError
 from bertjobs.jobs.job import State
 from bertjobs.jobs.store import MAX_PRIORITY, JobStore
@@ -61,6 +61,13 @@ def queue_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+@submit.command(cls=JobCommand, kind="pretrain")
+@queue_options
+def pretrain(**request: Any) -> int:
+    """Pretrain a BERT on a corpus: masked language model and next sentence."""
+    return _submit("pretrain", **request)
+
+
 @submit.command(cls=JobCommand, kind="finetune")
 @queue_options
 def finetune(**request: Any) -> int:
@@ -73,6 +80,13 @@ def finetune(**request: Any) -> int:
 def evaluate(**request: Any) -> int:
     """Evaluate a fine-tuned model on a split."""
     return _submit("evaluate", **request)
+
+
+@submit.command(cls=JobCommand, kind="encode")
+@queue_options
+def encode(**request: Any) -> int:
+    """Represent each line of a file by a vector, into Parquet."""
+    return _submit("encode", **request)
 
 
 def _submit(
@@ -112,10 +126,10 @@ def _follow_model(
     if not names_job(source):
         return config, after
     job = store.get(source)
-    if job.kind != "finetune" or (job.state.is_terminal and job.state is not State.SUCCEEDED):
+    if job.kind not in KINDS_WITH_MODEL or (job.state.is_terminal and job.state is not State.SUCCEEDED):
         raise ModelError(
             f"--model {source}: {job.id} ({job.kind}, {job.state}) has no model.",
-            hint="Give a finetune job that SUCCEEDED or has not ended yet; see `bertjobs list`.",
+            hint="Give a pretrain or finetune job that SUCCEEDED or has not ended yet; see `bertjobs list`.",
         )
     if job.state is not State.SUCCEEDED and job.id not in after:
         print_note(f"{job.id} has not ended; this job starts when it has succeeded.")

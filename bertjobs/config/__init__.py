@@ -1,5 +1,6 @@
 """What a job does: schema, presets, and the merge of defaults, preset, file, `--set` and flags."""
 
+from bertjobs.config.kinds import CONFIG_OF_KIND, KINDS_WITH_MODEL, Kind
 from bertjobs.config.load import (
     Layer,
     describe,
@@ -10,15 +11,20 @@ from bertjobs.config.load import (
     set_layer,
     stored_layer,
 )
-from bertjobs.config.schema import CONFIG_OF_KIND, EvaluateConfig, FinetuneConfig, JobConfig, Kind
+from bertjobs.config.schema import EvaluateConfig, FinetuneConfig, JobConfig
+from bertjobs.config.schema_encode import EncodeConfig
+from bertjobs.config.schema_pretrain import PretrainConfig
 
 __all__ = [
     "CONFIG_OF_KIND",
+    "KINDS_WITH_MODEL",
+    "EncodeConfig",
     "EvaluateConfig",
     "FinetuneConfig",
     "JobConfig",
     "Kind",
     "Layer",
+    "PretrainConfig",
     "describe",
     "file_layer",
     "load",

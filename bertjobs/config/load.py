@@ -14,9 +14,10 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from bertjobs.config.kinds import CONFIG_OF_KIND
 from bertjobs.config.presets import read_preset, read_yaml
 from bertjobs.config.rules import find_contradictions, find_idle
-from bertjobs.config.schema import CONFIG_OF_KIND, JobConfig
+from bertjobs.config.schema import JobConfig
 from bertjobs.errors import ConfigError
 
 
@@ -70,9 +71,9 @@ def load(kind: str, *layers: Layer) -> JobConfig:
     return config
 
 
-def preset_layer(name: str) -> Layer:
-    """Return a preset's values. Raises: ConfigError: there is no such preset."""
-    return _layer(read_preset(name), f"--preset {name}", is_given=False)
+def preset_layer(kind: str, name: str) -> Layer:
+    """Return a preset's values. Raises: ConfigError: there is no such preset for this kind of job."""
+    return _layer(read_preset(kind, name), f"--preset {name}", is_given=False)
 
 
 def stored_layer(config: Mapping[str, Any]) -> Layer:

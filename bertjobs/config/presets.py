@@ -17,9 +17,22 @@ def configs_dir() -> Path:
     return _INSTALLED if _INSTALLED.is_dir() else _CHECKOUT
 
 
-def preset_names() -> list[str]:
-    """Return the names that `--preset` takes."""
-    return sorted(path.stem for path in configs_dir().glob("*.yaml"))
+def preset_names(kind: str) -> list[str]:
+    """Return the names that `--preset` takes for a kind of job."""
+    return sorted(path.stem for path in (configs_dir() / kind).glob("*.yaml"))
+
+
+def preset_path(kind: str, name: str) -> Path:
+    """Return where a preset is. Raises: ConfigError: there is no such preset for this kind of job."""
+    known = preset_names(kind)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise ConfigError(
+            f"--preset {name}: {kind} has no such preset.",
+            hint=f"{hint}Known are {', '.join(known)}." if known else f"{kind} has none.",
+        )
+    return configs_dir() / kind / f"{name}.yaml"
 
 
 def size_names() -> list[str]:
@@ -27,18 +40,9 @@ def size_names() -> list[str]:
     return sorted(path.stem for path in (configs_dir() / "models").glob("*.yaml"))
 
 
-def read_preset(name: str) -> dict[str, Any]:
-    """Read a job preset as nested sections.
-
-    Raises: ConfigError: there is no such preset.
-    """
-    if name not in preset_names():
-        close = difflib.get_close_matches(name, preset_names(), n=1)
-        hint = f"Did you mean {close[0]}? " if close else ""
-        raise ConfigError(
-            f"--preset {name}: there is no such preset.", hint=f"{hint}Known are {', '.join(preset_names())}."
-        )
-    return read_yaml(configs_dir() / f"{name}.yaml", flag="--preset")
+def read_preset(kind: str, name: str) -> dict[str, Any]:
+    """Read a job preset as nested sections. Raises: ConfigError: as `preset_path`."""
+    return read_yaml(preset_path(kind, name), flag="--preset")
 
 
 def read_size(name: str) -> dict[str, Any]:

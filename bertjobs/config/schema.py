@@ -1,4 +1,5 @@
-"""Every parameter of a job once: name, type, unit, bounds, default and why. Nothing here does anything."""
+"""Every parameter of fine-tuning and evaluation once: name, type, unit, bounds, default and why; and what all
+kinds share. Nothing here does anything."""
 
 from typing import Annotated, Literal
 
@@ -7,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 Truncation = Literal["longest_first", "only_first", "only_second", "ratio", "head_tail"]
 Schedule = Literal["linear", "cosine", "constant", "wsd"]
 Precision = Literal["auto", "fp32", "bf16"]
-Kind = Literal["finetune", "evaluate"]
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -169,11 +169,11 @@ class ResourcesSection(Section):
 class JobConfig(Section):
     """What every kind has."""
 
-    task: TaskSection = TaskSection()
     resources: ResourcesSection = ResourcesSection()
 
 
 class FinetuneConfig(JobConfig):
+    task: TaskSection = TaskSection()
     data: DataSection = DataSection()
     text: TextSection = TextSection()
     model: ModelSection = ModelSection()
@@ -182,10 +182,8 @@ class FinetuneConfig(JobConfig):
 
 
 class EvaluateConfig(JobConfig):
+    task: TaskSection = TaskSection()
     model: EvalModelSection
     data: EvalDataSection = EvalDataSection()
     text: EvalTextSection = EvalTextSection()
     train: EvalTrainSection = EvalTrainSection()
-
-
-CONFIG_OF_KIND: dict[str, type[JobConfig]] = {"finetune": FinetuneConfig, "evaluate": EvaluateConfig}

@@ -23,14 +23,16 @@ def test_later_layers_win_over_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("optim:\n  lr: 3e-5\n  weight_decay: 0.2\ntrain:\n")
     flags = Layer({"optim.weight_decay": "0.3"}, {"optim.weight_decay": "--weight-decay"})
-    config = load("finetune", preset_layer("cola"), file_layer(path), set_layer(("train.epochs=9",)), flags)
+    config = load(
+        "finetune", preset_layer("finetune", "cola"), file_layer(path), set_layer(("train.epochs=9",)), flags
+    )
     assert isinstance(config, FinetuneConfig)
     assert (config.task.name, config.optim.lr, config.optim.weight_decay) == ("cola", 3e-5, 0.3)
     assert config.train.epochs == 9
 
 
 def test_a_resolved_config_is_read_back_as_it_was() -> None:
-    config = load("finetune", preset_layer("snli-d2l"), set_layer(("data.valid_split=dev",)))
+    config = load("finetune", preset_layer("finetune", "snli-d2l"), set_layer(("data.valid_split=dev",)))
     assert load("finetune", stored_layer(config.model_dump(mode="json"))) == config
 
 
@@ -122,7 +124,8 @@ def test_every_parameter_has_a_sentence_of_help_and_a_plain_type(kind: str) -> N
     for parameter in found:
         assert parameter.help.endswith("."), parameter.path
         assert parameter.type in (str, int, float, bool), parameter.path
-    assert [p.path for p in found if p.required] == (["model.source"] if kind == "evaluate" else [])
+    required = {"evaluate": ["model.source"], "encode": ["model.source", "data.path"]}
+    assert [p.path for p in found if p.required] == required.get(kind, [])
 
 
 def test_a_parameter_is_described_with_bounds_choices_and_default() -> None:

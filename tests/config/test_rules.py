@@ -91,7 +91,9 @@ def test_a_given_value_without_effect_is_refused(assignments: tuple[str, ...], m
 
 
 def test_a_preset_may_set_what_a_flag_makes_idle() -> None:
-    config = load("finetune", preset_layer("cola"), set_layer(("data.valid_split=in_domain_dev",)))
+    config = load(
+        "finetune", preset_layer("finetune", "cola"), set_layer(("data.valid_split=in_domain_dev",))
+    )
     assert config.data.valid_split == "in_domain_dev"  # type: ignore[attr-defined]
 
 

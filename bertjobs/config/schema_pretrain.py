@@ -1,0 +1,143 @@
+"""Every parameter of pretraining once, as in `schema`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from bertjobs.config.schema import (
+    Count,
+    JobConfig,
+    OptimSection,
+    Precision,
+    Probability,
+    Ratio,
+    Section,
+    Text,
+)
+
+Document = Literal["auto", "article", "paragraph", "file", "line", "row"]
+Sentences = Literal["auto", "dot", "line", "punctuation"]
+Pairs = Literal["nsp", "sop", "none"]
+VocabKind = Literal["wordpiece", "word"]
+
+
+class CorpusSection(Section):
+    corpus: Text = "wikitext-2"
+    """What to read: `wikitext-2`, `wikitext-103`, or a file, folder or glob of text, JSONL or Parquet."""
+    path: Text | None = None
+    """Folder or zip that holds a published corpus; default: what `bertjobs data get` downloaded."""
+    valid: Text | None = None
+    """Corpus to validate on, a file, folder or glob; default: the published validation file where there is
+    one, else held-out documents."""
+    valid_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
+    """Share of the documents held out where there is no validation corpus."""
+    column: Text = "text"
+    """Field or column that holds the text, in JSONL and Parquet."""
+    document: Document = "auto"
+    """What one document is: a WikiText `article` or `paragraph` (d2l's), a `file`, a `line`, or a `row` of
+    JSONL or Parquet; `auto` takes articles of WikiText, files of text, rows of the others."""
+    sentences: Sentences = "auto"
+    """Where sentences end: at ` . ` (`dot`, d2l's, for WikiText), at each `line` end, or after `.`, `!` or
+    `?` and a space (`punctuation`); `auto` takes `dot` for WikiText, else `punctuation`."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """Bytes that are no UTF-8, or a row without text, stop the job with file and line, or are skipped and
+    counted."""
+    limit_documents: Count | None = None
+    """Use only the first documents, for trying things out."""
+    block_bytes: Annotated[int, Field(ge=1 << 12)] = 16 << 20
+    """Text that is encoded and shuffled as one block, in bytes; bounds the memory of encoding."""
+    shuffle_blocks: Count = 16
+    """Blocks whose examples are shuffled together; bounds what a worker keeps at hand."""
+
+
+class PretrainTextSection(Section):
+    max_len: Annotated[int, Field(ge=8, le=8192)] = 128
+    """Longest sequence in wordpieces, special tokens included."""
+
+
+class ObjectiveSection(Section):
+    pairs: Pairs = "nsp"
+    """Second segment: the next or a random one (`nsp`, BERT), the next or swapped (`sop`, ALBERT), or `none`:
+    one segment of full length."""
+    segments: Literal["filled", "sentence"] = "filled"
+    """What a segment of a pair is: as many sentences as fit (`filled`, BERT), or one `sentence` (d2l)."""
+    mask_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
+    """Share of the positions that are predicted."""
+    mask_token_ratio: Ratio = 0.8
+    """Share of those that become the mask token."""
+    random_token_ratio: Ratio = 0.1
+    """Share of those that become a random token."""
+    keep_token_ratio: Ratio = 0.1
+    """Share of those that stay; the three add up to 1."""
+    whole_word: bool = False
+    """Mask all wordpieces of a word or none."""
+
+
+class PretrainModelSection(Section):
+    source: Text = "tiny"
+    """What to train: a size (`tiny`, `mini`, `small`, `medium`, `base`, `large`, `d2l-small`,
+    `d2l-small-wikitext`) from random weights, or a job, folder, archive or hub name to go on from."""
+    num_heads: Count | None = None
+    """Attention heads; only for d2l archives that the registry does not know."""
+    vocab: Text | None = None
+    """Vocabulary file or folder for random weights; without it one is made from the corpus."""
+    vocab_kind: VocabKind = "wordpiece"
+    """What to make from the corpus: wordpieces, or d2l's whole words."""
+    vocab_size: Annotated[int, Field(ge=64, le=1_000_000)] = 8192
+    """Size of a wordpiece vocabulary made from the corpus."""
+    vocab_min_count: Count = 5
+    """Least occurrences of a word in a word vocabulary; 5 is d2l's."""
+    hidden_dropout: Probability | None = None
+    """Dropout on hidden states; default: what the configuration says (0.1 for BERT)."""
+    attention_dropout: Probability | None = None
+    """Dropout on attention probabilities; default: what the configuration says."""
+
+
+class PretrainOptimSection(OptimSection):
+    lr: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
+    """Peak learning rate of AdamW; 1e-4 is BERT's, appendix A.2."""
+    warmup_ratio: Ratio = 0.01
+    """Share of the budget over which the learning rate rises from 0; BERT's is 1 %."""
+
+
+class PretrainTrainSection(Section):
+    epochs: Count = 1
+    """Passes over the corpus, where no other budget is given."""
+    max_steps: Count | None = None
+    """Budget: optimizer steps, whatever the epochs; warmup and decay follow the budget."""
+    max_tokens: Count | None = None
+    """Budget: tokens seen, padding not counted."""
+    max_time_s: Annotated[float, Field(gt=0.0)] | None = None
+    """Budget: seconds of training, over all attempts; validation and checkpoints not counted."""
+    batch_size: Count = 256
+    """Examples per optimizer step over all workers and accumulation; 256 is BERT's."""
+    accumulation: Count = 1
+    """Microbatches each worker splits its share of a batch into at least; does not change the result."""
+    microbatch_tokens: Annotated[int, Field(ge=64)] = 16384
+    """Most tokens, padding included, that go through the model at once on a worker; bounds memory."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third
+    more work."""
+    eval_steps: Count | None = None
+    """Validate every so many steps, besides the end."""
+    eval_batch_size: Count = 128
+    """Examples per validation batch over all workers."""
+    eval_examples: Count = 4096
+    """Most examples of the validation corpus that are used."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of new weights, order, pairs, masks and dropout."""
+    precision: Precision = "auto"
+    """`auto` computes matrix products in bf16 where the processor has it, else in fp32."""
+    deterministic: bool = False
+    """Use only deterministic kernels; slower on CUDA, no difference on a CPU."""
+    checkpoint_steps: Count | None = None
+    """Checkpoint every so many steps, besides each validation and the end."""
+
+
+class PretrainConfig(JobConfig):
+    data: CorpusSection = CorpusSection()
+    text: PretrainTextSection = PretrainTextSection()
+    objective: ObjectiveSection = ObjectiveSection()
+    model: PretrainModelSection = PretrainModelSection()
+    optim: PretrainOptimSection = PretrainOptimSection()
+    train: PretrainTrainSection = PretrainTrainSection()
