@@ -1,5 +1,7 @@
 """`bertjobs presets`: what `--preset` takes."""
 
+import difflib
+
 import click
 
 from bertjobs.cli.render import print_json, print_line, print_table
@@ -47,9 +49,10 @@ def _kind_of(name: str) -> str:
     for kind, known in _known():
         if known == name:
             return kind
-    raise ConfigError(
-        f"{name}: there is no such preset.", hint=f"Known are {', '.join(known for _, known in _known())}."
-    )
+    known_names = [known for _, known in _known()]
+    close = difflib.get_close_matches(name, known_names, n=1)
+    hint = f"Did you mean {close[0]}? " if close else ""
+    raise ConfigError(f"{name}: there is no such preset.", hint=f"{hint}Known are {', '.join(known_names)}.")
 
 
 def _first_line(kind: str, name: str) -> str:

@@ -142,7 +142,7 @@ def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -
             ["--truncation", "half"],
             "--truncation: half is not allowed; choose one of longest_first, only_first",
         ),
-        (["--preset", "colla"], "--preset colla: there is no such preset."),
+        (["--preset", "colla"], "--preset colla: finetune has no such preset."),
         (["--set", "optim.lrr=1"], "--set optim.lrr: finetune has no parameter optim.lrr."),
         (["--set", "optim.lr"], "--set optim.lr: expected a dotted path and a value"),
         (["--config", "nowhere.yaml"], "--config nowhere.yaml: No such file or directory."),
@@ -195,7 +195,7 @@ def test_more_tokens_than_a_local_model_has_positions_are_refused(
     ("words", "message"),
     [
         ([], "--model is required."),
-        (["--model", "tiny"], "--model tiny: a model of random weights has nothing to evaluate."),
+        (["--model", "tiny"], "--model tiny: a model of random weights has learned nothing to evaluate."),
         (
             ["--model", "org/name", "--split", "tset"],
             "--split tset: there is no such file, and it is no split",
