@@ -1,5 +1,5 @@
-"""`bertjobs.json`, which makes a folder of weights a trained artefact: the task it was trained for and how
-its texts were cut. Hugging Face's own files stand beside it and know nothing of it."""
+"""`bertjobs.json`, which makes a folder of weights a trained artefact: the task it was trained for, none where it
+was pretrained, and how its texts were cut. Hugging Face's own files stand beside it and know nothing of it."""
 
 import json
 from dataclasses import dataclass
@@ -16,15 +16,19 @@ FILE = "bertjobs.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    task: Task
+    """What a job knows of the model it made."""
+
+    task: Task | None
+    """None where it was pretrained: there is no classifier then."""
     text: TextSection
+    """How texts were cut; of a pretrained model only `max_len` was used."""
     trained_by: str
     """The job that made it."""
 
     def write(self, folder: Path) -> None:
         document = {
             "version": bertjobs.__version__,
-            "task": self.task.to_json(),
+            "task": None if self.task is None else self.task.to_json(),
             "text": self.text.model_dump(),
             "trained_by": self.trained_by,
         }
@@ -38,8 +42,9 @@ def read_artefact(folder: Path) -> Artefact | None:
         return None
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        task = document["task"]
         return Artefact(
-            task=Task.from_json(document["task"]),
+            task=None if task is None else Task.from_json(task),
             text=TextSection.model_validate(document["text"]),
             trained_by=document["trained_by"],
         )

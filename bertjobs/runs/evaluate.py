@@ -39,7 +39,7 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
     if folder is None:
         raise ModelError(f"--model {run.config.model.source}: random weights have nothing to evaluate.")
     artefact = read_artefact(folder) if folder.is_dir() else None
-    _check_task(task, artefact, folder)
+    check_task(task, artefact, folder)
     text = trained_text(run.config.text, artefact)
     run.reporter.set_phase("reading data")
     rows = read_evaluation_rows(task, run.config.data, cache=run.settings.cache)
@@ -118,7 +118,14 @@ def trained_text(asked: EvalTextSection, artefact: Artefact | None) -> TextSecti
 
 
 def _check_task(task: Task, artefact: Artefact | None, folder: Path) -> None:
-    if artefact is not None and artefact.task.labels != task.labels:
+    if artefact is None:
+        return
+    if artefact.task is None:
+        raise ModelError(
+            f"--model {folder}: it was pretrained and has no classifier.",
+            hint="Fine-tune it first: bertjobs submit finetune --model ...",
+        )
+    if artefact.task.labels != task.labels:
         raise ModelError(
             f"--task {task.name}: the model {folder} was trained for {artefact.task.name} "
             f"({', '.join(artefact.task.labels)}).",

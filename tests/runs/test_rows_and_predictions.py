@@ -10,7 +10,7 @@ import pytest
 from bertjobs.config.schema import DataSection, EvalTextSection, TextSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.runs.artefact import Artefact, read_artefact
-from bertjobs.runs.evaluate import trained_text
+from bertjobs.runs.evaluate import check_task, trained_text
 from bertjobs.runs.predictions import Collector, write_predictions
 from bertjobs.runs.rows import read_training_rows
 from bertjobs.storage import JobDir
@@ -84,3 +84,11 @@ def test_an_artefact_is_read_as_it_was_written_and_a_damaged_one_is_refused(tmp_
     (tmp_path / "bertjobs.json").write_text(json.dumps(content))
     with pytest.raises(ModelError, match=r"bertjobs\.json is damaged"):
         read_artefact(tmp_path)
+
+
+def test_a_pretrained_artefact_has_no_task_and_evaluating_it_says_what_to_do(tmp_path):
+    artefact = Artefact(task=None, text=TextSection(max_len=64), trained_by="j-1")
+    artefact.write(tmp_path)
+    assert read_artefact(tmp_path) == artefact
+    with pytest.raises(ModelError, match=r"was pretrained and has no classifier\. Fine-tune it first"):
+        check_task(COLA, artefact, tmp_path)
