@@ -117,7 +117,8 @@ def trained_text(asked: EvalTextSection, artefact: Artefact | None) -> TextSecti
     return artefact.text
 
 
-def _check_task(task: Task, artefact: Artefact | None, folder: Path) -> None:
+def check_task(task: Task, artefact: Artefact | None, folder: Path) -> None:
+    """Raises: ModelError: the model has no classifier, or one for other labels."""
     if artefact is None:
         return
     if artefact.task is None:
