@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bertjobs.errors import ConfigError
@@ -16,9 +16,14 @@ class Settings:
     home: Path
     """`BERTJOBS_HOME`: pid files, sockets, caches and, by default, the artefacts. Default `~/.bertjobs`."""
     redis_url: str | None
-    """`BERTJOBS_REDIS_URL`: a shared Redis; without it the embedded stack is used. May hold no password."""
-    redis_password: str | None
+    """`BERTJOBS_REDIS_URL`: a shared Redis, `rediss://host:6380/0` where it speaks TLS; without it the
+    embedded stack is used. Names neither user nor password: drivers get it and are another user."""
+    redis_user: str | None
+    """`BERTJOBS_REDIS_USER`: who we are for Redis' access list; without it its default user."""
+    redis_password: str | None = field(repr=False)
     """`BERTJOBS_REDIS_PASSWORD`, or the content of the file that `BERTJOBS_REDIS_PASSWORD_FILE` names."""
+    redis_ca_file: Path | None
+    """`BERTJOBS_REDIS_CA_FILE`: the certificates that Redis' own is checked with; without it the system's."""
     ray_address: str | None
     """`BERTJOBS_RAY_ADDRESS`: the dashboard address of a shared Ray, `http://host:8265`."""
     storage: str
@@ -49,7 +54,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     return Settings(
         home=home,
         redis_url=redis_url,
+        redis_user=env.get("BERTJOBS_REDIS_USER") or None,
         redis_password=_password(env),
+        redis_ca_file=_file(env, "BERTJOBS_REDIS_CA_FILE"),
         ray_address=ray_address,
         storage=_storage(env.get("BERTJOBS_STORAGE") or str(home / "jobs")),
         cache=Path(env.get("BERTJOBS_CACHE") or home / "cache").expanduser().absolute(),
@@ -62,6 +69,11 @@ def _storage(given: str) -> str:
     """Make a folder absolute: the job runs elsewhere than where it was submitted."""
     path = given.removeprefix("file://")
     return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _file(env: Mapping[str, str], name: str) -> Path | None:
+    given = env.get(name)
+    return Path(given).expanduser().absolute() if given else None
 
 
 def _password(env: Mapping[str, str]) -> str | None:

@@ -6,6 +6,7 @@ rest of a command that only prints help.
 
 import importlib
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from bertjobs.errors import BertjobsError, ConfigError, LeaseLost, QueueError
+from bertjobs.jobs.tls import tls_mismatch
 from bertjobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
 """A script takes milliseconds. Blocking reads must ask for less than this, or they lose their answer."""
+
+# How Redis 6.2 and 7 say that the access list forbids a command or a key, outside and inside a script.
+_FORBIDDEN = re.compile(
+    r"(?:this user|User \S+|The user executing the script) (?:has no permissions|can't)[^.:]*"
+)
 
 T = TypeVar("T")
 _SCRIPTS = Path(__file__).parent / "lua"
@@ -84,14 +91,8 @@ class Connection:
 
         try:
             yield
-        except (failures.AuthenticationError, failures.NoPermissionError) as e:
-            asks = "HELLO must be called" in str(e)  # its words when no password was given and it wants one
-            cause = "it asks for a password, and none is set" if asks else str(e).rstrip(".")
-            raise QueueError(
-                f"Redis at {self.where} refuses us: {cause}.",
-                hint="Set BERTJOBS_REDIS_PASSWORD (or BERTJOBS_REDIS_PASSWORD_FILE) to a user's password "
-                "that may read and write bj:* and run scripts.",
-            ) from e
+        except failures.AuthenticationError as e:
+            raise self._unknown_user(str(e)) from e
         except (failures.BusyLoadingError, failures.ConnectionError, failures.TimeoutError) as e:
             raise RedisDown(
                 f"Redis at {self.where} cannot be reached: {_last_line(e)}.",
@@ -108,12 +109,38 @@ class Connection:
                 f"Redis at {self.where} has no memory left for writes.", hint="Raise its `maxmemory`."
             ) from e
         except failures.RedisError as e:
+            if found := _FORBIDDEN.search(str(e)):
+                raise self._forbidden(found[0]) from e
             if str(e).startswith("MISCONF"):
                 raise QueueError(
                     f"Redis at {self.where} cannot save to its disk and refuses writes.",
                     hint="Free room on its disk; its log says more.",
                 ) from e
             raise
+
+    def _unknown_user(self, said: str) -> QueueError:
+        asks = "HELLO must be called" in said  # its words when no password was given and it wants one
+        cause = (
+            "it asks for a password, and none is set"
+            if asks
+            else f"{self._user()} has another password, or does not exist"
+        )
+        return QueueError(
+            f"Redis at {self.where} refuses us: {cause}.",
+            hint="Set BERTJOBS_REDIS_USER to a user of its access list, and BERTJOBS_REDIS_PASSWORD_FILE to "
+            "a file with this user's password.",
+        )
+
+    def _forbidden(self, said: str) -> QueueError:
+        return QueueError(
+            f"Redis at {self.where} does not let {self._user()} do this: {said}.",
+            hint="Set BERTJOBS_REDIS_USER to a user with that right (cli, dispatcher and driver are in "
+            "cluster/redis/users.acl), or have it granted.",
+        )
+
+    def _user(self) -> str:
+        name = self.client.get_connection_kwargs()["username"]
+        return f"user {name}" if name else "the default user"
 
     def close(self) -> None:
         """Close the sockets."""
@@ -123,10 +150,10 @@ class Connection:
 def open_connection(settings: Settings) -> Connection:
     """Open and try the configured Redis.
 
-    Raises: ConfigError: the address is missing, wrong or holds a password; QueueError: Redis is down or
-    refuses us.
+    Raises: ConfigError: the address is missing, wrong or holds a password. QueueError: Redis is down,
+    refuses us, or one of us speaks TLS and the other does not.
     """
-    url = _checked_url(settings.redis_url)
+    url = _checked_url(settings)
     _import_redis_alone()
     import redis
     from redis.backoff import ExponentialBackoff
@@ -134,16 +161,21 @@ def open_connection(settings: Settings) -> Connection:
 
     client = redis.Redis.from_url(
         url,
+        username=settings.redis_user,
         password=settings.redis_password,
         decode_responses=True,
         socket_timeout=REPLY_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
         health_check_interval=30,
+        **_tls_options(settings),
     )
     connection = Connection(client, where=url)
-    with connection.errors():
-        client.ping()
+    try:
+        with connection.errors():
+            client.ping()
+    except RedisDown as e:
+        raise tls_mismatch(url, cause=e.__cause__) or e from e.__cause__
     return connection
 
 
@@ -197,22 +229,42 @@ def _refusal(word: str, detail: str) -> BertjobsError:
     return WrongState(detail if word == "STATE" else "still running its last attempt")
 
 
-def _checked_url(url: str | None) -> str:
+def _checked_url(settings: Settings) -> str:
+    url = settings.redis_url
     if url is None:
         raise ConfigError(
             "There is no Redis address.", hint="Set BERTJOBS_REDIS_URL, or run `bertjobs cluster up`."
         )
-    if urlsplit(url).password:
+    parts = urlsplit(url)
+    if parts.password or parts.username:
         raise ConfigError(
-            "BERTJOBS_REDIS_URL holds a password; addresses are shown in logs and passed to drivers.",
-            hint="Take it out and set BERTJOBS_REDIS_PASSWORD or BERTJOBS_REDIS_PASSWORD_FILE.",
+            f"BERTJOBS_REDIS_URL holds a {'password' if parts.password else 'user name'}; addresses are "
+            "shown in logs and passed to drivers.",
+            hint="Take it out and set BERTJOBS_REDIS_USER and BERTJOBS_REDIS_PASSWORD_FILE.",
         )
-    if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
+    if parts.scheme not in ("redis", "rediss", "unix"):
         raise ConfigError(
             f"BERTJOBS_REDIS_URL={url} is no address of a Redis.",
             hint="Use redis://host:6379/0, rediss://host:6380/0 or unix:///path/to/socket.",
         )
     return url
+
+
+def _tls_options(settings: Settings) -> dict[str, Any]:
+    ca_file, url = settings.redis_ca_file, str(settings.redis_url)
+    if ca_file is None:
+        return {}
+    if not url.startswith("rediss://"):
+        raise ConfigError(
+            f"BERTJOBS_REDIS_CA_FILE is set, and BERTJOBS_REDIS_URL={url} does not use TLS.",
+            hint="Give the address as rediss://host:6380/0, or unset BERTJOBS_REDIS_CA_FILE.",
+        )
+    if not ca_file.is_file():
+        raise ConfigError(
+            f"BERTJOBS_REDIS_CA_FILE={ca_file}: there is no such file.",
+            hint="Give the certificates (PEM) that Redis' own is signed with.",
+        )
+    return {"ssl_ca_certs": str(ca_file)}
 
 
 def _last_line(e: Exception) -> str:
