@@ -27,7 +27,7 @@ from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tasks import Task, resolve_task
 from bertjobs.text.tokenizers import Tokenizer, load_tokenizer, train_wordpiece
 from bertjobs.training.evaluate import evaluate
-from bertjobs.training.loop import finetune
+from bertjobs.training.finetune import finetune
 from bertjobs.training.ranks import current_ranks
 
 log = logging.getLogger(__name__)

@@ -51,6 +51,10 @@ class Metrics:
         assert value is not None, "a development split has labels: read_split was asked to require them"
         return value
 
+    def curves(self) -> dict[str, float | None]:
+        """Return the numbers that are drawn over the steps."""
+        return {"loss": self.loss, "accuracy": self.accuracy, "mcc": self.mcc, "f1": self.f1}
+
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain numbers, texts and lists."""
         return asdict(self)

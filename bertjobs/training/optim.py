@@ -5,7 +5,8 @@ Every trained parameter becomes a view into one buffer, and its gradient a view 
     [ riders | group 0 | group 1 | ... | rows in use of the word table ]
       `---- cleared and summed over the ranks -' `- only what is touched
 
-Riders are single numbers (the loss, a wish to stop) that cross the ranks with the gradients at no cost.
+Riders are single numbers (the losses, a wish to stop, a clock) that cross the ranks with the gradients at no
+cost.
 
 Measured on 2 cores, 22.7 M parameters, 864 tokens, data with 5,700 of 30,522 wordpieces: the word table's
 gradient takes 0.4 ms instead of 18.7, clearing 2.8 instead of 5.3, the norm 2.6 instead of 8.2, AdamW 11.9
@@ -27,6 +28,8 @@ from bertjobs.training.word_rows import WordRows
 _ALIGN = 16
 """Floats in 64 bytes: where allocators put tensors, and where kernels want them."""
 _NUM_RIDERS = _ALIGN
+STOP, CLOCK, LOSSES = 0, 1, 2
+"""Places among the riders: how many ranks wish to stop, rank 0's clock, and from there the loss's parts."""
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _WORD_IDS = "word_rows.token_ids"
 

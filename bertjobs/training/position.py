@@ -1,23 +1,35 @@
 """Where a run stands: the part of a checkpoint that is neither weights nor moments. Values and JSON only."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from bertjobs.config.schema import TrainSection
 from bertjobs.errors import ModelError
-from bertjobs.training.metrics import Metrics
-from bertjobs.training.plan import Plan
+from bertjobs.training.budget import Spent
+
+
+class Scores(Protocol):
+    """The result of an evaluation."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a document of plain numbers, texts and lists."""
+
+    def curves(self) -> dict[str, float | None]:
+        """Return the numbers that are drawn over the steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Best:
-    """The best evaluation so far."""
+class Evaluation:
+    """What the weights after a step were found to be worth."""
 
     step: int
     value: float
-    """The task's metric; higher is better."""
-    metrics: Metrics
+    """What the kind of training judges by; higher is better."""
+    metrics: Any
+    """`Scores` of the kind of training."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"step": self.step, "value": self.value, "metrics": self.metrics.to_json()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,42 +38,72 @@ class Position:
 
     num_done: int = 0
     """Optimizer steps done."""
-    best: Best | None = None
+    num_tokens: int = 0
+    """Tokens seen, padding not counted."""
+    train_s: float = 0.0
+    """Seconds of training, where the budget is one of time."""
+    best: Evaluation | None = None
+    last: Evaluation | None = None
     num_worse: int = 0
     """Evaluations since the best one."""
 
-    def after_evaluation(self, metrics: Metrics, *, metric: str) -> "Position":
+    @property
+    def spent(self) -> Spent:
+        return Spent(num_steps=self.num_done, num_tokens=self.num_tokens, train_s=self.train_s)
+
+    def after_evaluation(self, metrics: Scores, *, value: float) -> "Position":
         """Return the position with this evaluation taken into account; a tie is no improvement."""
-        value = metrics.value_of(metric)
+        last = Evaluation(step=self.num_done, value=value, metrics=metrics)
         if self.best is None or value > self.best.value:
-            return replace(self, best=Best(step=self.num_done, value=value, metrics=metrics), num_worse=0)
-        return replace(self, num_worse=self.num_worse + 1)
+            return replace(self, best=last, last=last, num_worse=0)
+        return replace(self, last=last, num_worse=self.num_worse + 1)
 
-    def is_out_of_patience(self, train: TrainSection) -> bool:
-        """Return whether early stopping ends the run here."""
-        return train.patience is not None and self.num_worse >= train.patience
-
-    def to_json(self, plan: Plan) -> dict[str, Any]:
+    def to_json(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Return the position, and what it is a position in."""
-        return {"run": asdict(plan), **asdict(self)}
+        return {
+            "run": dict(identity),
+            "num_done": self.num_done,
+            "num_tokens": self.num_tokens,
+            "train_s": self.train_s,
+            "best": self.best and self.best.to_json(),
+            "last": self.last and self.last.to_json(),
+            "num_worse": self.num_worse,
+        }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], *, plan: Plan) -> "Position":
-        """Read a position in this plan.
+    def from_json(
+        cls,
+        content: Mapping[str, Any],
+        *,
+        identity: Mapping[str, Any],
+        read_scores: Callable[[Mapping[str, Any]], Scores],
+    ) -> "Position":
+        """Read a position in this run.
 
         Raises: ModelError: the checkpoint belongs to a run with other data, batches, length or seed.
         """
-        for name, now in asdict(plan).items():
+        if content["run"].keys() != identity.keys():
+            raise ModelError(
+                "The checkpoint belongs to another kind of run, or to another version of this program.",
+                hint="Start a new job instead of resuming this one.",
+            )
+        for name, now in identity.items():
             then = content["run"][name]
             if then != now:
                 raise ModelError(
                     f"The checkpoint belongs to another run: its {name} is {then}, this run's is {now}.",
                     hint="Resume with the configuration and data it was written with, or start a new job.",
                 )
-        best = content["best"]
+        best, last = (
+            given and Evaluation(**{**given, "metrics": read_scores(given["metrics"])})
+            for given in (content["best"], content["last"])
+        )
         return cls(
             num_done=content["num_done"],
-            best=None if best is None else Best(**{**best, "metrics": Metrics.from_json(best["metrics"])}),
+            num_tokens=content["num_tokens"],
+            train_s=content["train_s"],
+            best=best,
+            last=last,
             num_worse=content["num_worse"],
         )
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from bertjobs.training.metrics import Metrics
@@ -15,6 +15,7 @@ class Progress:
     step: int
     """Steps done, so that the last one equals `num_steps`."""
     num_steps: int
+    """Steps of the whole run; an estimate where its budget is one of tokens or time."""
     epoch: int
     """From 0: the epoch that the step belonged to."""
     loss: float
@@ -27,19 +28,23 @@ class Progress:
     """Without padding; this and the examples over all ranks, averaged over the last steps."""
     eta_s: float
     """Seconds left at this pace, evaluations not counted."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """Parts that add up to the loss, by name, where there are several."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return all of it flat, the parts of the loss beside the loss."""
+        values = asdict(self)
+        return values | values.pop("losses")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """The state after an epoch, or after the last step where that lies inside one."""
+    """The state after an evaluation: after an epoch, every so many steps, or after the last step."""
 
     epoch: int
     step: int
-    metrics: Metrics
-    """On the development split."""
+    metrics: Any
+    """On the development split: `Metrics` of a classifier, `PretrainMetrics` in pretraining."""
     is_best: bool
 
 
@@ -107,3 +112,18 @@ class Speed:
 
     def _mark(self) -> None:
         self._marks.append((self._clock(), *self._done))
+
+
+class Stopwatch:
+    """Seconds of training over all attempts; runs from the last `go_on`."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._before_s = self._began = 0.0
+
+    def go_on(self, before_s: float) -> None:
+        """Count from now on, beginning at so many seconds."""
+        self._before_s, self._began = before_s, self._clock()
+
+    def elapsed_s(self) -> float:
+        return self._before_s + self._clock() - self._began

@@ -29,9 +29,8 @@ class Record:
         self._tensorboard.add_step(progress)
 
     def add_epoch(self, result: EpochResult) -> None:
-        scores = {name: getattr(result.metrics, name) for name in ("loss", "accuracy", "mcc", "f1")}
         place = {"epoch": result.epoch, "step": result.step, "is_best": result.is_best}
-        self.lines.append({"kind": "epoch", **place, **scores})
+        self.lines.append({"kind": "epoch", **place, **result.metrics.curves()})
         self._tensorboard.add_epoch(result)
 
     def save(self) -> None:

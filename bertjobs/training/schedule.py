@@ -1,8 +1,9 @@
-"""The course of the learning rate: a pure function of the step, so that resuming needs no state."""
+"""The course of the learning rate: a pure function of the step, or of the share of the budget that is used,
+so that resuming needs no state."""
 
 import math
 
-from bertjobs.config.schema import OptimSection
+from bertjobs.config.schema import OptimSection, Schedule
 from bertjobs.errors import ConfigError
 
 
@@ -16,6 +17,20 @@ def lr_at(step: int, *, num_steps: int, optim: OptimSection) -> float:
     if step < num_warmup:
         return optim.lr * (step + 1) / (num_warmup + 1)
     return optim.lr * _factor_after_warmup(step, num_warmup=num_warmup, num_steps=num_steps, optim=optim)
+
+
+def lr_at_share(used_ratio: float, *, step_ratio: float, optim: OptimSection) -> float:
+    """Return the learning rate where so much of the budget is used, and the step takes `step_ratio` more.
+
+    The same course as `lr_at` has with used_ratio = step / num_steps and step_ratio = 1 / num_steps.
+    """
+    if used_ratio < optim.warmup_ratio:
+        return optim.lr * min(1.0, (used_ratio + step_ratio) / (optim.warmup_ratio + step_ratio))
+    left_ratio = max(0.0, 1.0 - used_ratio)
+    if optim.schedule == "wsd":
+        return optim.lr * min(1.0, left_ratio / max(optim.decay_ratio, step_ratio))
+    done = 1.0 - left_ratio / max(1.0 - optim.warmup_ratio, step_ratio)
+    return optim.lr * _falling_factor(max(0.0, done), schedule=optim.schedule)
 
 
 def num_warmup_steps(num_steps: int, *, optim: OptimSection) -> int:
@@ -34,13 +49,18 @@ def check_schedule(optim: OptimSection) -> None:
 
 
 def _factor_after_warmup(step: int, *, num_warmup: int, num_steps: int, optim: OptimSection) -> float:
-    done = (step - num_warmup) / max(1, num_steps - num_warmup)
-    if optim.schedule == "linear":
-        return 1.0 - done
-    if optim.schedule == "cosine":
-        return 0.5 * (1.0 + math.cos(math.pi * done))
     if optim.schedule == "wsd":
         num_decay = max(1, math.ceil(optim.decay_ratio * num_steps))
         return min(1.0, (num_steps - step) / num_decay)
-    assert optim.schedule == "constant"
+    done = (step - num_warmup) / max(1, num_steps - num_warmup)
+    return _falling_factor(done, schedule=optim.schedule)
+
+
+def _falling_factor(done: float, *, schedule: Schedule) -> float:
+    """Return the factor where `done` of what follows warmup is over."""
+    if schedule == "linear":
+        return 1.0 - done
+    if schedule == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    assert schedule == "constant"
     return 1.0

@@ -1,43 +1,46 @@
 """The step on one screen: gradients of the mean loss over the global batch, then AdamW.
 
-Legend: B rows of a microbatch, C labels, T wordpieces of a batch.
+Legend: K parts of the loss.
 """
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from collections.abc import Callable
+from typing import Any
 
-from bertjobs.training.feed import StepBatch
-from bertjobs.training.meter import LOSS, STOP
-from bertjobs.training.optim import FlatAdamW
+import torch
+from torch import Tensor
+
+from bertjobs.training.objective import AnyStepBatch
+from bertjobs.training.optim import CLOCK, LOSSES, STOP, FlatAdamW
 from bertjobs.training.ranks import Ranks
 
 
 def train_step(
-    model: nn.Module,
-    batch: StepBatch,
+    batch: AnyStepBatch,
     *,
+    losses: Callable[[Any, Any], Tensor],
     optimizer: FlatAdamW,
     ranks: Ranks,
     dtype: torch.dtype,
     lr: float,
     wants_stop: bool = False,
+    elapsed_s: Callable[[], float] = lambda: 0.0,
 ) -> Tensor:
     """Take one optimizer step; return the global gradient norm, a tensor of one number.
 
-    The loss is summed over the rows and divided by the rows of the global batch, so that gradients add up
-    over microbatches and ranks to the gradient of the mean, whatever their sizes.
+    losses: gives a microbatch's shares (K) of the parts of the global batch's mean loss. So gradients add up
+        over microbatches and ranks to the gradient of the mean, whatever their sizes.
+    elapsed_s: what this rank adds to the clock that all ranks read.
     """
     optimizer.clear()
-    optimizer.riders[STOP] = float(wants_stop)
-    device_type = optimizer.riders.device.type
+    riders = optimizer.riders
+    device_type = riders.device.type
     with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):  # casts each weight once
         for microbatch in batch.microbatches:
-            logits_BC = model(microbatch.inputs).float()
-            loss = F.cross_entropy(logits_BC, microbatch.labels_B, reduction="sum") / batch.num_rows
-            optimizer.riders[LOSS] += loss.detach()
+            losses_K = losses(microbatch, batch)
+            riders[LOSSES : LOSSES + len(losses_K)] += losses_K.detach()
             with torch.autocast(device_type, enabled=False):
-                loss.backward()
+                losses_K.sum().backward()
+    riders[STOP], riders[CLOCK] = float(wants_stop), elapsed_s()
     grad_norm = optimizer.gather(ranks, token_ids_T=batch.token_ids_T)
     optimizer.step(lr=lr, grad_norm=grad_norm)
     return grad_norm

@@ -28,14 +28,15 @@ class TensorBoard:
     def add_step(self, progress: Progress) -> None:
         if progress.step % self._every and progress.step != progress.num_steps:
             return
-        self._writer.add_scalar("train/loss", progress.loss, progress.step)
+        for name, loss in {"loss": progress.loss, **progress.losses}.items():
+            self._writer.add_scalar(f"train/{name}", loss, progress.step)
         self._writer.add_scalar("train/lr", progress.lr, progress.step)
         self._writer.add_scalar("train/grad_norm", progress.grad_norm, progress.step)
         self._writer.add_scalar("speed/examples_per_s", progress.examples_per_s, progress.step)
 
     def add_epoch(self, result: EpochResult) -> None:
-        for name in ("loss", "accuracy", "mcc", "f1"):
-            self._writer.add_scalar(f"dev/{name}", getattr(result.metrics, name), result.step)
+        for name, score in result.metrics.curves().items():
+            self._writer.add_scalar(f"dev/{name}", score, result.step)
 
     def save(self) -> None:
         """Bring what was written so far to where it is kept."""

@@ -28,7 +28,7 @@ from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.sources import read_split
 from bertjobs.text.tasks import SNLI
 from bertjobs.text.tokenizers import load_tokenizer
-from bertjobs.training.loop import finetune
+from bertjobs.training.finetune import finetune
 from bertjobs.training.precision import resolve_precision
 from bertjobs.training.progress import EpochResult, Progress
 

@@ -3,12 +3,12 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bertjobs.config.schema import OptimSection, TextSection
 from bertjobs.modeling.dropout import DropoutPool
-from bertjobs.training.feed import Feed
-from bertjobs.training.meter import LOSS, STOP
-from bertjobs.training.optim import FlatAdamW, build_optimizer
+from bertjobs.training.feed import Feed, Microbatch, StepBatch
+from bertjobs.training.optim import LOSSES, STOP, FlatAdamW, build_optimizer
 from bertjobs.training.ranks import current_ranks
 from bertjobs.training.step import train_step
 
@@ -34,10 +34,21 @@ def _one_step(tiny: ModuleType, *, dtype: torch.dtype, at_least: int) -> tuple[f
     model.set_dropout(DropoutPool(model.config, seed=0))
     batch = feed.step_batch(np.arange(24), seed=0, step=0, at_least=at_least)
     assert len(batch.microbatches) == at_least
+
+    def losses(microbatch: Microbatch, batch: StepBatch) -> torch.Tensor:
+        logits_BC = model(microbatch.inputs).float()
+        return F.cross_entropy(logits_BC, microbatch.labels_B, reduction="sum").view(1) / batch.num_rows
+
     norm = train_step(
-        model, batch, optimizer=optimizer, ranks=ranks, dtype=dtype, lr=1e-3, wants_stop=at_least == 3
+        batch,
+        losses=losses,
+        optimizer=optimizer,
+        ranks=ranks,
+        dtype=dtype,
+        lr=1e-3,
+        wants_stop=at_least == 3,
     )
-    return float(optimizer.riders[LOSS]), float(norm), optimizer
+    return float(optimizer.riders[LOSSES]), float(norm), optimizer
 
 
 def test_bf16_with_weights_cast_once_for_all_microbatches_stays_near_fp32(tiny: ModuleType) -> None:

@@ -17,7 +17,7 @@ from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.loop import finetune
+from bertjobs.training.finetune import finetune
 from bertjobs.training.progress import EpochResult, FinetuneResult, Progress
 
 VOCAB_SIZE = 120

@@ -1,0 +1,181 @@
+"""Fine-tune a classifier: the shared loop over rows with labels, and the best weights at its end."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from bertjobs.config.schema import FinetuneConfig
+from bertjobs.modeling.heads import BertForSequenceClassification
+from bertjobs.storage import JobDir
+from bertjobs.text.encoding import EncodedTable
+from bertjobs.training.budget import Budget
+from bertjobs.training.evaluate import evaluate
+from bertjobs.training.feed import Feed, Microbatch, SpecialIds, StepBatch
+from bertjobs.training.loop import Loop, determinism
+from bertjobs.training.metrics import Metrics
+from bertjobs.training.optim import build_optimizer
+from bertjobs.training.plan import make_plan
+from bertjobs.training.position import Position
+from bertjobs.training.progress import FinetuneResult, Hooks
+from bertjobs.training.ranks import current_ranks
+from bertjobs.training.schedule import check_schedule
+
+
+def finetune(
+    model: BertForSequenceClassification,
+    *,
+    config: FinetuneConfig,
+    train: EncodedTable,
+    valid: EncodedTable,
+    labels: Sequence[str],
+    specials: SpecialIds,
+    metric: str,
+    job_dir: JobDir,
+    hooks: Hooks,
+    resume: str | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> FinetuneResult:
+    """Train a model, already on its device, on `train`; leave it with the weights that were best on `valid`.
+
+    metric: what is best: `accuracy`, `mcc` or `f1`. resume: the name of a published checkpoint of `job_dir`.
+    Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `plots/`; the caller writes `model/`.
+
+    Raises:
+        ConfigError: more layers to freeze than there are; a schedule longer than the run; no bf16 here.
+        ModelError: the checkpoint is damaged, or belongs to another run.
+        TrainingError: the loss is not finite. OutOfMemory: with what to change.
+        StorageError: an artefact cannot be written. LeaseLost: from the hooks.
+    """
+    check_schedule(config.optim)
+    judge = Judge(valid=valid, labels=tuple(labels), metric=metric, specials=specials)
+    with determinism(config.train.deterministic):
+        objective = _Classification(model, config=config, train=train, judge=judge)
+        optimizer = build_optimizer(
+            model,
+            num_layers=model.config.num_hidden_layers,
+            word_table=model.bert.embeddings.word_embeddings,
+            token_ids_U=objective.feed.token_ids(),
+            optim=config.optim,
+        )
+        model.bert.write_gradients()  # straight into the optimizer's buffers
+        loop = Loop(
+            model,
+            objective=objective,
+            optimizer=optimizer,
+            optim=config.optim,
+            train=config.train,
+            job_dir=job_dir,
+            hooks=hooks,
+            clock=clock,
+        )
+        loop.begin(resume)
+        try:
+            loop.take_steps()
+            return _finish(loop, judge=judge, job_dir=job_dir)
+        finally:
+            loop.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """What the weights are judged by after each epoch."""
+
+    valid: EncodedTable
+    labels: tuple[str, ...]
+    metric: str
+    specials: SpecialIds
+
+
+class _Classification:
+    """The objective: cross-entropy of the labels, a metric of the task after each epoch."""
+
+    loss_names = ("loss",)
+
+    def __init__(
+        self,
+        model: BertForSequenceClassification,
+        *,
+        config: FinetuneConfig,
+        train: EncodedTable,
+        judge: Judge,
+    ) -> None:
+        self._model, self._config, self._judge = model, config, judge
+        self._plan = make_plan(train.num_rows, train=config.train)
+        self.budget = Budget(num_steps=self._plan.num_steps)
+        self.feed = Feed(
+            train,
+            text=config.text,
+            specials=judge.specials,
+            max_tokens=config.train.microbatch_tokens,
+            ranks=current_ranks(),
+            device=next(model.parameters()).device,
+            vocab_size=model.config.vocab_size,
+        )
+
+    def identity(self) -> Mapping[str, Any]:
+        return asdict(self._plan)
+
+    def epoch_of(self, step: int) -> int:
+        return self._plan.epoch_of(step)
+
+    def step_batch(self, step: int) -> StepBatch:
+        train = self._config.train
+        rows = self._plan.rows_of(step)
+        return self.feed.step_batch(rows, seed=train.seed, step=step, at_least=train.accumulation)
+
+    def losses(self, microbatch: Microbatch, batch: StepBatch) -> Tensor:
+        logits_BC = self._model(microbatch.inputs).float()
+        loss = F.cross_entropy(logits_BC, microbatch.labels_B, reduction="sum") / batch.num_rows
+        return loss.view(1)
+
+    def is_milestone(self, num_done: int) -> bool:
+        return self._plan.ends_epoch(num_done)
+
+    def evaluate(self) -> Metrics:
+        return evaluate(
+            self._model,
+            self._judge.valid,
+            labels=self._judge.labels,
+            text=self._config.text,
+            specials=self._judge.specials,
+            batch_size=self._config.train.eval_batch_size,
+            precision=self._config.train.precision,
+            microbatch_tokens=self._config.train.microbatch_tokens,
+        )
+
+    def value_of(self, scores: Metrics) -> float:
+        return scores.value_of(self._judge.metric)
+
+    def read_scores(self, content: Mapping[str, Any]) -> Metrics:
+        return Metrics.from_json(content)
+
+    def is_out_of_patience(self, position: Position) -> bool:
+        patience = self._config.train.patience
+        return patience is not None and position.num_worse >= patience
+
+    def kept_step(self, position: Position) -> int | None:
+        return position.best.step if position.best else None
+
+
+def _finish(loop: Loop, *, judge: Judge, job_dir: JobDir) -> FinetuneResult:
+    """Put the best weights into the model and draw the curves."""
+    best, plots = loop.position.best, tuple[str, ...]()
+    if loop.stopped is None and best:
+        if best.step != loop.position.num_done:
+            loop.recall(best.step)
+        if loop.lines is not None:
+            from bertjobs.training.plots import save_plots  # matplotlib: paid at the end, not at the start
+
+            plots = save_plots(job_dir, loop.lines, best.metrics, metric=judge.metric)
+    is_early = not loop.is_spent and loop.stopped is None
+    return FinetuneResult(
+        num_steps=loop.position.num_done,
+        metrics=best.metrics if best else None,
+        best_step=best.step if best else 0,
+        stopped="early stopping" if is_early else loop.stopped,
+        plots=plots,
+    )

@@ -1,0 +1,72 @@
+"""What one kind of training adds to the loop: its batches, its losses, its judgement."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from bertjobs.modeling.inputs import ModelInputs
+from bertjobs.training.budget import Budget
+from bertjobs.training.position import Position, Scores
+
+
+class AnyMicrobatch(Protocol):
+    """Rows that go through the model at once."""
+
+    @property
+    def inputs(self) -> ModelInputs: ...
+
+
+class AnyStepBatch(Protocol):
+    """One rank's part of a global batch."""
+
+    @property
+    def microbatches(self) -> Sequence[Any]: ...
+
+    @property
+    def num_rows(self) -> int:
+        """Of the global batch."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the global batch, padding not counted."""
+
+    @property
+    def token_ids_T(self) -> Tensor | None:  # noqa: N802 - the shape suffixes of the house are mixed case
+        """Unique wordpieces of the global batch, where the optimizer steps touched rows only."""
+
+
+class Objective(Protocol):
+    """Alike on all ranks; whatever follows from a step follows from its number alone."""
+
+    budget: Budget
+    loss_names: tuple[str, ...]
+    """Of the parts that add up to the loss, as they are reported; a single one is called `loss`."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """Return what a checkpoint must agree in with the run that resumes it, as JSON."""
+
+    def epoch_of(self, step: int) -> int:
+        """Return the pass over the data that a step, counted from 0, belongs to."""
+
+    def step_batch(self, step: int) -> AnyStepBatch: ...
+
+    def losses(self, microbatch: Any, batch: Any) -> Tensor:
+        """Return this microbatch's shares (K) of the parts of the global batch's mean loss."""
+
+    def is_milestone(self, num_done: int) -> bool:
+        """Return whether to evaluate after so many steps, besides the end of the run."""
+
+    def evaluate(self) -> Scores: ...
+
+    def value_of(self, scores: Any) -> float:
+        """Return what is best when highest."""
+
+    def read_scores(self, content: Mapping[str, Any]) -> Scores:
+        """Read what `Scores.to_json` gave."""
+
+    def is_out_of_patience(self, position: Position) -> bool:
+        """Return whether early stopping ends the run here."""
+
+    def kept_step(self, position: Position) -> int | None:
+        """Return the step of an earlier checkpoint that is still needed, besides the newest."""
