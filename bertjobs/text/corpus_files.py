@@ -9,45 +9,67 @@ from typing import Literal
 
 from bertjobs.errors import DataError
 from bertjobs.text.locate import downloads_dir
+from bertjobs.text.source_file import SourceFile, data_errors, open_archive
 
 PUBLISHED_CORPORA = ("wikitext-2", "wikitext-103")
 SUFFIXES = (".txt", ".text", ".tokens", ".jsonl", ".parquet")
+"""What is taken from a folder; a file that is named may end as it likes and is read as text."""
 
 
 def find_files(
     corpus: str, path: str | None, *, split: Literal["train", "valid"], cache: Path
-) -> tuple[Path, ...]:
+) -> tuple[SourceFile, ...]:
     """Return the files of a corpus, sorted by name.
 
-    path: folder that holds a published corpus; None is what `data get` downloaded.
+    path: folder or zip that holds a published corpus; None is what `data get` downloaded.
 
     Raises: DataError: there is none; says where was looked and what to do.
     """
     if corpus in PUBLISHED_CORPORA:
         return (_published(corpus, path, split=split, cache=cache),)
-    given = Path(corpus).expanduser()
-    if given.is_file():
-        return (given,)
-    if given.is_dir():
-        found = [p for p in given.rglob("*") if p.is_file() and p.suffix in SUFFIXES]
-    else:
-        found = [Path(p) for p in glob.glob(str(given), recursive=True) if Path(p).is_file()]  # noqa: PTH207
+    return own_files(corpus, flag="--corpus", or_else=f"one of {', '.join(PUBLISHED_CORPORA)}, or ")
+
+
+def own_files(given: str, *, flag: str, or_else: str = "") -> tuple[SourceFile, ...]:
+    """Return the files that a path, folder or glob of one's own names, sorted by name.
+
+    Raises: DataError: there is none; says which flag named it, and what else it takes.
+    """
+    path = Path(given).expanduser()
+    with data_errors(SourceFile(path)):  # a name that is too long, a folder that may not be entered
+        if path.is_file():
+            return (SourceFile(path),)
+        if path.is_dir():
+            found = [p for p in path.rglob("*") if p.is_file() and p.suffix in SUFFIXES]
+        else:
+            found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]  # noqa: PTH207
     if not found:
         raise DataError(
-            f"--corpus {corpus}: there is no such corpus, file or folder with text in it.",
-            hint=f"Give one of {', '.join(PUBLISHED_CORPORA)}, or files that end in {', '.join(SUFFIXES)}.",
+            f"{flag} {given}: there is no such {'corpus, ' if or_else else ''}file or folder with text in it.",
+            hint=f"Give {or_else}files that end in {', '.join(SUFFIXES)}.",
         )
-    return tuple(sorted(found))
+    return tuple(SourceFile(p) for p in sorted(found))
 
 
-def _published(corpus: str, path: str | None, *, split: str, cache: Path) -> Path:
-    name = f"wiki.{split}.tokens"
-    roots = [downloads_dir(cache)] if path is None else [Path(path).expanduser()]
-    for root in roots:
+def member_name(split: str) -> str:
+    """Return what a split of WikiText is called."""
+    return f"wiki.{split}.tokens"
+
+
+def _published(corpus: str, path: str | None, *, split: str, cache: Path) -> SourceFile:
+    root = downloads_dir(cache) if path is None else Path(path).expanduser()
+    name = member_name(split)
+    with data_errors(SourceFile(root)):
         for folder in (root, root / corpus, root / f"{corpus}-v1"):
             if (folder / name).is_file():
-                return folder / name
+                return SourceFile(folder / name)
+        is_zip = root.is_file() and root.suffix == ".zip"
+    if is_zip:
+        with open_archive(root) as archive:
+            for member in archive.namelist():
+                if member == name or member.endswith(f"/{name}"):
+                    return SourceFile(root, member)
     raise DataError(
-        f"{corpus}: {name} is not in {roots[0]}.",
-        hint=f"Run `bertjobs data get {corpus}`, or give the folder that holds it (--data).",
+        f"{corpus}: {name} is not in {root}.",
+        hint=f"Run `bertjobs data get {corpus}`, or give the folder or zip that holds it (--data).",
     )

@@ -34,9 +34,9 @@ def encode_table(table: pa.Table, tokenizer: Tokenizer) -> pa.Table:
     )
     ids, offsets = tokenizer.encode_column(texts)
     n = table.num_rows
-    encoded = {"a": _lists(ids, offsets[: n + 1])}
+    encoded = {"a": list_array(ids, offsets[: n + 1])}
     if is_pair:
-        encoded["b"] = _lists(ids, offsets[n:])
+        encoded["b"] = list_array(ids, offsets[n:])
     encoded["label"] = table["label"].combine_chunks()
     encoded["index"] = table["index"].combine_chunks()
     return pa.table(encoded)
@@ -59,7 +59,7 @@ def cache_key(
     """
     described = {
         "encoder": ENCODER_VERSION,
-        "files": [[path.suffix, _sha256(path)] for path in files],
+        "files": [[path.suffix, sha256_of(path)] for path in files],
         "task": {**task.to_json(), "name": "", "labels": [], "metric": ""},
         "tokenizer": tokenizer.fingerprint,
         "rows": [split, on_bad_row, limit, extra],
@@ -173,7 +173,8 @@ def _write(table: pa.Table, path: Path) -> None:
         writer.write_table(table, max_chunksize=max(table.num_rows, 1))
 
 
-def _lists(ids: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
+def list_array(ids: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
+    """Return lists that lie one after another in `ids` as an Arrow array."""
     start, end = int(offsets[0]), int(offsets[-1])
     return pa.ListArray.from_arrays(
         pa.array((offsets - start).astype(np.int32)), pa.array(ids[start:end], pa.from_numpy_dtype(ids.dtype))
@@ -189,6 +190,7 @@ def _single(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hex."""
     with path.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

@@ -84,9 +84,7 @@ class SourceFile:
                 raise DataError(f"{self} is empty.", hint="Give a file with rows (--data).")
 
     def _refuse_binary(self, first: bytes) -> None:
-        kind = next((name for magic, name in _MAGIC.items() if first.startswith(magic)), None)
-        if kind is None and b"\0" in first:
-            kind = "a binary file"
+        kind = binary_kind(first) or ("a binary file" if b"\0" in first else None)
         if kind is not None:
             raise DataError(
                 f"{self} is not text but {kind}.", hint="Give a file in the task's format (--data)."
@@ -106,6 +104,11 @@ class SourceFile:
                 hint="Give a text file saved as UTF-8 (--data).",
             )
         return text.removesuffix("\n").removesuffix("\r")
+
+
+def binary_kind(content: bytes) -> str | None:
+    """Say what a file is by its first bytes; None where they are those of no known binary format."""
+    return next((name for magic, name in _MAGIC.items() if content.startswith(magic)), None)
 
 
 @contextmanager

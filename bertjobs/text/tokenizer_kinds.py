@@ -65,6 +65,23 @@ class Tokenizer(ABC):
         return flat, offsets
 
     @property
+    def special_ids(self) -> np.ndarray:
+        """Ids that no text has of itself: markers, the unknown and what a vocabulary adds; int64, sorted."""
+        named = (self.cls_id, self.sep_id, self.pad_id, self.mask_id, self.unk_id)
+        return np.unique(np.array([*named, *self._added_special_ids()], dtype=np.int64))
+
+    @property
+    def is_continuation_V(self) -> np.ndarray:
+        """Whether a piece goes on the word of the piece before it, for each id.
+
+        Raises: ModelError: the pieces do not tell.
+        """
+        return np.zeros(self.vocab_size, dtype=bool)
+
+    def _added_special_ids(self) -> Sequence[int]:
+        return ()
+
+    @property
     def dtype(self) -> type[np.uint16] | type[np.int32]:
         """The smallest type that holds every id."""
         return np.uint16 if self.vocab_size <= 1 << 16 else np.int32
@@ -108,6 +125,27 @@ class WordPieceTokenizer(Tokenizer):
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @property
+    def is_continuation_V(self) -> np.ndarray:
+        """Whether a piece goes on the word of the piece before it, for each id.
+
+        Raises: ModelError: not a WordPiece vocabulary.
+        """
+        model = json.loads(self._fast.to_str())["model"]
+        if model["type"] != "WordPiece":
+            raise ModelError(
+                f"The vocabulary is {model['type']}, whose pieces do not tell where words begin.",
+                hint="Give a WordPiece vocabulary (--vocab), or leave --whole-word out.",
+            )
+        prefix = model["continuing_subword_prefix"]
+        pieces = self._fast.get_vocab(with_added_tokens=False)
+        is_continuation_V = np.zeros(self.vocab_size, dtype=bool)
+        is_continuation_V[[i for piece, i in pieces.items() if piece.startswith(prefix)]] = True
+        return is_continuation_V
+
+    def _added_special_ids(self) -> Sequence[int]:
+        return [i for i, token in self._fast.get_added_tokens_decoder().items() if token.special]
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         return [self._fast.id_to_token(int(i)) or self._specials["unk"] for i in ids]

@@ -22,7 +22,10 @@ from bertjobs.text.tokenizer_kinds import Tokenizer, WordPieceTokenizer, WordTok
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 """In the order in which BERT numbers them from 0."""
 
-__all__ = ["BERT_SPECIALS", "Tokenizer", "load_tokenizer", "train_wordpiece"]
+D2L_SPECIALS = ("<unk>", "<pad>", "<mask>", "<cls>", "<sep>")
+"""In the order in which d2l numbers them from 0."""
+
+__all__ = ["BERT_SPECIALS", "Tokenizer", "load_tokenizer", "train_wordpiece", "train_words"]
 
 MAX_TRAINING_TEXTS = 200_000
 """A vocabulary of some thousand pieces does not get better from more texts, only slower."""
@@ -75,6 +78,22 @@ def train_wordpiece(
     # The alphabet was given as special tokens to fix its numbers; a tokenizer built from the bare vocabulary
     # forgets that they were special.
     return WordPieceTokenizer(_bert_rules(learner.get_vocab(), lowercase=True), BERT_SPECIALS)
+
+
+def train_words(texts: Iterable[pa.Array], *, min_count: int) -> WordTokenizer:
+    """Take every word that occurs `min_count` times, the most frequent first, ties by the alphabet.
+
+    texts: columns of texts, one after another; only the counts are kept of them.
+
+    Source: d2l, `_WikiTextDataset`: `Vocab(sentences, min_freq=5, reserved_tokens=[...])`.
+    """
+    num_of: Counter[str] = Counter()
+    for column in texts:
+        for chunk, count in _counted_chunks(column.drop_null()):
+            for word in chunk.lower().split():
+                num_of[word] += count
+    words = (word for word, count in num_of.items() if count >= min_count and word not in D2L_SPECIALS)
+    return WordTokenizer([*D2L_SPECIALS, *sorted(words, key=lambda word: (-num_of[word], word))])
 
 
 def _alphabet(texts: pa.Array, rules: FastTokenizer, room: int) -> list[str]:

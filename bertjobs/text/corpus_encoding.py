@@ -1,0 +1,105 @@
+"""The encoded form of a span: a row per sentence, untruncated ids. No objective, no max_len, no seed in it."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.text.documents import read_span
+from bertjobs.text.encoding import list_array, sha256_of
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.spans import Span
+from bertjobs.text.tokenizers import Tokenizer
+
+CORPUS_ENCODER_VERSION = 1
+"""Raise it when the same corpus would be encoded differently."""
+
+_READING = ("column", "document", "sentences", "on_bad_row", "limit_documents", "block_bytes")
+"""Fields of the data section that decide what stands in the blocks."""
+_DROPPED = b"bertjobs.num_dropped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockInfo:
+    """What is in an encoded block."""
+
+    num_documents: int
+    num_pairable: int
+    """Documents of two sentences or more."""
+    num_sentences: int
+    num_tokens: int
+    num_dropped: int
+    """Lines or rows that could not be read and were skipped."""
+
+    @classmethod
+    def of(cls, table: pa.Table) -> "BlockInfo":
+        """Describe a table of `encode_span`, or one that was read back from its file."""
+        sentences_of_document = np.bincount(table["document"].to_numpy())
+        metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
+        return cls(
+            num_documents=int((sentences_of_document > 0).sum()),
+            num_pairable=int((sentences_of_document > 1).sum()),
+            num_sentences=table.num_rows,
+            num_tokens=sum(len(chunk.flatten()) for chunk in table["ids"].chunks),
+            num_dropped=int(metadata[_DROPPED]) if _DROPPED in metadata else 0,
+        )
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "BlockInfo":
+        return cls(**content)
+
+    def to_json(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def encode_span(span: Span, tokenizer: Tokenizer) -> pa.Table:
+    """Encode the sentences of a span: columns `ids`, lists of uint16 or int32, and `document`, int32.
+
+    Documents are numbered from 0. Sentences of which no wordpiece is left, and documents without any
+    sentence, are left out.
+
+    Raises: DataError: see `read_span`.
+    """
+    found = read_span(span)
+    num_sentences = np.fromiter((len(d) for d in found.documents), np.int64, len(found.documents))
+    sentences = pa.array((s for d in found.documents for s in d), pa.large_string())
+    num_dropped = found.num_dropped
+    del found  # the texts are the largest thing here
+    ids, offsets = tokenizer.encode_column(sentences)
+    is_kept = np.diff(offsets) > 0
+    documents = np.repeat(np.arange(len(num_sentences)), num_sentences)[is_kept]
+    table = pa.table(
+        {
+            "ids": list_array(ids, np.append(offsets[:-1][is_kept], offsets[-1:])),
+            "document": pa.array(_renumbered(documents), pa.int32()),
+        }
+    )
+    return table.replace_schema_metadata({_DROPPED: str(num_dropped).encode()})
+
+
+def corpus_key(
+    files: Sequence[SourceFile], data: CorpusSection, tokenizer: Tokenizer, *, extra: str = ""
+) -> str:
+    """Return a name for the encoded form of a corpus: 32 hex digits.
+
+    It changes with the content and order of the files, how they are read and cut, the tokenizer, the encoder,
+    and `extra` for anything else.
+    """
+    described = {
+        "encoder": CORPUS_ENCODER_VERSION,
+        "files": [[file.suffix, file.member, sha256_of(file.path)] for file in files],
+        "reading": data.model_dump(include=set(_READING)),
+        "tokenizer": tokenizer.fingerprint,
+        "extra": extra,
+    }
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _renumbered(documents: np.ndarray) -> np.ndarray:
+    """Close the gaps in ascending numbers."""
+    return np.cumsum(np.diff(documents, prepend=documents[:1]) != 0)

@@ -1,0 +1,94 @@
+"""How a file of a corpus is read: what a document is, where sentences end, and which lines are headings."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from bertjobs.config.schema_pretrain import CorpusSection, Document
+from bertjobs.errors import DataError
+from bertjobs.text.source_file import SourceFile
+
+Container = Literal["text", "jsonl", "parquet"]
+
+TITLE = re.compile(rb"(?:\A|(?<=\n)) = [^=\r\n]+ = (?=\r?\n|\Z)")
+"""WikiText's headings of level 1, each on a line of its own: an article begins there."""
+_HEADING = re.compile(r"=( =)* .+ =( =)*")
+_AFTER_PUNCTUATION = re.compile(r"(?<=[.!?])\s+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusFormat:
+    """What `auto` stands for is decided here; nothing below asks for file names."""
+
+    container: Container
+    document: Literal["article", "paragraph", "file", "line", "row"]
+    sentences: Literal["dot", "line", "punctuation"]
+    has_headings: bool
+    """Whether lines such as ` = = History = = ` are headings, which are no sentences to learn from."""
+    column: str
+    """Field or column of the text, in JSONL and Parquet."""
+    on_bad_row: Literal["error", "skip"]
+
+    @property
+    def unit(self) -> str:
+        """What a place in the file counts."""
+        return "row" if self.container == "parquet" else "line"
+
+    def sentences_of(self, text: str) -> list[str]:
+        """Cut a text into its sentences; blank ones and headings are left out.
+
+        A sentence never goes beyond a line. `dot` takes the ` . ` between two sentences away, as d2l does.
+        """
+        found: list[str] = []
+        for line in text.split("\n"):
+            line = line.strip()
+            if not line or (self.has_headings and is_heading(line)):
+                continue
+            if self.sentences == "dot":
+                found += line.split(" . ")
+            elif self.sentences == "punctuation":
+                found += _AFTER_PUNCTUATION.split(line)
+            else:
+                found.append(line)
+        return [sentence for sentence in found if sentence and not sentence.isspace()]
+
+
+def is_heading(line: str) -> bool:
+    """Return whether a stripped line of WikiText is a heading, of any level."""
+    return line[0] == "=" and _HEADING.fullmatch(line) is not None
+
+
+def format_of(source: SourceFile, data: CorpusSection) -> CorpusFormat:
+    """Decide how a file is read, by its ending and what was asked for.
+
+    Raises: DataError: rows were asked of a text, or another document than a row of a table.
+    """
+    container = _CONTAINERS.get(source.suffix, "text")
+    is_wikitext = source.suffix == ".tokens"
+    document, sentences = data.document, data.sentences
+    if document == "auto":
+        document = "row" if container != "text" else "article" if is_wikitext else "file"
+    if sentences == "auto":
+        sentences = "dot" if is_wikitext else "punctuation"
+    _check(document, container, source)
+    return CorpusFormat(
+        container=container,
+        document=document,
+        sentences=sentences,
+        has_headings=is_wikitext or document in ("article", "paragraph"),
+        column=data.column,
+        on_bad_row=data.on_bad_row,
+    )
+
+
+_CONTAINERS: dict[str, Container] = {".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+
+
+def _check(document: Document, container: Container, source: SourceFile) -> None:
+    if (document == "row") == (container != "text"):
+        return
+    has = "text, which has no rows" if container == "text" else f"{container}, whose documents are its rows"
+    raise DataError(
+        f"--document {document}: {source} is {has}.",
+        hint="Leave --document out, or give other files (--corpus).",
+    )

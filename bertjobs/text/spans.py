@@ -1,0 +1,180 @@
+"""Cut a corpus into spans: picklable pieces of bounded size, each read and encoded alone.
+
+Cuts fall between documents and are found by seeking, so planning reads next to nothing. A document that is
+larger than a span is cut inside, at a line's end, else at a space; its parts are documents of their own.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.errors import DataError
+from bertjobs.text.corpus_format import TITLE, CorpusFormat, format_of
+from bertjobs.text.source_file import SourceFile
+
+_WINDOW_BYTES = 1 << 16
+_WIDER = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A stretch of one file."""
+
+    source: SourceFile
+    format: CorpusFormat
+    begin: int
+    """In bytes; rows of the row group in Parquet."""
+    end: int
+    num_bytes: int
+    row_group: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Pieces that are read and encoded together; the unit of work."""
+
+    number: int
+    """Place among the spans of the corpus, from 0."""
+    pieces: tuple[Piece, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(piece.num_bytes for piece in self.pieces)
+
+
+def plan_spans(files: Sequence[SourceFile], data: CorpusSection) -> list[Span]:
+    """Return spans of at most `data.block_bytes` of text; small files share one.
+
+    Only a single row of JSONL can be larger, and stands alone then.
+
+    Raises: DataError: a file is missing, damaged or has no such column; or all are empty.
+    """
+    groups: list[list[Piece]] = []
+    room = 0
+    for piece in _pieces(files, data):
+        if piece.num_bytes > room or not groups:
+            groups.append([])
+            room = data.block_bytes
+        groups[-1].append(piece)
+        room -= piece.num_bytes
+    if not groups:
+        raise empty_corpus(files)
+    return [Span(number=i, pieces=tuple(group)) for i, group in enumerate(groups)]
+
+
+def empty_corpus(files: Sequence[SourceFile]) -> DataError:
+    """Return what is said of a corpus in which there is nothing to learn from."""
+    more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+    return DataError(
+        f"The corpus is empty: there is no text in {files[0]}{more}.", hint="Give files with text (--corpus)."
+    )
+
+
+def _pieces(files: Iterable[SourceFile], data: CorpusSection) -> Iterator[Piece]:
+    for source in files:
+        form = format_of(source, data)
+        if form.container == "parquet":
+            yield from _row_pieces(source, form, data.block_bytes)
+        else:
+            yield from _byte_pieces(source, form, data.block_bytes)
+
+
+def _byte_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Iterator[Piece]:
+    with source.open() as stream:
+        size = stream.seek(0, os.SEEK_END)
+        begin = 0
+        while begin < size:
+            end = size
+            if size - begin > block_bytes:
+                end = _cut_before(stream, begin, begin + block_bytes, form)
+            yield Piece(source=source, format=form, begin=begin, end=end, num_bytes=end - begin)
+            begin = end
+
+
+def _cut_before(stream: BinaryIO, begin: int, limit: int, form: CorpusFormat) -> int:
+    """Return the last place up to the limit at which a document begins, else where the least is broken."""
+    size = _WINDOW_BYTES
+    while True:
+        start = max(begin, limit - size)
+        stream.seek(start)
+        window = stream.read(limit - start)
+        at = _last_document(window, form)
+        if at > 0:
+            return start + at
+        if start == begin:
+            break
+        size *= _WIDER
+    if form.container == "jsonl":
+        return _next_line(stream, limit)
+    return begin + _least_break(window)
+
+
+def _last_document(window: bytes, form: CorpusFormat) -> int:
+    """Return the last place in the window at which a document begins; 0 or less where there is none."""
+    if form.document == "article":
+        return max((found.start() for found in TITLE.finditer(window) if window[: found.start()]), default=0)
+    return 0 if form.document == "file" else window.rfind(b"\n") + 1
+
+
+def _least_break(window: bytes) -> int:
+    """Return where a document that is too large is cut: at a line's end, a space, or between characters."""
+    for mark in (b"\n", b" "):
+        if (at := window.rfind(mark)) >= 0:
+            return at + 1
+    at = len(window)
+    while at > 1 and window[at - 1] & 0xC0 == 0x80:  # the last character may go on: it is left to the next
+        at -= 1
+    return max(at - 1, 1)
+
+
+def _next_line(stream: BinaryIO, at: int) -> int:
+    stream.seek(at)
+    stream.readline()
+    return stream.tell()
+
+
+def _row_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Iterator[Piece]:
+    with source.open() as stream:
+        file = open_parquet(source, stream, form.column)
+        for number in range(file.num_row_groups):
+            group = file.metadata.row_group(number)
+            columns = (group.column(i) for i in range(group.num_columns))
+            num_bytes = next(c.total_uncompressed_size for c in columns if c.path_in_schema == form.column)
+            num_parts = max(1, -(-num_bytes // block_bytes))
+            rows = [group.num_rows * i // num_parts for i in range(num_parts + 1)]
+            for begin, end in zip(rows, rows[1:], strict=False):
+                if begin < end:
+                    yield Piece(
+                        source=source, format=form, begin=begin, end=end,
+                        num_bytes=num_bytes // num_parts, row_group=number,
+                    )  # fmt: skip
+
+
+def open_parquet(source: SourceFile, stream: BinaryIO, column: str) -> pq.ParquetFile:
+    """Open a Parquet file that has a column of texts. Raises: DataError: it has not, or is damaged."""
+    try:
+        file = pq.ParquetFile(stream)
+    except (pa.ArrowException, OSError) as e:
+        raise DataError(
+            f"{source} cannot be read as Parquet: {str(e).splitlines()[0]}",
+            hint="It is damaged or cut short; give another file (--corpus).",
+        ) from e
+    schema = file.schema_arrow
+    if column not in schema.names:
+        raise DataError(
+            f"{source}: there is no column {column!r}; the file has {', '.join(schema.names)}.",
+            hint="Name the column that holds the text (--column).",
+        )
+    kind = schema.field(column).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise DataError(
+            f"{source}: the column {column!r} holds {kind}, not texts.",
+            hint="Name the column that holds the text (--column).",
+        )
+    return file
