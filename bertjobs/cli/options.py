@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem
 from bertjobs.config import JobConfig, Layer, describe, file_layer, load, paths, preset_layer, set_layer
 from bertjobs.config.load import Parameter
 from bertjobs.config.presets import preset_names
+from bertjobs.config.space import join_space
 
 FLAGS: dict[str, dict[str, str]] = {
     "Task and data": {
@@ -89,6 +90,21 @@ FLAGS: dict[str, dict[str, str]] = {
         "--checkpoint-steps": "train.checkpoint_steps",
         "--patience": "train.patience",
     },
+    "Search": {
+        "--from-trial": "origin.from_trial",
+        "--trials": "search.trials",
+        "--space": "search.space",
+        "--algorithm": "search.algorithm",
+        "--stopper": "search.stopper",
+        "--metric": "search.metric",
+        "--grace-examples": "search.grace_examples",
+        "--reduction-factor": "search.reduction_factor",
+        "--search-seed": "search.search_seed",
+        "--gpus-per-trial": "search.gpus_per_trial",
+        "--cpus-per-trial": "search.cpus_per_trial",
+        "--workers-per-trial": "search.workers_per_trial",
+        "--max-concurrent": "search.max_concurrent",
+    },
     "Resources": {
         "--gpus": "resources.gpus",
         "--workers": "resources.workers",
@@ -124,6 +140,7 @@ class ConfigOption(click.Option):
             [f"{flag}/{flag.replace('--', '--no-')}" if is_bool else flag],
             type=None if is_bool else Given(parameter),
             default=None,
+            multiple=parameter.type is dict,
             help=_help(parameter),
         )
         self.section = section
@@ -146,8 +163,8 @@ class JobCommand(click.Command):
         for option in self.params:
             if isinstance(option, ConfigOption) and option.name is not None:
                 value = ctx.params.pop(option.name)
-                if value is not None:
-                    flags[option.path] = value
+                if value is not None and value != ():
+                    flags[option.path] = join_space(value) if option.multiple else value
         merged = {name: ctx.params.pop(name) for name in _MERGED if name in ctx.params}
         ctx.params["config"] = resolve(self.kind, flags, **merged)
         return super().invoke(ctx)

@@ -75,6 +75,13 @@ def finetune(**request: Any) -> int:
     return _submit("finetune", **request)
 
 
+@submit.command(cls=JobCommand, kind="tune")
+@queue_options
+def tune(**request: Any) -> int:
+    """Search for the best configuration of a fine-tuning: many trials, the poor ones stopped early."""
+    return _submit("tune", **request)
+
+
 @submit.command(cls=JobCommand, kind="evaluate")
 @queue_options
 def evaluate(**request: Any) -> int:

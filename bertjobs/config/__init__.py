@@ -14,6 +14,7 @@ from bertjobs.config.load import (
 from bertjobs.config.schema import EvaluateConfig, FinetuneConfig, JobConfig
 from bertjobs.config.schema_encode import EncodeConfig
 from bertjobs.config.schema_pretrain import PretrainConfig
+from bertjobs.config.schema_tune import TuneConfig
 
 __all__ = [
     "CONFIG_OF_KIND",
@@ -25,6 +26,7 @@ __all__ = [
     "Kind",
     "Layer",
     "PretrainConfig",
+    "TuneConfig",
     "describe",
     "file_layer",
     "load",

@@ -5,13 +5,15 @@ from typing import Literal
 from bertjobs.config.schema import EvaluateConfig, FinetuneConfig, JobConfig
 from bertjobs.config.schema_encode import EncodeConfig
 from bertjobs.config.schema_pretrain import PretrainConfig
+from bertjobs.config.schema_tune import TuneConfig
 
-Kind = Literal["pretrain", "finetune", "evaluate", "encode"]
+Kind = Literal["pretrain", "finetune", "tune", "evaluate", "encode"]
 
 CONFIG_OF_KIND: dict[str, type[JobConfig]] = {
     "pretrain": PretrainConfig,
     "finetune": FinetuneConfig,
+    "tune": TuneConfig,
     "evaluate": EvaluateConfig,
     "encode": EncodeConfig,
 }
-KINDS_WITH_MODEL = frozenset({"pretrain", "finetune"})
+KINDS_WITH_MODEL = frozenset({"pretrain", "finetune", "tune"})

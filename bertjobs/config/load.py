@@ -105,7 +105,7 @@ def describe(kind: str, path: str) -> Parameter:
     literal = typing.get_origin(annotation) is typing.Literal
     return Parameter(
         path=path,
-        type=str if literal else annotation,
+        type=str if literal else typing.get_origin(annotation) or annotation,
         choices=typing.get_args(annotation) if literal else None,
         optional=optional,
         required=field.is_required(),
@@ -171,7 +171,7 @@ def _suggestion(path: str, known: list[str]) -> str:
     siblings = [k for k in known if k.startswith(f"{section}.")]
     if siblings and not leaf:
         return f"It is a section; its parameters are {', '.join(siblings)}."
-    same_leaf = [k for k in known if leaf and k.endswith(f".{leaf}")]
+    same_leaf = [k for k in known if k.endswith(f".{leaf or section}")]
     close = same_leaf or difflib.get_close_matches(path, siblings or known, n=1, cutoff=0.75)
     if close:
         return f"Did you mean {close[0]}?"
@@ -214,8 +214,15 @@ def _allowed(field: FieldInfo) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         text = "choose one of " + ", ".join(typing.get_args(annotation))
     else:
-        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-        text = f"expected {words.get(annotation, annotation.__name__)} {_bounds(field)}".strip()
+        words = {
+            int: "a whole number",
+            float: "a number",
+            str: "a text",
+            bool: "true or false",
+            dict: "a mapping",
+        }
+        kind = typing.get_origin(annotation) or annotation
+        text = f"expected {words.get(kind, kind.__name__)} {_bounds(field)}".strip()
         if any(isinstance(constraint, MinLen) for constraint in _constraints(field)):
             text += " that is not empty"
     return text + (", or nothing" if optional else "")

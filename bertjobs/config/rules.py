@@ -10,16 +10,19 @@ from typing import Any
 from bertjobs.config.rule import WORKERS, Contradiction, Idle
 from bertjobs.config.rules_finetune import EVALUATE_CONTRADICTIONS, FINETUNE_CONTRADICTIONS, FINETUNE_IDLE
 from bertjobs.config.rules_pretrain import PRETRAIN_CONTRADICTIONS, PRETRAIN_IDLE
+from bertjobs.config.rules_tune import TUNE_CONTRADICTIONS, TUNE_IDLE
 
 _CONTRADICTIONS: dict[str, tuple[Contradiction, ...]] = {
     "pretrain": PRETRAIN_CONTRADICTIONS,
     "finetune": FINETUNE_CONTRADICTIONS,
+    "tune": TUNE_CONTRADICTIONS,
     "evaluate": EVALUATE_CONTRADICTIONS,
     "encode": (WORKERS,),
 }
 _IDLE: dict[str, tuple[Idle, ...]] = {
     "pretrain": PRETRAIN_IDLE,
     "finetune": FINETUNE_IDLE,
+    "tune": TUNE_IDLE,
     "evaluate": (),
     "encode": (),
 }

@@ -146,8 +146,10 @@ class TrainSection(Section):
     """Use only deterministic kernels; slower on CUDA, no difference on a CPU."""
     checkpoint_steps: Count | None = None
     """Checkpoint every so many steps, besides the end of each epoch."""
+    eval_steps: Count | None = None
+    """Judge on the development split every so many steps, besides the end of each epoch."""
     patience: Count | None = None
-    """Stop after this many epochs without a better development metric; default: never."""
+    """Stop after this many evaluations without a better development metric; default: never."""
 
 
 class EvalTrainSection(Section):
@@ -166,6 +168,11 @@ class ResourcesSection(Section):
     """CPU cores per worker; default: an equal share of the cluster's after Ray Data's."""
 
 
+class OriginSection(Section):
+    from_trial: Text | None = None
+    """Begin with the configuration of a search's trial: `JOB` for its best, `JOB:N` for the N-th."""
+
+
 class JobConfig(Section):
     """What every kind has."""
 
@@ -179,6 +186,7 @@ class FinetuneConfig(JobConfig):
     model: ModelSection = ModelSection()
     optim: OptimSection = OptimSection()
     train: TrainSection = TrainSection()
+    origin: OriginSection = OriginSection()
 
 
 class EvaluateConfig(JobConfig):

@@ -37,11 +37,13 @@ def finetune(
     job_dir: JobDir,
     hooks: Hooks,
     resume: str | None = None,
+    draws: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> FinetuneResult:
     """Train a model, already on its device, on `train`; leave it with the weights that were best on `valid`.
 
-    metric: what is best: `accuracy`, `mcc` or `f1`. resume: the name of a published checkpoint of `job_dir`.
+    metric: what is best: `accuracy`, `mcc`, `f1` or `loss`. resume: the name of a published checkpoint of
+    `job_dir`. draws: whether to end with pictures; a search draws its own.
     Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `plots/`; the caller writes `model/`.
 
     Raises:
@@ -75,14 +77,14 @@ def finetune(
         loop.begin(resume)
         try:
             loop.take_steps()
-            return _finish(loop, judge=judge, job_dir=job_dir)
+            return _finish(loop, judge=judge, job_dir=job_dir, draws=draws)
         finally:
             loop.close()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """What the weights are judged by after each epoch."""
+    """What the weights are judged by after each epoch, and every `eval_steps`."""
 
     valid: EncodedTable
     labels: tuple[str, ...]
@@ -133,7 +135,8 @@ class _Classification:
         return loss.view(1)
 
     def is_milestone(self, num_done: int) -> bool:
-        return self._plan.ends_epoch(num_done)
+        eval_steps = self._config.train.eval_steps
+        return self._plan.ends_epoch(num_done) or (eval_steps is not None and num_done % eval_steps == 0)
 
     def evaluate(self) -> Metrics:
         return evaluate(
@@ -161,13 +164,13 @@ class _Classification:
         return position.best.step if position.best else None
 
 
-def _finish(loop: Loop, *, judge: Judge, job_dir: JobDir) -> FinetuneResult:
+def _finish(loop: Loop, *, judge: Judge, job_dir: JobDir, draws: bool) -> FinetuneResult:
     """Put the best weights into the model and draw the curves."""
     best, plots = loop.position.best, tuple[str, ...]()
     if loop.stopped is None and best:
         if best.step != loop.position.num_done:
             loop.recall(best.step)
-        if loop.lines is not None:
+        if draws and loop.lines is not None:
             from bertjobs.training.plots import save_plots  # matplotlib: paid at the end, not at the start
 
             plots = save_plots(job_dir, loop.lines, best.metrics, metric=judge.metric)

@@ -1,0 +1,195 @@
+"""The space of a search beside the rest of its configuration: the default one, what may be varied, and the
+configuration of a single trial. Whatever a trial could be given is validated here, before anything is queued."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+
+from bertjobs.config.load import Layer, describe, load, paths, stored_layer
+from bertjobs.config.rules import find_idle
+from bertjobs.config.schema import FinetuneConfig
+from bertjobs.config.schema_tune import TuneConfig
+from bertjobs.config.space import Choice, Dimension, Space, Values, WholeRange, origin, parse_space
+from bertjobs.errors import ConfigError
+
+_ONE_DATA_SET = "the data is read and encoded once, for all trials"
+_ONE_MODEL = "all trials begin with the same weights and vocabulary, for which the data is encoded once"
+_SAME_RESULT = "it does not change what a trial learns"
+_REFUSED: Mapping[str, str] = {
+    "task": "the trials of a search learn one task",
+    "data": _ONE_DATA_SET,
+    "resources": "a search shares out one grant among its trials",
+    "origin": "it says where a configuration came from",
+    "model.source": _ONE_MODEL,
+    "model.num_heads": _ONE_MODEL,
+    "model.vocab": _ONE_MODEL,
+    "model.vocab_size": _ONE_MODEL,
+    "train.accumulation": _SAME_RESULT,
+    "train.microbatch_tokens": _SAME_RESULT,
+    "train.eval_batch_size": _SAME_RESULT,
+    "train.checkpoint_steps": _SAME_RESULT,
+    "train.deterministic": _SAME_RESULT,
+    "train.eval_steps": "trials are compared while they run, so all are judged equally often",
+}
+"""Sections and paths that cannot be varied inside one search, and why."""
+
+
+def default_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[str, str]:
+    """Return what is varied when the user does not say.
+
+    Source: BERT, appendix A.3, has 2e-5 to 5e-5 for base and large; small models bear ten times as much.
+    """
+    points = ",5" if config.search.algorithm == "grid" else ""
+    strategies = (
+        "longest_first,only_first,only_second,ratio,head_tail" if is_pair else "longest_first,head_tail"
+    )
+    return {
+        "optim.lr": f"loguniform:1e-5,{'1e-4' if is_large else '1e-3'}{points}",
+        "train.batch_size": "choice:16,32,64,128",
+        "text.truncation": f"choice:{strategies}",
+    }
+
+
+def space_texts(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[str, str]:
+    """Return the space as text: the given one, or the default."""
+    if config.search.space is not None:
+        return config.search.space
+    return default_space(config, is_large=is_large, is_pair=is_pair)
+
+
+def search_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[str, Dimension]:
+    """Return the dimensions of a search, each with everything it could give to a trial validated.
+
+    Raises: ConfigError: a dimension that cannot be read, is not a parameter, has no effect, does not belong
+        into a search or goes beyond what the schema allows; a grid without points or larger than the trials.
+    """
+    texts = space_texts(config, is_large=is_large, is_pair=is_pair)
+    space = parse_space(texts)
+    for path in space:
+        _check_path(path, origin(path, texts[path]))
+    for path, dimension in space.items():
+        _check_type(path, dimension, named=origin(path, texts[path]))
+    _check_effect(config, space, texts, is_pair=is_pair)
+    _check_grid(config, space, texts)
+    return space
+
+
+def trial_config(
+    config: TuneConfig, values: Values, texts: Mapping[str, str] | None = None
+) -> FinetuneConfig:
+    """Return the fine-tuning that one trial is. Raises: ConfigError: the values do not go together."""
+    named = {path: origin(path, text) for path, text in (texts or {}).items()}
+    given = config.model_dump(exclude={"search"})
+    given["resources"] = _resources_of_trial(config)
+    layers = stored_layer(given), Layer(values, {path: path for path in values} | named, is_given=False)
+    trial = load("finetune", *layers)
+    assert isinstance(trial, FinetuneConfig)
+    return trial
+
+
+def corner_configs(
+    config: TuneConfig, space: Space, texts: Mapping[str, str] | None = None
+) -> Iterator[FinetuneConfig]:
+    """Yield the trials at the ends of every two dimensions: no rule of ours is about a value between.
+
+    Raises: ConfigError: one of them is not allowed; named after the dimension, or after the values.
+    """
+    for values in _corners(space):
+        try:
+            yield trial_config(config, values, texts)
+        except ConfigError as e:
+            if e.message.startswith("--space"):
+                raise
+            given = " and ".join(f"{path}={value}" for path, value in values.items())
+            raise ConfigError(f"--space: a trial could have {given}. {e.message}", hint=e.hint) from e
+
+
+def longest_text(config: TuneConfig, space: Space) -> int:
+    """Return the longest sequence that a trial may have, in wordpieces."""
+    return max(trial.text.max_len for trial in corner_configs(config, space))
+
+
+def workers_per_trial(config: TuneConfig) -> int:
+    """Return how many training processes a trial has."""
+    search = config.search
+    return search.workers_per_trial or max(1, int(search.gpus_per_trial or 1) if config.resources.gpus else 1)
+
+
+def gpus_per_trial(config: TuneConfig) -> float:
+    """Return the GPUs of one trial; a share of one where trials share it."""
+    return (config.search.gpus_per_trial or 1.0) if config.resources.gpus else 0.0
+
+
+def _corners(space: Space) -> list[Values]:
+    first = {path: dimension.ends[0] for path, dimension in space.items()}
+    found: dict[tuple[tuple[str, object], ...], Values] = {}
+    for pair in itertools.combinations(space, 2) if len(space) > 1 else [tuple(space)]:
+        for ends in itertools.product(*(space[path].ends for path in pair)):
+            values = first | dict(zip(pair, ends, strict=True))
+            found[tuple(values.items())] = values
+    return list(found.values())
+
+
+def _check_path(path: str, named: str) -> None:
+    section = path.partition(".")[0]
+    for refused in (path, section):
+        if refused in _REFUSED:
+            raise ConfigError(f"{named}: {path} cannot be searched: {_REFUSED[refused]}.")
+    if path not in paths("finetune"):
+        load("finetune", Layer({path: None}, {path: named}))  # says which name is close
+
+
+def _check_type(path: str, dimension: Dimension, *, named: str) -> None:
+    if isinstance(dimension, Choice | WholeRange):
+        return
+    if describe("finetune", path).type is int:
+        raise ConfigError(f"{named}: {path} is a whole number.", hint="Use randint or choice.")
+
+
+def _check_effect(config: TuneConfig, space: Space, texts: Mapping[str, str], *, is_pair: bool) -> None:
+    """Refuse a dimension that changes nothing, whatever the others are."""
+    idle: list[dict[str, str]] = [
+        dict(find_idle("finetune", trial, given=space)) for trial in corner_configs(config, space, texts)
+    ]
+    for path in space:
+        if all(path in reasons for reasons in idle):
+            raise ConfigError(f"{origin(path, texts[path])} has no effect: {idle[0][path]}.")
+    truncations = (
+        {str(value) for value in space["text.truncation"].ends} if "text.truncation" in space else set()
+    )
+    if truncations and not is_pair and "head_tail" not in truncations:
+        raise ConfigError(
+            f"{origin('text.truncation', texts['text.truncation'])} has no effect: --task "
+            f"{config.task.name} has single texts, which these strategies cut alike.",
+            hint="Only head_tail cuts a single text in another way.",
+        )
+
+
+def _check_grid(config: TuneConfig, space: Space, texts: Mapping[str, str]) -> None:
+    is_grid, num_points = config.search.algorithm == "grid", 1
+    for path, dimension in space.items():
+        if isinstance(dimension, Choice):
+            num_points *= len(dimension.values)
+            continue
+        named = origin(path, texts[path])
+        if not is_grid and dimension.num_points is not None:
+            raise ConfigError(
+                f"{named}: only a grid reads how many points a range has.",
+                hint="Leave the third number out, or give --algorithm grid.",
+            )
+        if is_grid and dimension.num_points is None and not isinstance(dimension, WholeRange):
+            raise ConfigError(
+                f"{named}: a grid needs to know how many points this range has.",
+                hint=f"Give a third number, as in {texts[path]},5.",
+            )
+        num_points *= len(dimension.grid) if is_grid else 1
+    if is_grid and num_points > config.search.trials:
+        raise ConfigError(
+            f"--trials {config.search.trials}: the grid has {num_points} points.",
+            hint=f"Give --trials {num_points}, or fewer values in --space.",
+        )
+
+
+def _resources_of_trial(config: TuneConfig) -> dict[str, float | int | None]:
+    """Return what `submit finetune` would ask for to run one trial: whole GPUs, and their workers."""
+    gpus = -(-gpus_per_trial(config) // 1)
+    return {"gpus": int(gpus), "workers": config.search.workers_per_trial, "cpus_per_worker": None}
