@@ -1,6 +1,5 @@
-"""`bertjobs.json`, which makes a folder of weights a trained artefact: the task it was trained for, none where
-it was pretrained, and how its texts were cut. Hugging Face's own files stand beside it and know nothing of
-it."""
+"""`bertjobs.json`, which makes a folder of weights a trained artefact: its task (none where it was only
+pretrained) and how texts were cut. Hugging Face's own files stand beside it and know nothing of it."""
 
 import json
 from dataclasses import dataclass

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,14 +9,12 @@ import ray
 
 from bertjobs.config import FinetuneConfig
 from bertjobs.modeling.build import build_classifier
-from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.heads import BertForSequenceClassification
-from bertjobs.modeling.loaded import LoadedModel
 from bertjobs.modeling.weights import save_pretrained
 from bertjobs.runs import gang
 from bertjobs.runs.artefact import Artefact
 from bertjobs.runs.encode import encode
-from bertjobs.runs.model_source import load_with_vocabulary, locate_model
+from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.predictions import Collector, write_predictions
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
 from bertjobs.runs.rows import Rows, read_training_rows
@@ -25,7 +22,7 @@ from bertjobs.runs.run import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tasks import Task, resolve_task
-from bertjobs.text.tokenizers import Tokenizer, load_tokenizer, train_wordpiece
+from bertjobs.text.tokenizers import Tokenizer, train_wordpiece
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.finetune import finetune
 from bertjobs.training.ranks import current_ranks
@@ -43,7 +40,11 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     run.reporter.set_phase("reading data")
     train, valid = read_training_rows(task, run.config.data, cache=run.settings.cache)
     _announce(train, valid)
-    source, tokenizer = _model_and_tokenizer(run, train)
+    source, tokenizer = model_and_tokenizer(
+        run,
+        max_len=run.config.text.max_len,
+        new_vocabulary=lambda: _vocabulary(train, vocab_size=run.config.model.vocab_size),
+    )
     encoded = [encode(rows, run, task=task, tokenizer=tokenizer) for rows in (train, valid)]
     run.reporter.set_phase("starting workers")
     returned = gang.train(
@@ -153,25 +154,7 @@ def _write_model(model: BertForSequenceClassification, work: dict[str, Any]) -> 
         Artefact(task=task, text=work["config"].text, trained_by=work["job_id"]).write(folder)
 
 
-def _model_and_tokenizer(run: Run[FinetuneConfig], train: Rows) -> tuple[LoadedModel | BertConfig, Tokenizer]:
-    """Load the weights with their vocabulary, or size a model for a vocabulary that is given or trained."""
-    section = run.config.model
-    path = locate_model(section.source, run)
-    if path is None:
-        tokenizer = _vocabulary(section.vocab, train, vocab_size=section.vocab_size)
-        config = BertConfig.of_size(
-            section.source, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id
-        )
-    else:
-        loaded, tokenizer = load_with_vocabulary(path, run, num_heads=section.num_heads)
-        config = loaded.config
-    config.check_fits(vocab_size=tokenizer.vocab_size, max_len=run.config.text.max_len)
-    return (config if path is None else loaded), tokenizer
-
-
-def _vocabulary(path: str | None, train: Rows, *, vocab_size: int) -> Tokenizer:
-    if path is not None:
-        return load_tokenizer(Path(path))
+def _vocabulary(train: Rows, *, vocab_size: int) -> Tokenizer:
     columns = [train.table[name] for name in ("text_a", "text_b") if name in train.table.column_names]
     texts = pa.chunked_array([chunk for column in columns for chunk in column.chunks])
     return train_wordpiece(texts, vocab_size=vocab_size)

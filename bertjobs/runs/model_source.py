@@ -2,21 +2,37 @@
 and load the weights of a folder with their vocabulary."""
 
 import re
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Protocol
 
 from bertjobs.config.presets import size_names
 from bertjobs.errors import ModelError
 from bertjobs.modeling import d2l, hub
+from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.loaded import LoadedModel
 from bertjobs.modeling.weights import load_weights
 from bertjobs.runs.run import Run
+from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 from bertjobs.text.tokenizers import Tokenizer, load_tokenizer
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
-def locate_model(source: str, run: Run) -> Path | None:
+class Place(Protocol):
+    """Where models are looked for: a `Run`, or a command in the foreground."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def resources(self) -> ExitStack:
+        """What is to be given back at the end: downloaded folders."""
+
+
+def locate_model(source: str, run: Place) -> Path | None:
     """Return the local folder or archive that holds the weights; None where `source` is a size.
 
     Tried in this order: a size, a path, a registered d2l archive, a job, a hub name.
@@ -38,8 +54,29 @@ def locate_model(source: str, run: Run) -> Path | None:
     raise _unknown(source, job)
 
 
+def model_and_tokenizer(
+    run: Run[Any], *, max_len: int, new_vocabulary: Callable[[], Tokenizer]
+) -> tuple[LoadedModel | BertConfig, Tokenizer]:
+    """Load the weights with their vocabulary, or size a model for a vocabulary that is given or made.
+
+    Raises: ModelError, ConfigError: broken weights or vocabulary, or they fit neither each other nor max_len.
+    """
+    section = run.config.model
+    path = locate_model(section.source, run)
+    if path is not None:
+        loaded, tokenizer = load_with_vocabulary(path, run, num_heads=section.num_heads)
+        loaded.config.check_fits(vocab_size=tokenizer.vocab_size, max_len=max_len)
+        return loaded, tokenizer
+    tokenizer = new_vocabulary() if section.vocab is None else load_tokenizer(Path(section.vocab))
+    config = BertConfig.of_size(
+        section.source, vocab_size=tokenizer.vocab_size, pad_token_id=tokenizer.pad_id
+    )
+    config.check_fits(vocab_size=tokenizer.vocab_size, max_len=max_len)
+    return config, tokenizer
+
+
 def load_with_vocabulary(
-    path: Path, run: Run, *, num_heads: int | None = None
+    path: Path, run: Place, *, num_heads: int | None = None
 ) -> tuple[LoadedModel, Tokenizer]:
     """Load a model and the vocabulary beside it. Raises: ModelError: broken, or without a vocabulary."""
     loaded = load_weights(path, cache=run.settings.cache, num_heads=num_heads)
@@ -55,7 +92,7 @@ def _unknown(source: str, job: JobDir) -> ModelError:
     if source.startswith("j-"):
         return ModelError(
             f"--model {source}: that job has no model at {job.path_of('model')}.",
-            hint="Give a finetune job that SUCCEEDED, see `bertjobs list`.",
+            hint="Give a pretrain or finetune job that SUCCEEDED, see `bertjobs list`.",
         )
     return ModelError(
         f"--model {source}: there is no such file or folder.",
