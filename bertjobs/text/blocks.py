@@ -83,19 +83,6 @@ def merge_small(infos: Sequence[BlockInfo]) -> list[list[int]]:
     return groups
 
 
-def hold_out(table: pa.Table, *, ratio: float, number: int) -> tuple[pa.Table, pa.Table]:
-    """Split the documents of encoded block `number` into (train, valid), evenly spaced.
-
-    The first document of the corpus is always held out; over many the share is exact.
-    """
-    begin = number * _GOLDEN  # each block begins elsewhere in the rhythm
-    is_valid = (table["document"].to_numpy() * ratio + begin) % 1.0 < ratio
-    return table.filter(pa.array(~is_valid)), table.filter(pa.array(is_valid))
-
-
-_GOLDEN = 0.6180339887498949
-
-
 def _joined(offsets: Sequence[np.ndarray]) -> np.ndarray:
     """Put offsets together, each going on where the one before ends."""
     begins = np.cumsum([0, *(o[-1] for o in offsets)])

@@ -1,4 +1,4 @@
-"""The encoded form of a span: a row per sentence, untruncated ids. No objective, no max_len, no seed in it."""
+"""The encoded form of a span: a row per sentence, untruncated ids; no objective, max_len or seed is in it."""
 
 import hashlib
 import json
@@ -21,6 +21,7 @@ CORPUS_ENCODER_VERSION = 1
 
 _READING = ("column", "document", "sentences", "on_bad_row", "limit_documents", "block_bytes")
 """Fields of the data section that decide what stands in the blocks."""
+_GOLDEN = 0.6180339887498949
 _DROPPED = b"bertjobs.num_dropped"
 
 
@@ -80,6 +81,17 @@ def encode_span(span: Span, tokenizer: Tokenizer) -> pa.Table:
         }
     )
     return table.replace_schema_metadata({_DROPPED: str(num_dropped).encode()})
+
+
+def split_documents(table: pa.Table, *, ratio: float, seed: int) -> dict[str, pa.Table]:
+    """Split an encoded span into `train` and `valid`, the latter a share of its documents, evenly spaced.
+
+    seed: where the even spacing begins; with the span's number the first document of a corpus is held out,
+        and over many spans the share is exact.
+    """
+    is_valid = (table["document"].to_numpy() * ratio + seed * _GOLDEN) % 1.0 < ratio
+    valid = table.filter(pa.array(is_valid)).replace_schema_metadata(None)  # so what was dropped counts once
+    return {"train": table.filter(pa.array(~is_valid)), "valid": valid}
 
 
 def corpus_key(

@@ -45,7 +45,7 @@ def own_files(given: str, *, flag: str, or_else: str = "") -> tuple[SourceFile, 
             found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]  # noqa: PTH207
     if not found:
         raise DataError(
-            f"{flag} {given}: there is no such {'corpus, ' if or_else else ''}file or folder with text in it.",
+            f"{flag} {given}: there is no such {'corpus, ' if or_else else ''}file or folder with text.",
             hint=f"Give {or_else}files that end in {', '.join(SUFFIXES)}.",
         )
     return tuple(SourceFile(p) for p in sorted(found))

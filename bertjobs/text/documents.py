@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from bertjobs.errors import DataError
 from bertjobs.text.corpus_format import TITLE
+from bertjobs.text.corpus_pieces import Piece, Span, open_parquet
 from bertjobs.text.source_file import SourceFile, binary_kind
-from bertjobs.text.spans import Piece, Span, open_parquet
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 20
@@ -38,6 +38,8 @@ def read_span(span: Span) -> Documents:
             sentences = piece.format.sentences_of(text)
             if sentences:
                 found.documents.append(sentences)
+            if len(found.documents) == span.max_documents:
+                return found
     return found
 
 

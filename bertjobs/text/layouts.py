@@ -122,7 +122,7 @@ def _chain(after: Int64s, begins: Int64s, ends_of_document: Int64s) -> Int64s:
     is_reached = np.zeros(outside + 1, dtype=bool)
     is_reached[begins] = True
     num_before = -1
-    while (num_reached := np.count_nonzero(is_reached)) > num_before:
+    while (num_reached := int(is_reached.sum())) > num_before:
         num_before = num_reached
         is_reached[jump[is_reached]] = True
         jump = jump[jump]

@@ -39,7 +39,7 @@ class Vocabulary(MaskSpecials, Protocol):
     def special_ids(self) -> Int64s: ...
 
     @property
-    def is_continuation_V(self) -> np.ndarray: ...
+    def is_continuation_V(self) -> np.ndarray: ...  # noqa: N802
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,10 @@ class Masker:
 
     @classmethod
     def of(cls, objective: ObjectiveSection, vocabulary: Vocabulary) -> "Masker":
-        """Make the masker for a vocabulary. Raises: ModelError: whole words, and its pieces do not tell them."""
+        """Make the masker for a vocabulary.
+
+        Raises: ModelError: whole words are asked for, and its pieces do not tell them.
+        """
         return cls(
             objective,
             vocabulary,
@@ -94,8 +97,8 @@ class Masker:
     ) -> Masked:
         """Choose round(mask_ratio * positions) of each row, one at least; special tokens do not count.
 
-        With whole words that number is met on average: the word that would exceed it is taken in proportion to
-        what is missing.
+        With whole words that number is met on average: the word that would exceed it is taken in proportion
+        to what is missing.
         """
         keys_B = row_keys(indices_B, seed=seed, epoch=epoch, purpose=Purpose.MASKS)
         places, rows = ragged.places(starts_B, lengths_B), np.repeat(np.arange(len(lengths_B)), lengths_B)
@@ -130,7 +133,7 @@ class Masker:
 
     def _num_wanted(self, num_open_B: Int64s) -> Int64s:
         rounded = np.floor(self._objective.mask_ratio * num_open_B + 0.5).astype(np.int64)
-        return np.minimum(np.maximum(rounded, 1), num_open_B)
+        return np.asarray(np.minimum(np.maximum(rounded, 1), num_open_B))
 
     def _replaced(self, targets_P: Int64s, bits_of_unit_P: UInt64s, bits_P: UInt64s) -> Int64s:
         """Return what is seen instead: one action for a word, but a random token for each of its pieces."""
@@ -168,4 +171,5 @@ def _sort_keys(bits_U: UInt64s, rows_U: Int64s, positions_U: Int64s) -> UInt64s:
     """Return unique numbers that sort units by row, then at random."""
     kept = np.uint64(64 - _ROW_BITS - _POSITION_BITS)
     random = bits_U >> (np.uint64(64) - kept) << np.uint64(_POSITION_BITS)
-    return (rows_U.astype(np.uint64) << np.uint64(64 - _ROW_BITS)) | random | positions_U.astype(np.uint64)
+    by_row = rows_U.astype(np.uint64) << np.uint64(64 - _ROW_BITS)
+    return np.asarray(by_row | random | positions_U.astype(np.uint64), dtype=np.uint64)

@@ -24,7 +24,7 @@ IN_ORDER, CHANGED = 0, 1
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """One or two stretches of tokens per example, short enough for max_len: int64 places in `Drawn.tokens`."""
+    """One or two stretches of tokens per example, short enough for max_len: places in `Pairing.tokens`."""
 
     begin_a: Int64s
     end_a: Int64s
@@ -84,7 +84,7 @@ class Pairing:
         return self._layout(block).num_examples
 
     def tokens(self, block: Block) -> np.ndarray:
-        """Return the ids that ranges point into: the block's own, or its stream with [SEP] between documents."""
+        """Return the ids that ranges point into: the block's, or its stream with [SEP] after each document."""
         return self._layout(block).tokens
 
     def ranges(self, block: Block, indices: Int64s, *, first: int = 0, seed: int, epoch: int) -> Ranges:

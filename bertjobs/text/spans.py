@@ -4,53 +4,30 @@ Cuts fall between documents and are found by seeking, so planning reads next to 
 larger than a span is cut inside, at a line's end, else at a space; its parts are documents of their own.
 """
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import BinaryIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bertjobs.config.schema_pretrain import CorpusSection
 from bertjobs.errors import DataError
 from bertjobs.text.corpus_format import TITLE, CorpusFormat, format_of
+from bertjobs.text.corpus_pieces import Piece, Span, open_parquet
+from bertjobs.text.documents import read_span
 from bertjobs.text.source_file import SourceFile
+
+__all__ = ["Span", "plan_spans"]
 
 _WINDOW_BYTES = 1 << 16
 _WIDER = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A stretch of one file."""
-
-    source: SourceFile
-    format: CorpusFormat
-    begin: int
-    """In bytes; rows of the row group in Parquet."""
-    end: int
-    num_bytes: int
-    row_group: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Span:
-    """Pieces that are read and encoded together; the unit of work."""
-
-    number: int
-    """Place among the spans of the corpus, from 0."""
-    pieces: tuple[Piece, ...]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(piece.num_bytes for piece in self.pieces)
-
-
 def plan_spans(files: Sequence[SourceFile], data: CorpusSection) -> list[Span]:
     """Return spans of at most `data.block_bytes` of text; small files share one.
 
-    Only a single row of JSONL can be larger, and stands alone then.
+    Only a single row of JSONL can be larger, and stands alone then. With `data.limit_documents` the spans end
+    after so many documents.
 
     Raises: DataError: a file is missing, damaged or has no such column; or all are empty.
     """
@@ -63,12 +40,21 @@ def plan_spans(files: Sequence[SourceFile], data: CorpusSection) -> list[Span]:
         groups[-1].append(piece)
         room -= piece.num_bytes
     if not groups:
-        raise empty_corpus(files)
-    return [Span(number=i, pieces=tuple(group)) for i, group in enumerate(groups)]
+        raise _empty_corpus(files)
+    spans = [Span(number=i, pieces=tuple(group)) for i, group in enumerate(groups)]
+    return spans if data.limit_documents is None else _first_documents(spans, data.limit_documents)
 
 
-def empty_corpus(files: Sequence[SourceFile]) -> DataError:
-    """Return what is said of a corpus in which there is nothing to learn from."""
+def _first_documents(spans: list[Span], num_documents: int) -> list[Span]:
+    """Keep the spans of the first documents; to count them they are read."""
+    kept: list[Span] = []
+    while num_documents > 0 and len(kept) < len(spans):
+        kept.append(replace(spans[len(kept)], max_documents=num_documents))
+        num_documents -= len(read_span(kept[-1]).documents)
+    return kept
+
+
+def _empty_corpus(files: Sequence[SourceFile]) -> DataError:
     more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
     return DataError(
         f"The corpus is empty: there is no text in {files[0]}{more}.", hint="Give files with text (--corpus)."
@@ -147,34 +133,9 @@ def _row_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Ite
             num_bytes = next(c.total_uncompressed_size for c in columns if c.path_in_schema == form.column)
             num_parts = max(1, -(-num_bytes // block_bytes))
             rows = [group.num_rows * i // num_parts for i in range(num_parts + 1)]
-            for begin, end in zip(rows, rows[1:], strict=False):
+            for begin, end in itertools.pairwise(rows):
                 if begin < end:
                     yield Piece(
                         source=source, format=form, begin=begin, end=end,
                         num_bytes=num_bytes // num_parts, row_group=number,
                     )  # fmt: skip
-
-
-def open_parquet(source: SourceFile, stream: BinaryIO, column: str) -> pq.ParquetFile:
-    """Open a Parquet file that has a column of texts. Raises: DataError: it has not, or is damaged."""
-    try:
-        file = pq.ParquetFile(stream)
-    except (pa.ArrowException, OSError) as e:
-        raise DataError(
-            f"{source} cannot be read as Parquet: {str(e).splitlines()[0]}",
-            hint="It is damaged or cut short; give another file (--corpus).",
-        ) from e
-    schema = file.schema_arrow
-    if column not in schema.names:
-        raise DataError(
-            f"{source}: there is no column {column!r}; the file has {', '.join(schema.names)}.",
-            hint="Name the column that holds the text (--column).",
-        )
-    kind = schema.field(column).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(
-            f"{source}: the column {column!r} holds {kind}, not texts.",
-            hint="Name the column that holds the text (--column).",
-        )
-    return file

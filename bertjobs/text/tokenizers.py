@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
-from bertjobs.errors import ModelError
+from bertjobs.errors import DataError, ModelError
 from bertjobs.text.tokenizer_kinds import Tokenizer, WordPieceTokenizer, WordTokenizer, texts_of
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -85,6 +85,7 @@ def train_words(texts: Iterable[pa.Array], *, min_count: int) -> WordTokenizer:
 
     texts: columns of texts, one after another; only the counts are kept of them.
 
+    Raises: DataError: no word occurs so often.
     Source: d2l, `_WikiTextDataset`: `Vocab(sentences, min_freq=5, reserved_tokens=[...])`.
     """
     num_of: Counter[str] = Counter()
@@ -92,7 +93,12 @@ def train_words(texts: Iterable[pa.Array], *, min_count: int) -> WordTokenizer:
         for chunk, count in _counted_chunks(column.drop_null()):
             for word in chunk.lower().split():
                 num_of[word] += count
-    words = (word for word, count in num_of.items() if count >= min_count and word not in D2L_SPECIALS)
+    words = [word for word, count in num_of.items() if count >= min_count and word not in D2L_SPECIALS]
+    if not words:
+        raise DataError(
+            f"No word occurs {min_count} times in the corpus.",
+            hint="Lower the least count (--vocab-min-count), or give more text (--corpus).",
+        )
     return WordTokenizer([*D2L_SPECIALS, *sorted(words, key=lambda word: (-num_of[word], word))])
 
 
