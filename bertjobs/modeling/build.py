@@ -51,9 +51,16 @@ def build_classifier(
     return model
 
 
-def build_pretraining(source: LoadedModel | BertConfig, *, seed: int) -> BertForPreTraining:
+def build_pretraining(
+    source: LoadedModel | BertConfig,
+    *,
+    seed: int,
+    hidden_dropout: float | None = None,
+    attention_dropout: float | None = None,
+) -> BertForPreTraining:
     """Build an encoder with BERT's two pretraining heads. Raises: ModelError: as `build_classifier`."""
-    config = source if isinstance(source, BertConfig) else source.config
+    given = source if isinstance(source, BertConfig) else source.config
+    config = given.with_dropout(hidden=hidden_dropout, attention=attention_dropout, classifier=None)
     model = _new(lambda: BertForPreTraining(config), config=config, seed=seed)
     if isinstance(source, LoadedModel):
         _copy_weights(model, source.state_dict, source=source)

@@ -6,7 +6,8 @@ All of a gang runs the same function with the same `work`; what rank 0 returns i
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -88,8 +89,15 @@ def call(run: Run[Any], worker: Worker, *, work: Mapping[str, Any]) -> Any:
 
 def fetch(reference: ray.ObjectRef) -> Any:
     """Get an object that a task of ours makes. Raises: BertjobsError: what the task raised."""
-    try:
+    with task_errors():
         return ray.get(reference)
+
+
+@contextmanager
+def task_errors() -> Iterator[None]:
+    """Raise what a task of ours raised, rather than what Ray wraps it in."""
+    try:
+        yield
     except ray.exceptions.RayTaskError as e:
         raise _as_ours(e.cause) from e
 

@@ -1,0 +1,139 @@
+"""Encode a corpus with Ray Data, a span a task, into Arrow blocks on disk.
+
+Memory is bounded by the blocks under way, whatever the size of the corpus: a task reads its own span of the
+files, and a block that is done is written before the next one is asked for. Documents that are held out for
+validation go into blocks of their own.
+
+    <cache>/encoded/corpus-<key>/train-000000.arrow, valid-000000.arrow, ...
+    <cache>/encoded/corpus-<key>/blocks.json         what is in each; the folder appears when all is there
+"""
+
+import json
+import logging
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ExecutionResources
+
+from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.errors import DataError, StorageError
+from bertjobs.runs.gang import task_errors
+from bertjobs.runs.run import Run
+from bertjobs.runs.stored_blocks import StoredBlocks
+from bertjobs.text.corpus_encoding import BlockInfo, corpus_key, encode_span, split_documents
+from bertjobs.text.encoding import write_ipc
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.spans import Span, plan_spans
+from bertjobs.text.tokenizers import Tokenizer
+
+log = logging.getLogger(__name__)
+
+_INDEX = "blocks.json"
+_SPLITS = ("train", "valid")
+
+
+def encode_corpus(
+    files: Sequence[SourceFile],
+    run: Run[Any],
+    *,
+    data: CorpusSection,
+    tokenizer: Tokenizer,
+    valid_ratio: float = 0.0,
+) -> dict[str, StoredBlocks]:
+    """Return the blocks of `train`, and of `valid`: the share of the documents that is held out.
+
+    They come from the cache where the same files were encoded by the same tokenizer before.
+
+    Raises: DataError: a file is broken, there is nothing in it, or too little to hold anything out.
+        StorageError: no room for the blocks.
+    """
+    key = corpus_key(files, data, tokenizer, extra=f"{valid_ratio:g} held out")
+    folder = run.settings.cache / "encoded" / f"corpus-{key}"
+    if (folder / _INDEX).exists():
+        log.info("encoded corpus: %s, from the cache", folder.name)
+    else:
+        encoded = _encoded(plan_spans(files, data), tokenizer, ratio=valid_ratio, cpus=run.grant.data_cpus)
+        _write(encoded, folder)
+    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+    blocks = {split: _stored(folder, index[split]) for split in _SPLITS}
+    if valid_ratio and not (blocks["train"].infos and blocks["valid"].infos):
+        raise DataError(
+            f"The corpus has too few documents to hold out {valid_ratio:g} of them.",
+            hint="Give a validation corpus (--valid), a larger --valid-ratio, or smaller --document.",
+        )
+    return blocks
+
+
+def _encoded(
+    spans: list[Span], tokenizer: Tokenizer, *, ratio: float, cpus: float
+) -> Iterator[Mapping[str, Any]]:
+    """Yield, span after span, the Arrow file of each split and what is in it."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(cpu=cpus)
+    context.enable_progress_bars = False
+    rows = [{"span": span} for span in spans]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        _encode_row, fn_kwargs={"tokenizer": tokenizer, "ratio": ratio}, num_cpus=min(1.0, cpus)
+    )
+    with task_errors():
+        yield from dataset.iter_rows()
+
+
+def _encode_row(row: dict[str, Any], *, tokenizer: Tokenizer, ratio: float) -> dict[str, Any]:
+    span: Span = row["span"]
+    parts = split_documents(encode_span(span, tokenizer), ratio=ratio, seed=span.number)
+    files = {split: _as_file(part) for split, part in parts.items()}
+    return files | {
+        f"{split}_info": json.dumps(BlockInfo.of(part).to_json()) for split, part in parts.items()
+    }
+
+
+def _as_file(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _write(encoded: Iterator[Mapping[str, Any]], folder: Path) -> None:
+    """Write what comes, and publish it by a rename. Raises: StorageError: no room, no right."""
+    scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+    index: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
+    try:
+        for number, row in enumerate(encoded):
+            for split, entries in index.items():
+                info = json.loads(row[f"{split}_info"])
+                if info["num_sentences"]:
+                    entries.append({"file": f"{split}-{number:06d}.arrow", "info": info})
+                    write_ipc(pa.ipc.open_file(row[split]).read_all(), scratch / entries[-1]["file"])
+        _publish(scratch, folder, index)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _publish(scratch: Path, folder: Path, index: Mapping[str, Any]) -> None:
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+        (scratch / _INDEX).write_text(json.dumps(index), encoding="utf-8")
+        scratch.rename(folder)
+    except OSError as e:
+        if not (folder / _INDEX).exists():  # else another job encoded the same meanwhile
+            raise StorageError(
+                f"The encoded corpus cannot be written to {folder}: {e.strerror}.",
+                hint="Free room there, or set BERTJOBS_CACHE to another place.",
+            ) from e
+
+
+def _stored(folder: Path, entries: Sequence[Mapping[str, Any]]) -> StoredBlocks:
+    return StoredBlocks.of(
+        [BlockInfo.from_json(entry["info"]) for entry in entries],
+        files=[folder / entry["file"] for entry in entries],
+        node_id=ray.get_runtime_context().get_node_id(),
+    )

@@ -1,0 +1,181 @@
+"""Pretrain: the driver encodes the corpus and starts the gang; every worker runs `training.pretrain`."""
+
+import logging
+import time
+from typing import Any
+
+import ray
+
+from bertjobs.config import PretrainConfig
+from bertjobs.config.schema import TextSection
+from bertjobs.modeling.build import build_pretraining
+from bertjobs.modeling.heads import BertForPreTraining
+from bertjobs.modeling.weights import save_pretrained
+from bertjobs.runs import gang
+from bertjobs.runs.artefact import Artefact
+from bertjobs.runs.encode_corpus import encode_corpus
+from bertjobs.runs.model_source import model_and_tokenizer
+from bertjobs.runs.reporting import TrainingHooks, stop_reason
+from bertjobs.runs.run import OpenReporter, Outcome, Run
+from bertjobs.runs.stored_blocks import StoredBlocks
+from bertjobs.storage import JobDir
+from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files, own_files
+from bertjobs.text.pairing import Pairing
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.spans import plan_spans
+from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.vocabulary import make_vocabulary
+from bertjobs.training.pretrain import pretrain
+from bertjobs.training.ranks import current_ranks
+
+log = logging.getLogger(__name__)
+
+METRIC = "mlm_accuracy"
+"""What the live series shows of each validation, besides the loss."""
+
+
+def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
+    """Drive one pretraining attempt.
+
+    Raises: DataError, ModelError, ConfigError: the request is wrong. TrainingError, WorkerLost, LeaseLost.
+    """
+    began = time.monotonic()
+    data = run.config.data
+    run.reporter.set_phase("reading the corpus")
+    files = find_files(data.corpus, data.path, split="train", cache=run.settings.cache)
+    source, tokenizer = model_and_tokenizer(
+        run,
+        max_len=run.config.text.max_len,
+        new_vocabulary=lambda: _vocabulary(run, files),
+    )
+    run.reporter.set_phase("encoding the corpus")
+    train, valid = _blocks(run, files, tokenizer)
+    _announce(run, train, valid, sep_id=tokenizer.sep_id)
+    run.reporter.set_phase("starting workers")
+    returned = gang.train(
+        run,
+        pretrain_worker,
+        work={
+            "config": run.config,
+            "source": ray.put(source),
+            "tokenizer": tokenizer,
+            "train": train,
+            "valid": valid,
+            "job_dir": run.job_dir,
+            "job_id": run.id,
+            "checkpoint": run.checkpoint,
+            "open_reporter": run.open_reporter,
+        },
+    )
+    if reason := returned["stopped"]:
+        raise stop_reason(reason)
+    metrics = returned["metrics"] | {
+        "num_train_documents": sum(info.num_documents for info in train.infos),
+        "num_train_tokens": sum(info.num_tokens for info in train.infos),
+        "run_s": time.monotonic() - began,
+    }
+    run.job_dir.write_json("metrics.json", metrics)
+    return Outcome(
+        metrics=metrics,
+        artifacts={
+            "model": run.job_dir.path_of("model"),
+            "plots": [run.job_dir.path_of(name) for name in returned["plots"]],
+        },
+    )
+
+
+def pretrain_worker(work: dict[str, Any]) -> dict[str, Any]:
+    """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
+    config: PretrainConfig = work["config"]
+    open_reporter: OpenReporter = work["open_reporter"]
+    context = ray.train.get_context()
+    gang.set_threads(context.get_local_world_size())
+    reporter = open_reporter()
+    if (nodes := gang.nodes_of_ranks()) and context.get_world_rank() == 0:
+        reporter.report_nodes(nodes)
+    model = build_pretraining(
+        ray.get(work["source"]),
+        seed=config.train.seed,
+        hidden_dropout=config.model.hidden_dropout,
+        attention_dropout=config.model.attention_dropout,
+    ).to(ray.train.torch.get_device())
+    result = pretrain(
+        model,
+        config=config,
+        train=work["train"],
+        valid=work["valid"],
+        tokenizer=work["tokenizer"],
+        job_dir=work["job_dir"],
+        hooks=TrainingHooks(reporter, metric=METRIC),
+        resume=work["checkpoint"],
+    )
+    if result.metrics is None or result.stopped is not None:
+        return {"stopped": result.stopped}
+    if current_ranks().rank == 0:
+        reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
+        _write_model(model, work)
+    return {
+        "stopped": None,
+        "plots": list(result.plots),
+        "metrics": result.metrics.to_json() | {"num_steps": result.num_steps},
+    }
+
+
+def _write_model(model: BertForPreTraining, work: dict[str, Any]) -> None:
+    job_dir: JobDir = work["job_dir"]
+    text = TextSection(max_len=work["config"].text.max_len)
+    with job_dir.new_dir("model") as folder:
+        save_pretrained(model, folder)
+        work["tokenizer"].save(folder)
+        Artefact(task=None, text=text, trained_by=work["job_id"]).write(folder)
+
+
+def _vocabulary(run: Run[PretrainConfig], files: tuple[SourceFile, ...]) -> Tokenizer:
+    """Make a vocabulary from the whole corpus, which an attempt after this one does not make again."""
+    section = run.config.model
+    run.reporter.set_phase("making a vocabulary")
+    return make_vocabulary(
+        plan_spans(files, run.config.data),
+        kind=section.vocab_kind,
+        size=section.vocab_size,
+        min_count=section.vocab_min_count,
+    )
+
+
+def _blocks(
+    run: Run[PretrainConfig], files: tuple[SourceFile, ...], tokenizer: Tokenizer
+) -> tuple[StoredBlocks, StoredBlocks]:
+    """Encode what is trained on and what is validated on: files of their own, or documents held out."""
+    data = run.config.data
+    valid_files = _valid_files(run)
+    ratio = 0.0 if valid_files else data.valid_ratio
+    blocks = encode_corpus(files, run, data=data, tokenizer=tokenizer, valid_ratio=ratio)
+    if not valid_files:
+        return blocks["train"], blocks["valid"]
+    whole = data.model_copy(update={"limit_documents": None})
+    return blocks["train"], encode_corpus(valid_files, run, data=whole, tokenizer=tokenizer)["train"]
+
+
+def _valid_files(run: Run[PretrainConfig]) -> tuple[SourceFile, ...]:
+    data = run.config.data
+    if data.valid is not None:
+        return own_files(data.valid, flag="--valid")
+    if data.corpus in PUBLISHED_CORPORA:
+        return find_files(data.corpus, data.path, split="valid", cache=run.settings.cache)
+    return ()
+
+
+def _announce(run: Run[PretrainConfig], *blocks: StoredBlocks, sep_id: int) -> None:
+    """Log what was read. Raises: DataError: no example can be made of it; before a worker is started."""
+    pairing = Pairing(run.config.objective, run.config.text.max_len, sep_id=sep_id)
+    for name, found in zip(("train", "validate"), blocks, strict=True):
+        pairing.check(found.infos)
+        log.info(
+            "%s on %d documents of %d sentences, %d tokens, in %d blocks; %d rows left out",
+            name,
+            sum(info.num_documents for info in found.infos),
+            sum(info.num_sentences for info in found.infos),
+            sum(info.num_tokens for info in found.infos),
+            len(found.infos),
+            sum(info.num_dropped for info in found.infos),
+        )
