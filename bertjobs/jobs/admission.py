@@ -4,27 +4,31 @@ granted, and the queue go in; one verdict per waiting job comes out.
 A job starts only when its whole gang fits. The first one that does not fit is the *head*: others may pass it
 only where that cannot delay it (backfilling with one reservation):
 - they end, by their time limit, before the head could start at the latest, or
-- they take nothing the head is short of: no GPUs, and CPUs that it leaves over.
-A job that the cluster could never hold is no head; it holds nobody up.
+- they take nothing the head is short of: no GPUs, and on no node CPUs that the head's workers would need
+  there, whichever of the running jobs ends first.
+A job that the cluster could never hold is no head, nor is one that its user's limit holds back: they hold
+nobody up.
+
+Thousands of jobs ask alike, and what is free only shrinks during a pass. So each kind of request is sized
+once, placed again only after something was taken, and not tried again once it did not fit.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.sizing import (
-    QUANTUM,
-    Cluster,
-    Free,
-    Pending,
-    describe_gang,
-    exceeds,
-    fits,
-    place,
-    size_workers,
-)
+from bertjobs.jobs.nodes import NOTHING, QUANTUM, FreeNodes, Plan, Share, sum_of
+from bertjobs.jobs.sizing import Cluster, Pending, describe_gang, exceeds, size_workers
+
+MAX_STARTS = 100
+"""Jobs that one pass starts: the next one follows at once, and the leadership is renewed between them."""
+
+
+SHORT_OF_ROOM = frozenset({"InsufficientGpus", "InsufficientCpus", "Fragmented", "BehindPriority"})
+"""Words of those that would start if there were more room, and nothing else is in their way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +36,15 @@ class Holding:
     """What one live attempt takes of the cluster."""
 
     job_id: str
-    plan: Mapping[str, tuple[float, float]]
-    """Node id -> CPUs and GPUs."""
+    plan: Plan
     ends_in_s: float | None
     """Seconds until its time limit ends it; None without one."""
     is_gone: bool = False
     """Ended a moment ago: Ray's numbers may still hold it, the ledger no longer does."""
+    user: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Waiting:
     """What admission needs to know of a job in the queue."""
 
@@ -54,18 +58,29 @@ class Waiting:
     """The state in which that job ended, so that it will never succeed."""
     is_still_alive: bool
     """Its last attempt is not known to be gone."""
+    user: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What its owners have said of the sharing of this queue."""
+
+    max_gpus: Mapping[str, float] = field(default_factory=dict)
+    """User -> GPUs that all jobs of this user together may hold."""
+    drained_by: str | None = None
+    """Who has the queue drained, so that nothing starts; None while it is open."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Admit:
     """Start the job."""
 
     job_id: str
     grant: Grant
-    plan: Mapping[str, tuple[float, float]]
+    plan: Plan
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Wait:
     """Leave the job in the queue, and say why."""
 
@@ -73,7 +88,7 @@ class Wait:
     reason: Pending
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reject:
     """End the job: it can never start."""
 
@@ -82,105 +97,205 @@ class Reject:
 
 
 Verdict = Admit | Wait | Reject
+OPEN = Rules()
+
+
+class Sizes:
+    """How large the gang of each kind of request is on one cluster, remembered while its totals stay."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.totals = totals_of(cluster)
+        self._cluster = cluster
+        self._known: dict[tuple[Any, ...], Grant | Pending] = {}
+
+    def size(self, resources: Mapping[str, Any]) -> Grant | Pending:
+        """Return the gang, or why this cluster can never hold it (`ConfigError`: no cluster can)."""
+        kind = (resources["gpus"], resources["workers"], resources["cpus_per_worker"])
+        if kind not in self._known:
+            try:
+                grant = size_workers(self._cluster, resources)
+                self._known[kind] = exceeds(self._cluster, grant) or grant
+            except ConfigError as e:
+                self._known[kind] = Pending(word="ConfigError", message=str(e))
+        return self._known[kind]
 
 
 def admit(
-    queue: Sequence[Waiting], *, cluster: Cluster | None, holdings: Sequence[Holding], unreachable: str = ""
+    queue: Sequence[Waiting],
+    *,
+    cluster: Cluster | None,
+    holdings: Sequence[Holding],
+    unreachable: str = "",
+    rules: Rules = OPEN,
+    sizes: Sizes | None = None,
 ) -> list[Verdict]:
-    """Decide on every job, given in queue order. `cluster` is None while Ray does not answer."""
+    """Decide on the jobs, given in queue order: on every one, or up to the last that this pass may start.
+
+    `cluster` is None while Ray does not answer. `sizes` is what an earlier pass has learned of this cluster.
+    """
+    if rules.drained_by is not None:
+        return _all_wait(queue, _drained(rules.drained_by))
     if cluster is None:
         message = f"Ray cannot be reached: {unreachable} The job starts when it is back."
-        return [_not_ready(job) or _wait(job, "RayUnreachable", message) for job in queue]
-    floor = _Floor(cluster, holdings)
-    return [_not_ready(job) or floor.decide(job) for job in queue]
+        return _all_wait(queue, Pending(word="RayUnreachable", message=message, group="unreachable"))
+    floor = _Floor(cluster, holdings, rules=rules, sizes=sizes or Sizes(cluster))
+    verdicts: list[Verdict] = []
+    for job in queue:
+        verdicts.append(_not_ready(job) or floor.decide(job))
+        if floor.num_started == MAX_STARTS:
+            break
+    return verdicts
 
 
-def free_of(cluster: Cluster, holdings: Iterable[Holding]) -> dict[str, tuple[float, float]]:
+def totals_of(cluster: Cluster) -> dict[str, Share]:
+    """Return what each node has in all."""
+    return {node.id: (node.cpus, node.gpus) for node in cluster.nodes}
+
+
+def free_of(cluster: Cluster, holdings: Sequence[Holding]) -> dict[str, Share]:
     """Return what is free: the totals without what the ledger holds and without what others use.
 
     Others' use is what Ray reports beyond the ledger. Ray's numbers are seconds old, so a grant that is not
     in them yet still counts, and what an attempt that has just gone held is not taken for someone else's.
     """
+    live = sum_of(h.plan for h in holdings if not h.is_gone)
+    gone = sum_of(h.plan for h in holdings if h.is_gone)
     free = {}
     for node in cluster.nodes:
-        live, gone = (
-            [h.plan[node.id] for h in holdings if node.id in h.plan and h.is_gone is is_gone]
-            for is_gone in (False, True)
-        )
-        cpus, gpus = (sum(share[i] for share in live) for i in (0, 1))
-        gone_cpus, gone_gpus = (sum(share[i] for share in gone) for i in (0, 1))
+        cpus, gpus = live.get(node.id, NOTHING)
+        gone_cpus, gone_gpus = gone.get(node.id, NOTHING)
         others_cpus = max(node.used_cpus - cpus - gone_cpus, 0.0)
         others_gpus = max(node.used_gpus - gpus - gone_gpus, 0.0)
         free[node.id] = (node.cpus - cpus - others_cpus, node.gpus - gpus - others_gpus)
     return free
 
 
+@dataclass(kw_only=True)
+class _Tried:
+    """What this pass knows of one kind of gang."""
+
+    plan: Plan | None = None
+    taken_before: int = -1
+    """How many jobs had started when the plan was made; it holds while no other has."""
+    shortage: Pending | None = None
+    """Why it does not fit, for the rest of the pass."""
+    is_in_the_way: bool = False
+    """It would take what the head needs, for the rest of the pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """The first job that does not fit, its gang, and in how many seconds at the latest it will."""
+
+    job_id: str
+    grant: Grant
+    starts_in_s: float | None
+
+
 class _Floor:
     """The cluster during one pass: what is still free, and who is the head."""
 
-    def __init__(self, cluster: Cluster, holdings: Sequence[Holding]) -> None:
-        self._cluster = cluster
+    def __init__(self, cluster: Cluster, holdings: Sequence[Holding], *, rules: Rules, sizes: Sizes) -> None:
+        self.num_started = 0
+        self._gpus_of = {node.id: node.gpus for node in cluster.nodes}
         self._holdings = [holding for holding in holdings if not holding.is_gone]
-        self._free = free_of(cluster, holdings)
-        self._head: tuple[Waiting, Grant, float | None] | None = None
-        """The first job that does not fit, its gang, and in how many seconds at the latest it will."""
+        self._free = FreeNodes(free_of(cluster, holdings))
+        self._rules = rules
+        self._sizes = sizes
+        self._tried: dict[Grant, _Tried] = defaultdict(_Tried)
+        self._head: _Head | None = None
+        self._gpus_held: dict[str, float] = defaultdict(float)
+        for holding in self._holdings:
+            self._gpus_held[holding.user] += sum(gpus for _, gpus in holding.plan.values())
 
     def decide(self, job: Waiting) -> Verdict:
-        try:
-            grant = size_workers(self._cluster, job.resources)
-        except ConfigError as e:
-            return Reject(job_id=job.job_id, reason=Pending(word="ConfigError", message=str(e)))
-        too_large = exceeds(self._cluster, grant)
-        if too_large is not None:
-            return Wait(job_id=job.job_id, reason=too_large)
-        plan = place(grant, self._free)
+        grant = self._sizes.size(job.resources)
+        if isinstance(grant, Pending):
+            kind = Reject if grant.word == "ConfigError" else Wait
+            return kind(job_id=job.job_id, reason=grant)
+        if over := self._over_limit(job.user, grant):
+            return Wait(job_id=job.job_id, reason=over)
+        tried = self._tried[grant]
+        plan = self._plan(grant, tried)
         if plan is None:
             if self._head is None:
-                self._head = (job, grant, self._latest_start_s(grant))
-            return Wait(job_id=job.job_id, reason=_shortage(grant, self._free))
-        if self._head is not None and not self._may_pass(job, plan):
-            return self._behind(job)
-        self._free = _without(self._free, plan)
-        self._holdings.append(Holding(job_id=job.job_id, plan=plan, ends_in_s=job.time_limit_s))
+                starts_in_s = self._latest_start_s(grant)
+                self._head = _Head(job_id=job.job_id, grant=grant, starts_in_s=starts_in_s)
+            assert tried.shortage is not None
+            return Wait(job_id=job.job_id, reason=tried.shortage)
+        if self._head is not None and not self._may_pass(job, grant, tried, plan):
+            return Wait(job_id=job.job_id, reason=_behind(self._head, job))
+        self._start(job, plan)
         return Admit(job_id=job.job_id, grant=grant, plan=plan)
+
+    def _plan(self, grant: Grant, tried: _Tried) -> Plan | None:
+        if tried.shortage is None and tried.taken_before != self.num_started:
+            tried.plan = self._free.place(grant)
+            tried.taken_before = self.num_started
+            if tried.plan is None:
+                tried.shortage = _shortage(grant, self._free)
+        return tried.plan
+
+    def _start(self, job: Waiting, plan: Plan) -> None:
+        self._free.take(plan)
+        self._holdings.append(
+            Holding(job_id=job.job_id, plan=plan, ends_in_s=job.time_limit_s, user=job.user)
+        )
+        self._gpus_held[job.user] += sum(gpus for _, gpus in plan.values())
+        self.num_started += 1
+
+    def _over_limit(self, user: str, grant: Grant) -> Pending | None:
+        if user not in self._rules.max_gpus or not grant.gpus:
+            return None
+        limit, held = self._rules.max_gpus[user], self._gpus_held[user]
+        if held + grant.gpus <= limit + QUANTUM:
+            return None
+        return Pending(
+            word="UserLimit",
+            message=f"Needs {grant.gpus:g} GPUs; {user} holds {held:g} of the {limit:g} that "
+            f"`bertjobs cluster limit {user}` allows.",
+            group=f"limit:{user}:{grant.gpus:g}",
+        )
 
     def _latest_start_s(self, grant: Grant) -> float | None:
         """Return in how many seconds at the latest so many running jobs have ended that the gang fits."""
-        free: Free = self._free
-        limited = [(h.ends_in_s, h) for h in self._holdings if h.ends_in_s is not None]
-        for ends_in_s, holding in sorted(limited, key=lambda pair: pair[0]):
-            free = _without(free, holding.plan, sign=-1)
-            if fits(grant, free):
+        limited = [(h.ends_in_s, h.plan) for h in self._holdings if h.ends_in_s is not None]
+        floor = self._free.copy()
+        for ends_in_s, plan in sorted(limited, key=lambda pair: pair[0]):
+            floor.take(plan, sign=-1)
+            if grant.gpus <= floor.gpus + QUANTUM and floor.fits(grant):
                 return max(ends_in_s, 0.0)
         return None
 
-    def _may_pass(self, job: Waiting, plan: Mapping[str, tuple[float, float]]) -> bool:
+    def _may_pass(self, job: Waiting, grant: Grant, tried: _Tried, plan: Plan) -> bool:
         assert self._head is not None
-        _, grant, starts_in_s = self._head
+        starts_in_s = self._head.starts_in_s
         if job.time_limit_s is not None and starts_in_s is not None and job.time_limit_s <= starts_in_s:
             return True
-        if not grant.gpus or any(gpus for _, gpus in plan.values()):
+        if grant.gpus or not self._head.grant.gpus or tried.is_in_the_way:
             return False
-        # What the head is short of is GPUs; were there enough, would the CPUs left by this job do?
-        rest = _without(self._free, plan)
-        gpus_of = {node.id: node.gpus for node in self._cluster.nodes}
-        return fits(grant, {node: (cpus, gpus_of[node]) for node, (cpus, _) in rest.items()})
+        tried.is_in_the_way = not self._leaves_enough(plan, self._head.grant)
+        return not tried.is_in_the_way
 
-    def _behind(self, job: Waiting) -> Wait:
-        assert self._head is not None
-        head, grant, starts_in_s = self._head
-        needs = f"{grant.gpus:g} GPUs" if grant.gpus else f"{grant.cpus:g} CPUs"
-        if job.time_limit_s is None:
-            remedy = "A --time-limit would let it pass while there is time."
-        elif starts_in_s is None:
-            remedy = "What it waits for has no time limit, so nobody knows for how long."
-        else:
-            remedy = f"It may pass only if it ends within {starts_in_s:.0f} s."
-        return _wait(
-            job,
-            "BehindPriority",
-            f"Fits, but would delay {head.job_id}, which is ahead and needs {needs}. {remedy}",
-        )
+    def _leaves_enough(self, plan: Plan, head: Grant) -> bool:
+        """Return whether the head finds CPUs beside this plan as soon as it finds GPUs, wherever that is.
+
+        CPUs that come back together with the GPUs are not counted on: nobody knows which come first.
+        """
+        for node, (cpus, _) in plan.items():
+            most = int((self._gpus_of[node] + QUANTUM) / head.gpus_per_worker)
+            if most * head.cpus_per_worker > self._free.share_of(node)[0] - cpus + QUANTUM:
+                return False
+        return head.cpus <= self._free.usable_cpus - sum(cpus for cpus, _ in plan.values()) + QUANTUM
+
+
+def _all_wait(queue: Sequence[Waiting], reason: Pending) -> list[Verdict]:
+    return [_not_ready(job) or Wait(job_id=job.job_id, reason=reason) for job in queue]
+
+
+def _drained(by: str) -> Pending:
+    message = f"The queue is drained by {by}: nothing starts until `bertjobs cluster undrain`."
+    return Pending(word="Draining", message=message, group="draining")
 
 
 def _not_ready(job: Waiting) -> Verdict | None:
@@ -188,39 +303,44 @@ def _not_ready(job: Waiting) -> Verdict | None:
         message = f"{job.waits_for}, which it was to follow, ended as {job.dependency_ended_as}."
         return Reject(job_id=job.job_id, reason=Pending(word="DependencyFailed", message=message))
     if job.waits_for is not None:
-        return _wait(job, "WaitingForDependency", f"Starts after {job.waits_for} has succeeded.")
-    if job.is_still_alive:
-        return _wait(job, "LastAttemptAlive", "Starts once Ray confirms that its last attempt is gone.")
-    return None
-
-
-def _shortage(grant: Grant, free: Free) -> Pending:
-    cpus, gpus = (sum(share[i] for share in free.values()) for i in (0, 1))
-    if grant.gpus > gpus + QUANTUM:
-        return Pending(word="InsufficientGpus", message=f"Needs {grant.gpus:g} GPUs, {max(gpus, 0):g} free.")
-    if grant.cpus > cpus + QUANTUM:
-        return Pending(
-            word="InsufficientCpus",
-            message=f"Needs {grant.cpus:g} CPUs ({grant.data_cpus:g} of them for reading data), "
-            f"{max(cpus, 0):g} free.",
+        reason = Pending(
+            word="WaitingForDependency",
+            message=f"Starts after {job.waits_for} has succeeded.",
+            group=f"after:{job.waits_for}",
         )
+        return Wait(job_id=job.job_id, reason=reason)
+    return Wait(job_id=job.job_id, reason=_ALIVE) if job.is_still_alive else None
+
+
+_ALIVE = Pending(
+    word="LastAttemptAlive", message="Starts once Ray confirms that its last attempt is gone.", group="alive"
+)
+
+
+def _shortage(grant: Grant, free: FreeNodes) -> Pending:
+    cpus, gpus = free.cpus, free.gpus
+    group = f"short:{describe_gang(grant)}:{grant.data_cpus:g}"
+    if grant.gpus > gpus + QUANTUM:
+        message = f"Needs {grant.gpus:g} GPUs, {max(gpus, 0):g} free."
+        return Pending(word="InsufficientGpus", message=message, group=group)
+    if grant.cpus > cpus + QUANTUM:
+        data = f"({grant.data_cpus:g} of them for reading data)"
+        message = f"Needs {grant.cpus:g} CPUs {data}, {max(cpus, 0):g} free."
+        return Pending(word="InsufficientCpus", message=message, group=group)
+    message = f"{gpus:g} GPUs and {cpus:g} CPUs are free, but scattered: no room for {describe_gang(grant)}."
+    return Pending(word="Fragmented", message=message, group=group)
+
+
+def _behind(head: _Head, job: Waiting) -> Pending:
+    needs = f"{head.grant.gpus:g} GPUs" if head.grant.gpus else f"{head.grant.cpus:g} CPUs"
+    if job.time_limit_s is None:
+        kind, remedy = "open", "A --time-limit would let it pass while there is time."
+    elif head.starts_in_s is None:
+        kind, remedy = "unknown", "What it waits for has no time limit, so nobody knows for how long."
+    else:
+        kind, remedy = "limited", f"It may pass only if it ends within {head.starts_in_s:.0f} s."
     return Pending(
-        word="Fragmented",
-        message=f"{gpus:g} GPUs and {cpus:g} CPUs are free, but scattered: no room for "
-        f"{describe_gang(grant)}.",
+        word="BehindPriority",
+        message=f"Fits, but would delay {head.job_id}, which is ahead and needs {needs}. {remedy}",
+        group=f"behind:{kind}",
     )
-
-
-def _wait(job: Waiting, word: str, message: str) -> Wait:
-    return Wait(job_id=job.job_id, reason=Pending(word=word, message=message))
-
-
-def _without(
-    free: Free, plan: Mapping[str, tuple[float, float]], *, sign: int = 1
-) -> dict[str, tuple[float, float]]:
-    """Take a plan off what is free, or with `sign=-1` give it back; nodes that have gone are left out."""
-    rest = dict(free)
-    for node, (cpus, gpus) in plan.items():
-        if node in rest:
-            rest[node] = (rest[node][0] - sign * cpus, rest[node][1] - sign * gpus)
-    return rest

@@ -11,32 +11,28 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
-from bertjobs.errors import BertjobsError, ConfigError, LeaseLost, StorageError
-from bertjobs.jobs.admission import Admit, Holding, Reject, admit
+from bertjobs.errors import BertjobsError, ConfigError
+from bertjobs.jobs.admission import SHORT_OF_ROOM, Admit, Reject, Sizes, Wait, admit, totals_of
+from bertjobs.jobs.attendant import Attendant
+from bertjobs.jobs.backlog import Backlog
 from bertjobs.jobs.connection import NotLeader, RedisDown, WrongState, open_connection, patiently
 from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.logs import LogCopy
-from bertjobs.jobs.ray_jobs import Ray, RayCluster, RayJob, RayRefused, RayUnreachable, ray_token
-from bertjobs.jobs.retry import Failure, decide
+from bertjobs.jobs.observe import Picture, Unobserved
+from bertjobs.jobs.ray_jobs import Ray, RayCluster, RayRefused, RayUnreachable, ray_token
+from bertjobs.jobs.ray_watch import Ask, RayWatch, Sight
 from bertjobs.jobs.sizing import Cluster, Pending
-from bertjobs.jobs.watch import End, Gone, Limits, Live, Start, Stop, TimeIsUp, judge
+from bertjobs.jobs.watch import Limits, Live
 from bertjobs.settings import Settings, load_settings
-from bertjobs.storage import JobDir
 
 logger = logging.getLogger(__name__)
 
-DRIVER = f"{sys.executable} -m bertjobs.runs.main"
-"""What a Ray Job executes; the job's id, the attempt and its token follow."""
 LEADER_LEASE_S = 10.0
 """How long a killed leader's place stays taken. One that resigns gives it up at once."""
 PASS_INTERVAL_S = 1.0
 """Longest time between two passes; a submission wakes the dispatcher at once."""
-STOP_AGAIN_S = 10.0
-AFTERGLOW_S = 8.0
-"""How long Ray's numbers may still show what an attempt held that has gone."""
 
 
 class Dispatcher:
@@ -47,168 +43,112 @@ class Dispatcher:
         store: DispatchStore,
         ray: Ray,
         *,
-        env: dict[str, str],
+        env: Mapping[str, str],
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
+        sight: Sight | None = None,
+        observer: Unobserved | None = None,
     ) -> None:
         self._store = store
-        self._ray = ray
-        self._env = env
-        self._limits = limits
+        self._sight = sight or Ask(ray)
+        self._observer = observer or Unobserved()
         self._clock = clock
-        self._watching_since = clock()
-        self._unreachable = ""
-        """What Ray's last failure to answer said; empty while it answers."""
-        self._stop_again_at: dict[str, float] = {}
-        self._logs: dict[str, LogCopy] = {}
-        self._gone: list[tuple[float, Holding]] = []
+        self._backlog = Backlog(store)
+        self._attendant = Attendant(
+            store, ray, self._sight, env=env, limits=limits, clock=clock, observer=self._observer
+        )
+        self._sizes: Sizes | None = None
+        self._term = 0
+        self.has_more = False
+        """Whether the last pass started as many jobs as one may, so that the next should follow at once."""
 
     def turn(self) -> bool:
         """Make one pass. Returns whether we lead. Raises: NotLeader, RedisDown."""
-        if not self._store.lead():
-            self._watching_since = self._clock()
-            return False
-        self._unreachable = ""
-        live = [attempt for attempt in self._store.live() if not self._attend(attempt)]
-        self._store.promote()
-        self._admit(live)
-        return True
+        began = self._clock()
+        is_leading = self._store.lead()
+        picture = self._pass() if is_leading else None
+        if not is_leading:
+            self.lost_sight()
+        self._observer.passed(self._clock() - began, picture)
+        return is_leading
 
     def lost_sight(self) -> None:
-        """Forget how long we have been watching: Redis was away, and nobody could be heard."""
-        self._watching_since = self._clock()
+        """Trust nothing remembered: Redis was away and nobody could be heard, or a pass broke off."""
+        self._attendant.lost_sight()
+        self._backlog.forget()
 
-    def _attend(self, live: Live) -> bool:
-        """Do what one live attempt needs. Returns whether it is gone."""
-        try:
-            if self._unreachable:
-                return False
-            ray_job = self._ray.job(live.submission_id)
-            if ray_job is not None and not live.is_submitted:
-                self._store.note_submitted(live)
-            return self._act(live, ray_job)
-        except RayUnreachable as e:
-            self._unreachable = str(e)
-        except RayRefused as e:
-            logger.warning("%s attempt %d: %s", live.job_id, live.number, e)
-        except LeaseLost:
-            logger.info("%s attempt %d: ended by its driver meanwhile", live.job_id, live.number)
-        return False
-
-    def _act(self, live: Live, ray_job: RayJob | None) -> bool:
-        watched_s = self._clock() - self._watching_since
-        action = judge(live, ray_job, limits=self._limits, watched_s=watched_s)
-        if isinstance(action, Gone):
-            self._forget(live)
-            return True
-        if isinstance(action, Start):
-            self._start(live)
-        elif isinstance(action, TimeIsUp):
-            self._store.stop_for_time(live)
-        elif isinstance(action, Stop):
-            self._stop(live, action.why)
-        elif isinstance(action, End):
-            self._end(live, action.failure)
-        if ray_job is not None:
-            self._copy_log(live)
-        return False
-
-    def _start(self, live: Live) -> None:
-        entrypoint = f"{DRIVER} {live.job_id} {live.number} {live.token}"
-        try:
-            self._ray.start(live.submission_id, entrypoint=entrypoint, env=self._env)
-        except RayRefused as e:
-            self._end(live, Failure(word="SubmitFailed", message=str(e)))
-            return
-        self._store.note_submitted(live)
-        logger.info("%s attempt %d: started as %s", live.job_id, live.number, live.submission_id)
-
-    def _stop(self, live: Live, why: str) -> None:
-        now = self._clock()
-        if live.submission_id in self._stop_again_at and now < self._stop_again_at[live.submission_id]:
-            return
-        logger.warning("%s attempt %d: stopping it: %s", live.job_id, live.number, why)
-        self._stop_again_at[live.submission_id] = now + STOP_AGAIN_S
-        self._ray.stop(live.submission_id)
-
-    def _end(self, live: Live, failure: Failure) -> None:
-        decision = decide(
-            failure,
-            num_faults=live.num_faults,
-            num_charged=live.num_charged,
-            max_retries=live.max_retries,
-        )
-        state = self._store.end(live, decision)
-        logger.warning(
-            "%s attempt %d: %s: %s Now %s.", live.job_id, live.number, failure.word, failure.message, state
+    def _pass(self) -> Picture:
+        if self._store.term != self._term:  # another one may have led since
+            self._term = self._store.term
+            self._backlog.forget()
+        self._attendant.unreachable = ""
+        live = self._attendant.attend(self._store.live())
+        self._store.promote()
+        self._backlog.refresh()
+        cluster, first_waiting_s = self._admit(live)
+        return Picture(
+            counts=self._backlog.counts,
+            reasons=self._backlog.reasons(),
+            live=live,
+            cluster=cluster,
+            is_ray_reachable=not self._attendant.unreachable,
+            first_waiting_s=first_waiting_s,
+            is_drained=self._backlog.rules.drained_by is not None,
         )
 
-    def _forget(self, live: Live) -> None:
-        self._copy_log(live, is_last=True)
-        self._store.note_gone(live)
-        self._logs.pop(live.submission_id, None)
-        self._stop_again_at.pop(live.submission_id, None)
-        holding = Holding(job_id=live.job_id, plan=live.plan, ends_in_s=None, is_gone=True)
-        self._gone.append((self._clock() + AFTERGLOW_S, holding))
-        logger.info("%s attempt %d: gone", live.job_id, live.number)
-
-    def _copy_log(self, live: Live, *, is_last: bool = False) -> None:
-        key = live.submission_id
-        if key not in self._logs:
-            self._logs[key] = LogCopy(JobDir(live.storage, live.job_id), live.number, clock=self._clock)
-        if not is_last and not self._logs[key].is_due():
-            return
-        try:
-            self._logs[key].update(lambda: self._ray.log(key))
-        except (RayRefused, StorageError) as e:
-            logger.warning("%s attempt %d: its log is not copied: %s", live.job_id, live.number, e)
-
-    def _admit(self, live: list[Live]) -> None:
-        queue = self._store.queue()
+    def _admit(self, live: list[Live]) -> tuple[Cluster | None, float]:
+        """Start what fits, and say why the rest waits. Returns the cluster and how long the first waits."""
+        queue = self._backlog.waiting()
+        self.has_more = False
         if not queue:
-            return
+            return None, 0.0
         cluster = self._cluster()
         verdicts = admit(
-            [queued.waiting for queued in queue],
+            queue,
             cluster=cluster,
-            holdings=self._holdings(live),
-            unreachable=self._unreachable,
+            holdings=self._attendant.holdings(live),
+            unreachable=self._attendant.unreachable,
+            rules=self._backlog.rules,
+            sizes=self._sizes,
         )
-        reasons: list[tuple[str, Pending]] = []
-        for queued, verdict in zip(queue, verdicts, strict=True):
-            if isinstance(verdict, Admit):
-                self._claim(verdict)
-            elif isinstance(verdict, Reject):
+        for verdict in verdicts:
+            if isinstance(verdict, Reject):
                 logger.warning("%s: %s", verdict.job_id, verdict.reason.message)
                 self._store.reject(verdict.job_id, verdict.reason)
-            elif verdict.reason != queued.reason:
-                reasons.append((verdict.job_id, verdict.reason))
-        self._store.explain(reasons)
+        waits = [(verdict.job_id, verdict.reason) for verdict in verdicts if isinstance(verdict, Wait)]
+        self._backlog.explain(waits)
+        started = [self._claim(verdict) for verdict in verdicts if isinstance(verdict, Admit)]
+        self.has_more = len(verdicts) < len(queue)
+        self._attendant.start([attempt for attempt in started if attempt is not None])
+        return cluster, self._first_waiting_s(waits)
 
     def _cluster(self) -> Cluster | None:
-        if self._unreachable:
+        if self._attendant.unreachable:
             return None
         try:
-            return self._ray.cluster()
+            cluster = self._sight.cluster()
         except (RayUnreachable, RayRefused) as e:
-            self._unreachable = str(e)
+            self._attendant.unreachable = str(e)
             return None
+        if self._sizes is None or self._sizes.totals != totals_of(cluster):
+            self._sizes = Sizes(cluster)
+        return cluster
 
-    def _holdings(self, live: list[Live]) -> list[Holding]:
-        self._gone = [(until, holding) for until, holding in self._gone if until > self._clock()]
-        held = [Holding(job_id=a.job_id, plan=a.plan, ends_in_s=a.time_left_s) for a in live]
-        return held + [holding for _, holding in self._gone]
-
-    def _claim(self, verdict: Admit) -> None:
+    def _claim(self, verdict: Admit) -> Live | None:
         try:
-            number, _ = self._store.claim(verdict.job_id, grant=verdict.grant, plan=verdict.plan)
+            attempt = self._store.claim(verdict.job_id, grant=verdict.grant, plan=verdict.plan)
         except WrongState as e:
             logger.info("%s: not started, it is %s", verdict.job_id, e.state)
-            return
-        logger.info("%s attempt %d: granted", verdict.job_id, number)
-        for attempt in self._store.live():
-            if (attempt.job_id, attempt.number) == (verdict.job_id, number):
-                self._attend(attempt)
+            return None
+        self._observer.granted(attempt)
+        logger.info("%s attempt %d: granted", attempt.job_id, attempt.number)
+        return attempt
+
+    def _first_waiting_s(self, waits: list[tuple[str, Pending]]) -> float:
+        for job_id, reason in waits:
+            if reason.word in SHORT_OF_ROOM:
+                return self._backlog.waited_s(job_id)
+        return 0.0
 
 
 def driver_environment(settings: Settings) -> dict[str, str]:
@@ -245,9 +185,11 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
     owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
     store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S)
     ray = RayCluster(settings.ray_address, token=ray_token())
+    sight = RayWatch(ray)
     dispatcher = Dispatcher(
-        store, ray, env=driver_environment(settings), limits=Limits(lease_s=settings.lease_s)
+        store, ray, env=driver_environment(settings), limits=Limits(lease_s=settings.lease_s), sight=sight
     )
+    sight.start()
     logger.info("dispatching from %s to %s as %s", connection.where, settings.ray_address, owner)
     try:
         while not should_stop():
@@ -257,24 +199,25 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             store.resign()
         except BertjobsError as e:
             logger.warning("not resigned: %s", e)
+        sight.close()
         connection.close()
 
 
 def _pass(dispatcher: Dispatcher, store: DispatchStore) -> None:
     try:
-        if dispatcher.turn():
-            store.wait(timeout_s=PASS_INTERVAL_S)
-        else:
+        if not dispatcher.turn():
             time.sleep(PASS_INTERVAL_S)
+        elif not dispatcher.has_more:
+            store.wait(timeout_s=PASS_INTERVAL_S)
+        return
     except NotLeader:
         logger.warning("another dispatcher has taken over; waiting")
     except RedisDown as e:
         logger.warning("%s", e)
-        dispatcher.lost_sight()
-        time.sleep(PASS_INTERVAL_S)
     except Exception:  # one of the two borders: a pass that failed must not end the loop
         logger.exception("a pass failed; the next one follows")
-        time.sleep(PASS_INTERVAL_S)
+    dispatcher.lost_sight()
+    time.sleep(PASS_INTERVAL_S)
 
 
 def main() -> None:

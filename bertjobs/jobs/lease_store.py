@@ -78,7 +78,9 @@ def ending(decision: Decision) -> dict[str, Any]:
     return {
         "target": str(decision.state),
         "reason": decision.reason,
+        "failure": decision.failure,
         "message": decision.message,
         "delay_ms": int(decision.delay_s * 1000),
         "charged": decision.charged,
+        "is_free": decision.is_free,
     }

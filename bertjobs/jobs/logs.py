@@ -22,12 +22,13 @@ class LogCopy:
         self._job_dir = job_dir
         self._name = log_name(attempt)
         self._clock = clock
-        self._next_at = float("-inf")
+        self.next_at = float("-inf")
+        """When the next copy is due."""
         self._length = -1
 
     def is_due(self) -> bool:
         """Return whether it is time for the next copy."""
-        return self._clock() >= self._next_at
+        return self._clock() >= self.next_at
 
     def update(self, fetch: Callable[[], str]) -> None:
         """Fetch the log so far and store it. Raises: StorageError; what `fetch` raises."""
@@ -37,4 +38,4 @@ class LogCopy:
             self._job_dir.write_bytes(self._name, text.encode())
             self._length = len(text)
         took_s = self._clock() - started
-        self._next_at = started + max(COPY_INTERVAL_S, took_s / MAX_SHARE)
+        self.next_at = started + max(COPY_INTERVAL_S, took_s / MAX_SHARE)

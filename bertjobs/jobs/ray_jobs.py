@@ -55,7 +55,9 @@ class Ray(Protocol):
     """What the dispatcher asks of a cluster; tests drive it with a fake."""
 
     def cluster(self) -> Cluster: ...
-    def start(self, submission_id: str, *, entrypoint: str, env: Mapping[str, str]) -> None: ...
+    def start(
+        self, submission_id: str, *, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]
+    ) -> None: ...
     def job(self, submission_id: str) -> RayJob | None: ...
     def stop(self, submission_id: str) -> None: ...
     def log(self, submission_id: str) -> str: ...
@@ -89,13 +91,18 @@ class RayCluster:
             )
         )
 
-    def start(self, submission_id: str, *, entrypoint: str, env: Mapping[str, str]) -> None:
-        """Start a Ray Job, or find that it has been started already: a submission id is unique."""
+    def start(
+        self, submission_id: str, *, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]
+    ) -> None:
+        """Start a Ray Job, or find that it has been started already: a submission id is unique.
+
+        `metadata` is what the dashboard shows of it.
+        """
         request = {
             "entrypoint": entrypoint,
             "submission_id": submission_id,
             "runtime_env": {"env_vars": dict(env)},
-            "metadata": {"bertjobs": submission_id},
+            "metadata": dict(metadata),
         }
         try:
             self._call("POST", "/api/jobs/", request)

@@ -4,11 +4,12 @@ failure                                                          decided
 ------------------------------------------------------------    ------------------------------------------
 the cluster's fault (driver, worker or node lost, ...)           RETRYING from the last checkpoint, free
 the job's own fault (data, config, an exception in the step)     FAILED; RETRYING while `max_retries` lasts
-out of memory                                                    FAILED: the same again would fail the same
+out of memory, another version than the dispatcher's             FAILED: the same again would fail the same
+the queue was drained                                            RETRYING at once, free, and no fault
 cancelled, time is up                                            CANCELLED, TIMED_OUT
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bertjobs.errors import BertjobsError
 from bertjobs.jobs.job import State
@@ -27,7 +28,7 @@ INFRASTRUCTURE = frozenset(
 )
 """Failure classes that are not the job's fault."""
 
-FINAL = frozenset({"OutOfMemory"})
+FINAL = frozenset({"OutOfMemory", "VersionMismatch"})
 """Failure classes that are not tried again even when asked: nothing will have changed."""
 
 MAX_FAULTS = 6
@@ -55,10 +56,22 @@ class Decision:
     """Seconds before it goes back into the queue; only with RETRYING."""
     charged: bool = False
     """Whether the retry counts against `max_retries`."""
+    is_free: bool = False
+    """Whether it counts as nothing at all: nobody is at fault."""
+    failure: str = ""
+    """Class of the failure that was decided on; empty for none."""
 
 
 def decide(failure: Failure, *, num_faults: int, num_charged: int, max_retries: int) -> Decision:
     """Decide from the failure and what the job has been through already."""
+    decision = _decide(failure, num_faults=num_faults, num_charged=num_charged, max_retries=max_retries)
+    return replace(decision, failure=failure.word)
+
+
+def _decide(failure: Failure, *, num_faults: int, num_charged: int, max_retries: int) -> Decision:
+    if failure.word == "Drained":
+        message = f"{failure.message} Goes on from its last checkpoint once the queue is open again."
+        return Decision(state=State.RETRYING, reason="Draining", message=message, is_free=True)
     if failure.word == "Cancelled":
         return Decision(state=State.CANCELLED, reason="Cancelled", message=failure.message)
     if failure.word in INFRASTRUCTURE:

@@ -12,10 +12,9 @@ from typing import Any
 
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
+from bertjobs.jobs.nodes import QUANTUM, FreeNodes, Share
 
 DATA_RATIO = 0.25
-QUANTUM = 1e-4
-"""Ray counts resources in ten-thousandths; a difference below that is rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +49,9 @@ class Pending:
 
     word: str
     message: str
+    group: str = ""
+    """What jobs that wait for the same thing have in common, while the numbers in the message change; empty
+    for a reason of one job's own."""
 
 
 def size_workers(cluster: Cluster, resources: Mapping[str, Any]) -> Grant:
@@ -112,37 +114,9 @@ def exceeds(cluster: Cluster, grant: Grant) -> Pending | None:
     return None
 
 
-Free = Mapping[str, tuple[float, float]]
-"""Node id -> CPUs and GPUs that are free."""
-
-
-def fits(grant: Grant, free: Free) -> bool:
+def fits(grant: Grant, free: Mapping[str, Share]) -> bool:
     """Return whether the whole gang fits: each worker on one node, Ray Data in what is left anywhere."""
-    return place(grant, free) is not None
-
-
-def place(grant: Grant, free: Free) -> dict[str, tuple[float, float]] | None:
-    """Choose what to take of each node, workers packed as Ray Train packs them; nothing if it does not fit.
-
-    Jobs without GPUs go to nodes without GPUs first.
-    """
-    left = dict(free)
-    taken = dict.fromkeys(free, (0.0, 0.0))
-    missing = grant.workers
-    order = sorted(free, key=lambda n: (free[n][1] > 0 and not grant.gpus, -_capacity(grant, free[n]), n))
-    for node in order:
-        count = min(missing, _capacity(grant, free[node]))
-        missing -= count
-        taken[node] = (count * grant.cpus_per_worker, count * grant.gpus_per_worker)
-        left[node] = (free[node][0] - taken[node][0], free[node][1] - taken[node][1])
-    data_cpus = grant.data_cpus
-    for node in sorted(left, key=lambda n: (-left[n][0], n)):
-        share = min(data_cpus, max(left[node][0], 0.0))
-        data_cpus -= share
-        taken[node] = (taken[node][0] + share, taken[node][1])
-    if missing or data_cpus > QUANTUM:
-        return None
-    return {node: share for node, share in taken.items() if share != (0.0, 0.0)}
+    return FreeNodes(free).fits(grant)
 
 
 def describe_gang(grant: Grant) -> str:
@@ -156,15 +130,6 @@ def describe_gang(grant: Grant) -> str:
 def count_of(number: float, thing: str) -> str:
     """Say how many there are: `1 CPU`, `0.5 CPUs`."""
     return f"{number:g} {thing}{'' if number == 1 else 's'}"
-
-
-def _capacity(grant: Grant, free: tuple[float, float]) -> int:
-    """Count the workers that fit on one node."""
-    cpus, gpus = free
-    count = int((cpus + QUANTUM) / grant.cpus_per_worker)
-    if grant.gpus_per_worker:
-        count = min(count, int((gpus + QUANTUM) / grant.gpus_per_worker))
-    return max(count, 0)
 
 
 def _usable(cpus: float) -> float:

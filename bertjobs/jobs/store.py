@@ -10,11 +10,18 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
     bj:delay                  sorted set of RETRYING jobs by the time they go back into the queue
     bj:leases                 sorted set of active jobs by the time their lease runs out
     bj:live                   set of "<id> <n>": attempts whose Ray Job is not known to be gone; the ledger
+    bj:version, bj:changed    counter, and sorted set of the jobs touched, by its value at that time: what the
+                              dispatcher has not read yet
+    bj:reasons                hash group -> [word, sentence]: why the QUEUED jobs of the group wait
+    bj:limits                 hash user -> GPUs that the user's jobs may hold together
+    bj:drain                  hash by, at: while it is there nothing starts
+    bj:expiry                 sorted set of ended jobs by the time from which they may be forgotten
     bj:idempotency            hash key -> job id
     bj:leader, bj:term        the leading dispatcher (expires), and how often leadership changed: the fence
     bj:wake                   list of at most one entry; pushed when the dispatcher should look
     bj:job:<id>               hash: the job
     bj:job:<id>:a<n>          hash: its n-th attempt, with the token, the grant and the driver's command
+    bj:job:<id>:followers     set of the jobs that follow it (`after`) or use its model (`uses`)
     bj:job:<id>:events        stream (about 1,000 kept): state, reason, message, attempt
     bj:job:<id>:metrics       stream (about 20,000 kept): values = one JSON object
 
@@ -56,11 +63,15 @@ class JobStore:
         max_retries: int = 0,
         time_limit_s: float | None = None,
         after: Sequence[str] = (),
+        uses: Sequence[str] = (),
         hold: bool = False,
+        keep_s: float | None = None,
     ) -> tuple[Job, bool]:
         """Store a job and queue it. Returns the job and whether it is new: a known key finds its first job.
 
-        Raises: QueueError: Redis is down, or `after` names an unknown job.
+        `uses` are jobs whose artefacts it reads: they are kept as long as it is. Without `keep_s` it is kept
+        until someone cleans up.
+        Raises: QueueError: Redis is down, or `after` or `uses` names an unknown job.
         """
         assert abs(priority) <= MAX_PRIORITY, f"priority {priority} is checked by the caller"
         fields = {
@@ -75,6 +86,8 @@ class JobStore:
         }
         if time_limit_s is not None:
             fields["time_limit_s"] = time_limit_s
+        if keep_s is not None:
+            fields["keep_ms"] = int(keep_s * 1000)
         nonce = uuid.uuid4().hex
         dependencies = [self.find(dependency) for dependency in after]
         while True:
@@ -86,6 +99,7 @@ class JobStore:
                     fields=fields,
                     idempotency_key=idempotency_key,
                     after=dependencies,
+                    uses=list(uses),
                     hold=hold,
                 )
                 return job_of(document), bool(created)

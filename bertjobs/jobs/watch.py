@@ -7,6 +7,7 @@ driver is not dead until Ray says so; and a new token is given only after the ol
 from dataclasses import dataclass
 
 from bertjobs.jobs.job import State
+from bertjobs.jobs.nodes import Plan
 from bertjobs.jobs.ray_jobs import RayJob
 from bertjobs.jobs.retry import Failure
 
@@ -21,6 +22,9 @@ class Limits:
     """STARTING without a sign of progress: a gang that never came up, a driver that never spoke."""
     cancel_s: float = 20.0
     """From telling the driver to stop until Ray is told to stop it."""
+    drain_s: float = 120.0
+    """From telling the driver that the queue is drained until Ray is told to stop it: time for a step and a
+    checkpoint."""
     leave_s: float = 20.0
     """From the end of an attempt until its driver must have left by itself."""
 
@@ -35,6 +39,9 @@ class Live:
     submission_id: str
     state: State
     storage: str
+    kind: str
+    name: str
+    user: str
     is_submitted: bool
     """Ray has confirmed that it took the job."""
     claimed_ago_s: float
@@ -43,13 +50,20 @@ class Live:
     heard_ago_s: float | None
     told_ago_s: float | None
     """Since the driver was told to stop."""
+    drained_ago_s: float | None
+    """Since the driver was told that the queue is drained."""
     ended_ago_s: float | None
+    waited_s: float
+    """In the queue, before the attempt was claimed."""
     time_left_s: float | None
     """Until the job's time limit; None without one."""
     max_retries: int
     num_charged: int
     num_faults: int
-    plan: dict[str, tuple[float, float]]
+    outcome: str
+    """The state the job took when the attempt ended, and the class of failure; empty before, and for none."""
+    failure: str
+    plan: Plan
     """Node id -> CPUs and GPUs; by the driver's report, or before it as planned."""
 
 
@@ -127,6 +141,8 @@ def _running(live: Live, *, is_silent: bool, limits: Limits) -> Action:
         return TimeIsUp()
     if live.heard_ago_s is not None and is_silent:
         return Stop(why=f"its driver has been silent for {live.heard_ago_s:.0f} s")
+    if live.drained_ago_s is not None and live.drained_ago_s >= limits.drain_s:
+        return Stop(why="the queue is drained and it has not written its checkpoint and left")
     if _is_stuck(live, limits):
         return Stop(why=f"it has been STARTING without progress for {live.alive_ago_s:.0f} s")
     return Keep()
@@ -137,6 +153,8 @@ def _is_stuck(live: Live, limits: Limits) -> bool:
 
 
 def _lost(live: Live, ray_job: RayJob, limits: Limits) -> Failure:
+    if live.drained_ago_s is not None:
+        return Failure(word="Drained", message="The queue was drained.")
     if _is_stuck(live, limits):
         waited = f"It did not come up within {limits.start_s:.0f} s."
         return Failure(word="StartDeadline", message=waited)

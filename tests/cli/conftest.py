@@ -57,8 +57,10 @@ class Driver:
         self._dispatcher = DispatchStore(store.connection, owner="test", lease_s=60)
         assert self._dispatcher.lead()
         grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
-        number, token = self._dispatcher.claim(job_id, grant=grant, plan={})
-        self.lease = LeaseStore(store.connection, job_id=job_id, attempt=number, token=token, lease_s=60)
+        live = self._dispatcher.claim(job_id, grant=grant, plan={})
+        self.lease = LeaseStore(
+            store.connection, job_id=job_id, attempt=live.number, token=live.token, lease_s=60
+        )
 
     def step(self, step: int, *, loss: float = 0.5) -> None:
         report = {"step": step, "num_steps": 40, "epoch": 0, "loss": loss, "lr": 1e-4, "grad_norm": 1.0}

@@ -76,6 +76,7 @@ class FakeRay:
         self.jobs: dict[str, RayJob] = {}
         self.stops: list[str] = []
         self.logs: dict[str, str] = {}
+        self.metadata: dict[str, dict[str, str]] = {}
         self.is_down = False
         self.loses_answers = False
         self.refuses = False
@@ -84,8 +85,11 @@ class FakeRay:
         self._answer()
         return Cluster(nodes=tuple(self.nodes))
 
-    def start(self, submission_id: str, *, entrypoint: str, env: Mapping[str, str]) -> None:
+    def start(
+        self, submission_id: str, *, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]
+    ) -> None:
         self._answer()
+        self.metadata[submission_id] = dict(metadata)
         if self.refuses:
             raise RayRefused("Ray refused: no.")
         assert submission_id not in self.jobs, "RayCluster.start adopts what is there"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import QueueError
-from bertjobs.jobs import dispatcher as dispatcher_module
+from bertjobs.jobs import attendant as attendant_module
 from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.dispatcher import Dispatcher, driver_environment
 from bertjobs.jobs.job import State
@@ -63,7 +63,7 @@ INFO = json.dumps({"status": "RUNNING", "message": None, "driver_exit_code": Non
 def test_a_submission_that_ray_says_exists_is_adopted(dashboard):
     dashboard.answers["POST", "/api/jobs/"] = (500, "Traceback ...\nValueError: Job x already exists")
     dashboard.answers["GET", "/api/jobs/x"] = (200, INFO)
-    RayCluster(dashboard.address, token="secret").start("x", entrypoint="true", env={})
+    RayCluster(dashboard.address, token="secret").start("x", entrypoint="true", env={}, metadata={})
     assert [seen[:2] for seen in dashboard.seen] == [("POST", "/api/jobs/"), ("GET", "/api/jobs/x")]
     assert {seen[2] for seen in dashboard.seen} == {"Bearer secret"}
 
@@ -72,7 +72,7 @@ def test_a_submission_that_failed_says_the_last_line_of_rays_traceback(dashboard
     dashboard.answers["POST", "/api/jobs/"] = (500, "Traceback ...\nNo available agent to submit job\n")
     dashboard.answers["GET", "/api/jobs/x"] = (404, "Job x does not exist")
     with pytest.raises(RayRefused, match="Ray refused: No available agent"):
-        RayCluster(dashboard.address, token=None).start("x", entrypoint="true", env={})
+        RayCluster(dashboard.address, token=None).start("x", entrypoint="true", env={}, metadata={})
 
 
 def test_what_ray_does_not_know_is_nothing_and_stopping_it_is_no_error(dashboard):
@@ -205,8 +205,8 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
     with pytest.raises(RayUnreachable, match="refuses us"):
         RayCluster(address, token="wrong").cluster()
     driver = tmp_path / "driver.py"
-    driver.write_text(DRIVER.format(root=str(Path(dispatcher_module.__file__).parents[2])))
-    monkeypatch.setattr(dispatcher_module, "DRIVER", f"{sys.executable} {driver}")
+    driver.write_text(DRIVER.format(root=str(Path(attendant_module.__file__).parents[2])))
+    monkeypatch.setattr(attendant_module, "DRIVER", f"{sys.executable} {driver}")
     settings = replace(settings, ray_address=address, lease_s=5)
     dispatch = DispatchStore(connection, owner="test", lease_s=60)
     dispatcher = Dispatcher(dispatch, ray, env=driver_environment(settings), limits=Limits(lease_s=5))

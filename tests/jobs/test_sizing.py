@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.sizing import Cluster, Node, exceeds, fits, place, size_workers
+from bertjobs.jobs.nodes import FreeNodes
+from bertjobs.jobs.sizing import Cluster, Node, exceeds, fits, size_workers
 
 
 def cluster(*nodes):
@@ -84,7 +85,7 @@ def test_on_any_cluster_of_cpus_the_default_size_fits_and_leaves_cpu_for_data(no
 )
 def test_a_plan_takes_the_whole_gang_and_never_more_than_is_free(free, workers, gpus, cpus, data):
     grant = Grant(workers=workers, gpus_per_worker=gpus, cpus_per_worker=cpus, data_cpus=data)
-    plan = place(grant, free)
+    plan = FreeNodes(free).place(grant)
     assert fits(grant, free) is (plan is not None)
     if plan is None:
         return
@@ -95,4 +96,4 @@ def test_a_plan_takes_the_whole_gang_and_never_more_than_is_free(free, workers, 
 
 def test_jobs_without_gpus_go_to_nodes_without_gpus_first():
     grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=0)
-    assert list(place(grant, {"gpu": (64, 8), "plain": (4, 0)})) == ["plain"]
+    assert list(FreeNodes({"gpu": (64, 8), "plain": (4, 0)}).place(grant)) == ["plain"]

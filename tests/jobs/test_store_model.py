@@ -94,7 +94,8 @@ class StoreMachine(RuleBasedStateMachine):
             with pytest.raises(WrongState):
                 self.dispatch.claim(job, grant=GRANT, plan={})
             return
-        number, token = self.dispatch.claim(job, grant=GRANT, plan={})
+        live = self.dispatch.claim(job, grant=GRANT, plan={})
+        number, token = live.number, live.token
         self.attempts[job] += 1
         assert number == token == self.attempts[job]
         self.states[job] = State.STARTING

@@ -4,9 +4,10 @@ local key = job_key(arg.id)
 local state, n, token = unpack(redis.call('HMGET', key, 'state', 'num_attempts', 'token'))
 if not state then return {'UNKNOWN', arg.id} end
 if state == 'STARTING' and redis.call('HGET', attempt_key(arg.id, n), 'nonce') == arg.nonce then
-  return {'OK', tonumber(n), tonumber(token)}  -- our own call, sent again
+  return {'OK', now_ms(), cjson.encode(live_row(arg.id, n))}  -- our own call, sent again
 end
 if state ~= 'QUEUED' then return {'STATE', state} end
+if redis.call('EXISTS', 'bj:drain') == 1 then return {'STATE', 'held back: the queue is drained'} end
 if redis.call('SISMEMBER', 'bj:live', arg.id .. ' ' .. n) == 1 then return {'ALIVE', n} end
 
 n, token = redis.call('HINCRBY', key, 'num_attempts', 1), redis.call('HINCRBY', key, 'token', 1)
@@ -14,8 +15,8 @@ local now = now_ms()
 redis.call('HSETNX', key, 'started_at', now)
 redis.call('HDEL', key, 'phase', 'progress')
 redis.call('HSET', attempt_key(arg.id, n), 'number', n, 'token', token, 'submission_id', 'bj-' .. arg.id .. '-a' .. n,
-  'grant', arg.grant, 'plan', arg.plan, 'nonce', arg.nonce, 'claimed_at', now, 'alive_at', now)
+  'grant', arg.grant, 'plan', arg.plan, 'version', arg.version, 'nonce', arg.nonce, 'claimed_at', now, 'alive_at', now)
 redis.call('SADD', 'bj:live', arg.id .. ' ' .. n)
 redis.call('ZADD', 'bj:leases', now + arg.lease_ms, arg.id)
 move(arg.id, 'STARTING', 'Admitted', arg.message)
-return {'OK', n, token}
+return {'OK', now, cjson.encode(live_row(arg.id, n))}

@@ -39,19 +39,76 @@ local function find(prefix)
   return nil, #found == 0 and 'UNKNOWN' or 'AMBIGUOUS'
 end
 
+-- The word and the sentence that many waiting jobs share; nil where there is none.
+local function shared_reason(group)
+  local text = group and redis.call('HGET', 'bj:reasons', group)
+  if not text then return nil end
+  return unpack(cjson.decode(text))
+end
+
 -- A job with its attempts and its place in the queue as one JSON document, which a client reads faster than a
 -- reply of many small strings.
 local function read(id)
-  local attempts = {}
-  for n = 1, tonumber(redis.call('HGET', job_key(id), 'num_attempts')) do
+  local key, attempts = job_key(id), {}
+  local fields = redis.call('HGETALL', key)
+  local word, message = shared_reason(redis.call('HGET', key, 'group'))
+  if word then  -- what stands later counts
+    for _, text in ipairs({'reason', word, 'message', message}) do fields[#fields + 1] = text end
+  end
+  for n = 1, tonumber(redis.call('HGET', key, 'num_attempts')) do
     attempts[n] = redis.call('HGETALL', attempt_key(id, n))
   end
-  return cjson.encode({redis.call('HGETALL', job_key(id)), redis.call('ZRANK', 'bj:queue', id) or -1, attempts})
+  return cjson.encode({fields, redis.call('ZRANK', 'bj:queue', id) or -1, attempts})
+end
+
+-- What the dispatcher needs of a job in the queue; false in its place for one that is not there.
+local WAITING_FIELDS = {'state', 'resources', 'after', 'time_limit_s', 'used_ms', 'reason', 'message', 'group',
+  'num_attempts', 'user', 'queued_at'}
+local function waiting_row(id)
+  local row = redis.call('HMGET', job_key(id), unpack(WAITING_FIELDS))
+  if row[1] ~= 'QUEUED' then return {id, false} end
+  local pending, broken = false, false
+  if row[3] ~= '[]' then
+    for _, dependency in ipairs(cjson.decode(row[3])) do
+      local state = redis.call('HGET', job_key(dependency), 'state')
+      if state ~= 'SUCCEEDED' and not broken then
+        pending = dependency
+        broken = TERMINAL[state] and state or false
+      end
+    end
+  end
+  local alive = redis.call('SISMEMBER', 'bj:live', id .. ' ' .. row[9]) == 1
+  return {id, redis.call('ZSCORE', 'bj:queue', id), row[2], row[4], row[5], row[6], row[7], row[8], row[10], row[11],
+    pending, broken, alive}
+end
+
+-- What the dispatcher needs of an attempt whose Ray Job is not known to be gone.
+local LIVE_FIELDS = {'state', 'storage', 'kind', 'name', 'user', 'time_limit_s', 'used_ms', 'max_retries', 'num_charged',
+  'num_faults', 'queued_at'}
+local LIVE_ATTEMPT_FIELDS = {'token', 'submission_id', 'grant', 'plan', 'nodes', 'outcome', 'failure', 'submitted_at',
+  'claimed_at', 'alive_at', 'heartbeat_at', 'told_at', 'drained_at', 'ended_at'}
+local function live_row(id, n)
+  return {id, n, redis.call('HMGET', job_key(id), unpack(LIVE_FIELDS)),
+    redis.call('HMGET', attempt_key(id, n), unpack(LIVE_ATTEMPT_FIELDS))}
+end
+
+-- All attempts whose Ray Job is not known to be gone, as {id, number}.
+local function live_attempts()
+  local found = {}
+  for i, member in ipairs(redis.call('SMEMBERS', 'bj:live')) do
+    found[i] = {string.match(member, '^(.*) (%d+)$')}
+  end
+  return found
 end
 
 local function wake()
   -- One entry is enough: whoever takes it looks at everything.
   if redis.call('LLEN', 'bj:wake') == 0 then redis.call('LPUSH', 'bj:wake', '1') end
+end
+
+-- The dispatcher remembers the queue, and reads of it only what was touched since it last did.
+local function touch(id)
+  redis.call('ZADD', 'bj:changed', redis.call('INCR', 'bj:version'), id)
 end
 
 local function event(id, state, reason, message)
@@ -70,13 +127,25 @@ local function enter(id, from, to, reason, message)
     if from == 'RETRYING' then redis.call('ZREM', 'bj:delay', id) end
   end
   redis.call('ZADD', 'bj:state:' .. to, seq, id)
-  -- 2^53 leaves room for a thousand priorities over a million million jobs.
-  if to == 'QUEUED' then redis.call('ZADD', 'bj:queue', seq - priority * 1e12, id) end
-  redis.call('HSET', key, 'state', to, 'reason', reason, 'message', message)
-  if TERMINAL[to] then
-    redis.call('HSET', key, 'ended_at', now_ms())
-    redis.call('ZREM', 'bj:leases', id)
+  if to == 'QUEUED' then
+    -- 2^53 leaves room for a thousand priorities over a million million jobs.
+    redis.call('ZADD', 'bj:queue', seq - priority * 1e12, id)
+    redis.call('HSET', key, 'queued_at', now_ms())
   end
+  redis.call('HSET', key, 'state', to, 'reason', reason, 'message', message)
+  redis.call('HDEL', key, 'group')
+  if TERMINAL[to] then
+    local now, keep_ms = now_ms(), redis.call('HGET', key, 'keep_ms')
+    redis.call('HSET', key, 'ended_at', now)
+    redis.call('ZREM', 'bj:leases', id)
+    if keep_ms then redis.call('ZADD', 'bj:expiry', now + keep_ms, id) end
+  elseif from and TERMINAL[from] then
+    redis.call('ZREM', 'bj:expiry', id)
+  end
+  if TERMINAL[to] or (from and TERMINAL[from]) then
+    for _, follower in ipairs(redis.call('SMEMBERS', key .. ':followers')) do touch(follower) end
+  end
+  touch(id)
   event(id, to, reason, message)
 end
 

@@ -12,14 +12,14 @@ if state == 'CANCELLING' and target ~= 'SUCCEEDED' then
 end
 local now = now_ms()
 redis.call('HSET', attempt, 'ended_at', now, 'end_nonce', arg.nonce, 'outcome', target, 'reason', arg.reason,
-  'message', arg.message, 'ended_by', arg.term and 'dispatcher' or 'driver')
+  'failure', arg.failure, 'message', arg.message, 'ended_by', arg.term and 'dispatcher' or 'driver')
 redis.call('HINCRBY', key, 'used_ms', now - redis.call('HGET', attempt, 'claimed_at'))
 redis.call('ZREM', 'bj:leases', arg.id)
 if arg.metrics then redis.call('HSET', key, 'metrics', arg.metrics) end
 if arg.artifacts then redis.call('HSET', key, 'artifacts', arg.artifacts) end
 move(arg.id, target, reason, message)
 if target == 'RETRYING' then
-  redis.call('HINCRBY', key, arg.charged and 'num_charged' or 'num_faults', 1)
+  if not arg.is_free then redis.call('HINCRBY', key, arg.charged and 'num_charged' or 'num_faults', 1) end
   redis.call('ZADD', 'bj:delay', now + arg.delay_ms, arg.id)
 end
 wake()

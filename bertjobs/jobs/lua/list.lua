@@ -16,11 +16,22 @@ else
   table.sort(found, function(a, b) return seq_of[a] > seq_of[b] end)
 end
 
+local reason_at
+for i, column in ipairs(arg.columns) do
+  if column == 'reason' then reason_at = i end  -- and the message after it
+end
+local function columns_of(id)
+  local row = redis.call('HMGET', job_key(id), unpack(arg.columns))
+  local word, message = shared_reason(redis.call('HGET', job_key(id), 'group'))
+  if word then row[reason_at], row[reason_at + 1] = word, message end
+  return row
+end
+
 local rows = {}
 for _, id in ipairs(found) do
   if arg.limit >= 0 and #rows >= arg.limit then break end
   if not arg.user or redis.call('HGET', job_key(id), 'user') == arg.user then
-    local row = redis.call('HMGET', job_key(id), unpack(arg.columns))
+    local row = columns_of(id)
     local rank = redis.call('ZRANK', 'bj:queue', id)
     row[#row + 1] = rank and rank + 1 or false
     row[#row + 1] = id

@@ -1,9 +1,12 @@
--- Write down what the dispatcher did or saw of an attempt; `gone` ends its claim on the cluster.
-if not leads(arg.term) then return {'NOT_LEADER', arg.id} end
-local key = attempt_key(arg.id, arg.number)
-for _, name in ipairs(arg.stamps) do redis.call('HSETNX', key, name, now_ms()) end
-if arg.gone then
-  redis.call('SREM', 'bj:live', arg.id .. ' ' .. arg.number)
-  wake()
+-- Write down what the dispatcher did or saw of attempts; `gone` ends their claim on the cluster.
+if not leads(arg.term) then return {'NOT_LEADER', ''} end
+for _, attempt in ipairs(arg.attempts) do
+  local id, n = unpack(attempt)
+  redis.call('HSETNX', attempt_key(id, n), arg.stamp, now_ms())
+  if arg.gone then
+    redis.call('SREM', 'bj:live', id .. ' ' .. n)
+    touch(id)  -- it may start again
+    wake()
+  end
 end
 return {'OK'}

@@ -9,14 +9,19 @@ if arg.idempotency_key then
   local first = redis.call('HGET', 'bj:idempotency', arg.idempotency_key)
   if first then return {'OK', 0, read(first)} end
 end
-for _, dependency in ipairs(arg.after) do
-  if redis.call('EXISTS', job_key(dependency)) == 0 then return {'UNKNOWN', dependency} end
+for _, others in ipairs({arg.after, arg.uses}) do
+  for _, other in ipairs(others) do
+    if redis.call('EXISTS', job_key(other)) == 0 then return {'UNKNOWN', other} end
+  end
 end
 
 local seq = redis.call('INCR', 'bj:seq')
 redis.call('HSET', key, 'id', arg.id, 'seq', seq, 'nonce', arg.nonce, 'submitted_at', now_ms(), 'num_attempts', 0, 'token', 0,
-  'num_charged', 0, 'num_faults', 0, 'used_ms', 0, 'after', cjson.encode(arg.after))
-if #arg.after == 0 then redis.call('HSET', key, 'after', '[]') end  -- cjson writes an empty list as {}
+  'num_charged', 0, 'num_faults', 0, 'used_ms', 0)
+for field, others in pairs({after = arg.after, uses = arg.uses}) do
+  redis.call('HSET', key, field, #others == 0 and '[]' or cjson.encode(others))  -- cjson writes an empty list as {}
+  for _, other in ipairs(others) do redis.call('SADD', job_key(other) .. ':followers', arg.id) end
+end
 for name, value in pairs(arg.fields) do redis.call('HSET', key, name, value) end
 if arg.idempotency_key then
   redis.call('HSET', key, 'idempotency_key', arg.idempotency_key)

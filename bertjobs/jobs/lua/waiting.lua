@@ -1,19 +1,7 @@
--- Read what admission needs of each job in the queue, in queue order, as one JSON document.
--- A job whose last attempt is not known to be gone is left out: two attempts must never live at once.
+-- Read what admission needs of the jobs in the queue, in queue order, from a score on, as one JSON document. By score
+-- and not by rank: jobs leave the queue between two pages.
 local rows = {}
-for _, id in ipairs(redis.call('ZRANGE', 'bj:queue', arg.first, arg.last)) do
-  local row = redis.call('HMGET', job_key(id), 'resources', 'after', 'time_limit_s', 'used_ms', 'reason', 'message', 'num_attempts')
-  local after = cjson.decode(row[2])
-  local pending, broken = false, false
-  for _, dependency in ipairs(after) do
-    local state = redis.call('HGET', job_key(dependency), 'state')
-    if state ~= 'SUCCEEDED' and not broken then
-      pending = dependency
-      broken = TERMINAL[state] and state or false
-    end
-  end
-  local alive = redis.call('SISMEMBER', 'bj:live', id .. ' ' .. row[7]) == 1
-  rows[#rows + 1] = {id, row[1], row[3], row[4], row[5], row[6], pending, broken, alive}
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'bj:queue', '(' .. arg.after, '+inf', 'LIMIT', 0, arg.limit)) do
+  rows[#rows + 1] = waiting_row(id)
 end
-if #rows == 0 then return {'OK', '[]'} end
-return {'OK', cjson.encode(rows)}
+return {'OK', #rows == 0 and '[]' or cjson.encode(rows)}

@@ -1,0 +1,23 @@
+-- Drop all that is stored of an ended job, unless another one follows it or uses its model: then only remember that
+-- its folder has been thinned.
+if arg.term and not leads(arg.term) then return {'NOT_LEADER', arg.id} end
+local key = job_key(arg.id)
+local state, n, key_given = unpack(redis.call('HMGET', key, 'state', 'num_attempts', 'idempotency_key'))
+if not state then return {'OK', 'forgotten'} end
+if not TERMINAL[state] then return {'STATE', state} end
+if redis.call('SISMEMBER', 'bj:live', arg.id .. ' ' .. n) == 1 then return {'ALIVE', n} end
+redis.call('HSETNX', key, 'thinned_at', now_ms())
+if redis.call('SCARD', key .. ':followers') > 0 then return {'OK', 'followed'} end
+
+for _, field in ipairs({'after', 'uses'}) do
+  for _, other in ipairs(cjson.decode(redis.call('HGET', key, field) or '[]')) do
+    redis.call('SREM', job_key(other) .. ':followers', arg.id)
+  end
+end
+for _, index in ipairs({'bj:all', 'bj:ids', 'bj:state:' .. state, 'bj:expiry', 'bj:changed'}) do
+  redis.call('ZREM', index, arg.id)
+end
+if key_given then redis.call('HDEL', 'bj:idempotency', key_given) end
+for i = 1, tonumber(n) do redis.call('DEL', attempt_key(arg.id, i)) end
+redis.call('DEL', key, key .. ':events', key .. ':metrics', key .. ':followers')
+return {'OK', 'forgotten'}
