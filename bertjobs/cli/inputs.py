@@ -15,12 +15,14 @@ from bertjobs.config import (
     JobConfig,
     Layer,
     PretrainConfig,
+    TuneConfig,
     load,
     stored_layer,
 )
 from bertjobs.config.presets import read_size, size_names
+from bertjobs.config.search_space import longest_text, search_space
 from bertjobs.errors import ConfigError, ModelError
-from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files
+from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files, own_files
 from bertjobs.text.locate import FILES_OF_SPLIT, find_split
 from bertjobs.text.tasks import BUILT_IN, Task, resolve_task
 
@@ -37,19 +39,42 @@ def locate_inputs(kind: str, config: JobConfig, *, cache: Path) -> JobConfig:
 
     Raises: ConfigError, DataError, ModelError: something it names is not there; says which flag named it.
     """
+    config = locate_model(kind, config)
     assert isinstance(config, WithModel)
-    found = {"model.source": _model(kind, config.model.source)}
+    found: dict[str, str] = {}
     if isinstance(config, PretrainConfig):
         found |= _corpora(config, cache)
     elif isinstance(config, EncodeConfig):
-        found["data.path"] = _existing(config.data.path, flag="--data")
+        own_files(config.data.path, flag="--data")
+        found["data.path"] = str(Path(config.data.path).expanduser().absolute())
     else:
         found |= _task_files(config, cache)
     if isinstance(config, FinetuneConfig | PretrainConfig) and config.model.vocab is not None:
         found["model.vocab"] = _existing(config.model.vocab, flag="--vocab")
-    if config.text.max_len is not None:
-        _check_positions(found["model.source"], max_len=config.text.max_len)
     return load(kind, stored_layer(config.model_dump()), Layer(found, {}, is_given=False))
+
+
+def locate_model(kind: str, config: JobConfig) -> JobConfig:
+    """Return the config with the absolute path of its model, where that is a path.
+
+    Raises: ConfigError, ModelError: it is nothing that could be a model, or has too few positions.
+    """
+    assert isinstance(config, WithModel)
+    source = _model(kind, config.model.source)
+    if isinstance(config, TuneConfig):
+        max_len: int | None = _longest_of_trials(config)
+    else:
+        max_len = config.text.max_len
+    if max_len is not None:
+        _check_positions(source, max_len=max_len)
+    return with_model(kind, config, source)
+
+
+def _longest_of_trials(config: TuneConfig) -> int:
+    """Check what is searched; return the longest sequence of its trials. Raises: ConfigError."""
+    is_pair = resolve_task(config.task.name).is_pair
+    space = search_space(config, is_large=False, is_pair=is_pair)
+    return longest_text(config, space)
 
 
 def split_names(task: Task) -> list[str]:
@@ -92,7 +117,7 @@ def _corpora(config: PretrainConfig, cache: Path) -> dict[str, str]:
     if config.data.corpus not in PUBLISHED_CORPORA:
         found["data.corpus"] = str(Path(config.data.corpus).expanduser().absolute())
     if config.data.valid is not None:
-        find_files(config.data.valid, None, split="valid", cache=cache)
+        own_files(config.data.valid, flag="--valid")
         found["data.valid"] = str(Path(config.data.valid).expanduser().absolute())
     return found
 

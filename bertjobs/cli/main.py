@@ -19,6 +19,10 @@ INTERRUPTED = 130
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Start work": {
         "submit": ("submit:submit", "Queue a job and print its id."),
+        "tune": (
+            "submit:tune",
+            "Search for the best configuration of a fine-tuning: many trials, the poor ones stopped early.",
+        ),
         "run": ("run:run", "Do the same work here and now, without the queue."),
         "demo": ("demo:demo", "Fine-tune and evaluate a tiny BERT on the sample data."),
     },
@@ -29,6 +33,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "wait": ("wait:wait", "Wait until a job has ended; fail if it did."),
         "logs": ("logs:logs", "Print the log of a job; -f follows it."),
         "plot": ("plot:plot", "Draw loss and accuracy over the steps."),
+    },
+    "Use a model": {
+        "encode": ("represent:encode", "Print the vectors of texts, and of words in them."),
+        "fill-mask": ("represent:fill_mask", "Show what a model expects at the masks of a text."),
     },
     "Steer jobs": {
         "cancel": ("steer:cancel", "End jobs, waiting or running."),

@@ -1,6 +1,6 @@
 """The BERT encoder, with Hugging Face's parameter names.
 
-Legend: N tokens of the batch, padding included; B rows; D hidden size; F intermediate size.
+Legend: N tokens of the batch, padding included; B rows; K tokens that are wanted; D hidden size; F intermediate size.
 All linear layers run over the N tokens at once; only attention knows which tokens belong together.
 
 Source: Devlin et al. 2019, "BERT"; post-norm blocks as in Vaswani et al. 2017, section 3.
@@ -8,15 +8,17 @@ Source: Devlin et al. 2019, "BERT"; post-norm blocks as in Vaswani et al. 2017, 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.dropout import DropoutPool, HiddenMask, TokenMasks
 from bertjobs.modeling.inputs import GroupedLayout, Layout, ModelInputs, PackedLayout
-from bertjobs.modeling.kernels import add_norm, attend, attend_packed, packs, project
+from bertjobs.modeling.kernels import add_norm, attend, attend_packed, look_up, packs, project
 
 
 class BertModel(nn.Module):
@@ -49,6 +51,23 @@ class BertModel(nn.Module):
         layout = self._layout(inputs)
         return layout.restore(self._encode(inputs, layout, self._masks(inputs, layout), first_only=False))
 
+    def first_tokens(self, inputs: ModelInputs) -> Tensor:
+        """Return the last hidden states of each row's first token (B, D), in the order of the groups.
+
+        The last layer computes nothing that only other tokens' results need.
+        """
+        layout = self._layout(inputs)
+        return self._encode(inputs, layout, self._masks(inputs, layout), first_only=True)
+
+    def hidden_at(self, inputs: ModelInputs, places_K: Tensor) -> Tensor:
+        """Return the last hidden states (K, D) at these places in N.
+
+        Of the last layer, all that follows attention is computed for these tokens only.
+        """
+        layout = self._layout(inputs)
+        masks, kept_K = self._masks(inputs, layout), layout.find(places_K)
+        return self._encode(inputs, layout, masks, first_only=False, kept_K=kept_K)
+
     def pooled(self, inputs: ModelInputs) -> tuple[Tensor, TokenMasks | None]:
         """Return tanh(W h + b) of each row's first token, (B, D), and this pass's masks.
 
@@ -63,10 +82,16 @@ class BertModel(nn.Module):
         return torch.tanh(self.pooler["dense"](first_BD))
 
     def _encode(
-        self, inputs: ModelInputs, layout: Layout, masks: TokenMasks | None, *, first_only: bool
+        self,
+        inputs: ModelInputs,
+        layout: Layout,
+        masks: TokenMasks | None,
+        *,
+        first_only: bool,
+        kept_K: Tensor | None = None,
     ) -> Tensor:
         hidden_ND = self.embeddings(inputs, order_N=layout.order_N, mask=masks.hidden(0) if masks else None)
-        return self.encoder(hidden_ND, layout=layout, masks=masks, first_only=first_only)
+        return self.encoder(hidden_ND, layout=layout, masks=masks, first_only=first_only, kept_K=kept_K)
 
     def _layout(self, inputs: ModelInputs) -> Layout:
         drops_attention = self.training and self.config.attention_probs_dropout_prob > 0
@@ -94,32 +119,50 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.writes_gradients = False
         self.LayerNorm = None
         if config.embedding_layer_norm:
             self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, inputs: ModelInputs, *, order_N: Tensor, mask: HiddenMask | None) -> Tensor:
-        words_ND = self.word_embeddings(inputs.ids_N[order_N])
+        words_ND = self._look_up(self.word_embeddings, inputs.ids_N[order_N])
         segments_ND = self.token_type_embeddings(inputs.segments_N[order_N])
-        positions_ND = self.position_embeddings(inputs.positions_N[order_N])
+        positions_ND = self._look_up(self.position_embeddings, inputs.positions_N[order_N])
         if self.LayerNorm is None:
             return words_ND + segments_ND + positions_ND
         hidden_ND = self.LayerNorm(words_ND + segments_ND + positions_ND)
         return hidden_ND if mask is None else hidden_ND * mask.of(hidden_ND)
+
+    def _look_up(self, table: nn.Embedding, ids_N: Tensor) -> Tensor:
+        return look_up(ids_N, table.weight, write_gradients=True) if self.writes_gradients else table(ids_N)
 
 
 class Encoder(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(Layer(config, index=i) for i in range(config.num_hidden_layers))
+        self.recomputes = False
+        """Keep only the layers' inputs for the backward pass and compute the rest again there."""
 
     def forward(
-        self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None, first_only: bool
+        self,
+        hidden_ND: Tensor,
+        *,
+        layout: Layout,
+        masks: TokenMasks | None,
+        first_only: bool,
+        kept_K: Tensor | None,
     ) -> Tensor:
         *lower, last = self.layer
         for layer in lower:
-            hidden_ND = layer(hidden_ND, layout=layout, masks=masks, first_only=False)
-        return last(hidden_ND, layout=layout, masks=masks, first_only=first_only)
+            hidden_ND = self._apply(layer, hidden_ND, layout=layout, masks=masks)
+        return self._apply(last, hidden_ND, layout=layout, masks=masks, first_only=first_only, kept_K=kept_K)
+
+    def _apply(self, layer: nn.Module, hidden_ND: Tensor, **given: Any) -> Tensor:
+        if self.recomputes and torch.is_grad_enabled():
+            # Dropout masks are functions of the step: there is no random state to keep.
+            return checkpoint(layer, hidden_ND, use_reentrant=False, preserve_rng_state=False, **given)
+        return layer(hidden_ND, **given)
 
 
 class Layer(nn.Module):
@@ -139,15 +182,24 @@ class Layer(nn.Module):
         self._index = index
 
     def forward(
-        self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None, first_only: bool
+        self,
+        hidden_ND: Tensor,
+        *,
+        layout: Layout,
+        masks: TokenMasks | None,
+        first_only: bool = False,
+        kept_K: Tensor | None = None,
     ) -> Tensor:
-        """Return the block's output for all tokens (N, D), or for each row's first token only (B, D)."""
+        """Return the block's output for all tokens (N, D), for each row's first token, or for those kept."""
+        context_ND = self._attend(hidden_ND, layout=layout, masks=masks, first_only=first_only)
+        residual_ND = hidden_ND[layout.cls_B] if first_only else hidden_ND
+        if kept_K is not None:
+            context_ND, residual_ND = context_ND.index_select(0, kept_K), residual_ND.index_select(0, kept_K)
+            masks = masks.at(kept_K) if masks else None
         attention_mask = output_mask = None
         if masks:  # site 0 is the embeddings
             attention_mask = masks.hidden(1 + 2 * self._index, first_only=first_only)
             output_mask = masks.hidden(2 + 2 * self._index, first_only=first_only)
-        context_ND = self._attend(hidden_ND, layout=layout, masks=masks, first_only=first_only)
-        residual_ND = hidden_ND[layout.cls_B] if first_only else hidden_ND
         hidden_ND = _close(self.attention["output"], context_ND, residual_ND, mask=attention_mask)
         inner_NF = self._activation(self.intermediate["dense"](hidden_ND))
         return _close(self.output, inner_NF, hidden_ND, mask=output_mask)
@@ -156,7 +208,7 @@ class Layer(nn.Module):
         self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None, first_only: bool
     ) -> Tensor:
         query, key, value = (self.attention["self"][name] for name in ("query", "key", "value"))
-        hidden_ND = _in_autocast_dtype(hidden_ND)
+        hidden_ND = in_autocast_dtype(hidden_ND)
         if first_only:
             q_ND, (k_ND, v_ND) = query(hidden_ND[layout.cls_B]), _project_all(hidden_ND, key, value)
         else:
@@ -174,7 +226,7 @@ class Linear(nn.Linear):
     writes_gradients = False
 
     def forward(self, x_NI: Tensor) -> Tensor:
-        (y_NO,) = _project_all(_in_autocast_dtype(x_NI), self)
+        (y_NO,) = _project_all(in_autocast_dtype(x_NI), self)
         return y_NO
 
 
@@ -202,6 +254,7 @@ def _named(**modules: nn.Module) -> nn.ModuleDict:
     return nn.ModuleDict(modules)
 
 
-def _in_autocast_dtype(x: Tensor) -> Tensor:
+def in_autocast_dtype(x: Tensor) -> Tensor:
+    """Return x in the dtype that autocast wants for products."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x

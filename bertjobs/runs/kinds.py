@@ -5,9 +5,11 @@ from typing import Any
 
 from bertjobs.runs.evaluate import run_evaluate
 from bertjobs.runs.finetune import run_finetune
+from bertjobs.runs.represent import run_encode
 from bertjobs.runs.run import Outcome, Run
 
 DRIVER_OF_KIND: Mapping[str, Callable[[Run[Any]], Outcome]] = {
     "finetune": run_finetune,
     "evaluate": run_evaluate,
+    "encode": run_encode,
 }

@@ -192,6 +192,8 @@ def _show(job_dir: JobDir, announce: Announce, done: threading.Event) -> None:
 def _line(values: dict[str, Any]) -> str:
     parts = [f"step {values['step']}/{values['num_steps']}"]
     if "loss" in values:
-        parts += [f"loss {values['loss']:.4f}", f"{values['examples_per_s']:.0f} examples/s"]
-        parts += [f"{timedelta(seconds=round(values['eta_s']))} left"]
+        parts.append(f"loss {values['loss']:.4f}")
+    if "examples_per_s" in values:
+        parts.append(f"{values['examples_per_s']:.0f} examples/s")
+        parts.append(f"{timedelta(seconds=round(values['eta_s']))} left")
     return ", ".join(parts)

@@ -55,7 +55,7 @@ def test_a_job_is_its_model(attempt):
 
 def test_a_job_without_a_model_and_a_path_that_is_none_say_what_to_give(attempt):
     with pytest.raises(
-        ModelError, match=r"--model j-9: that job has no model at .*j-9/model\. Give a finetune"
+        ModelError, match=r"--model j-9: that job has no model at .*j-9/model\. Give a pretrain or finetune"
     ):
         locate_model("j-9", attempt)
     with pytest.raises(ModelError, match=r"--model \./none: there is no such file or folder\. Give a folder"):

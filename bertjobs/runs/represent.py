@@ -1,0 +1,249 @@
+"""Represent each line of files by a vector: Ray Data reads and tokenizes on the CPUs that are left for data,
+and an actor per worker runs the encoder; the driver writes what comes, in the order of the lines.
+
+    spans of lines -> ReadLines (actors, Ray Data's CPUs) -> RepresentLines (an actor per worker) -> Parquet
+
+Memory is bounded by the blocks under way. Nothing is there under its name before all of it is.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, ExecutionResources
+
+from bertjobs.config import EncodeConfig
+from bertjobs.config.schema import TextSection
+from bertjobs.errors import DataError
+from bertjobs.jobs.job import Grant
+from bertjobs.modeling.build import build_pretraining
+from bertjobs.modeling.loaded import LoadedModel
+from bertjobs.runs import gang
+from bertjobs.runs.embeddings import FOLDER, PartWriter, embeddings_table
+from bertjobs.runs.encoder import TrainedEncoder, load_encoder
+from bertjobs.runs.run import Outcome, Run
+from bertjobs.text.corpus_files import own_files
+from bertjobs.text.lines import LineSpan, plan_lines, read_lines
+from bertjobs.text.single_or_pair import encode_singles_and_pairs, singles_and_pairs, split_pair
+from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.training.represent import Representer, uncut_lengths
+
+log = logging.getLogger(__name__)
+
+BLOCK_BYTES = 1 << 20
+"""Blocks between the stages are cut at this size: progress is reported, and workers take turns, by blocks."""
+RESTARTS = 3
+"""A killed worker is started again in place, and its block done again; after so many the attempt ends."""
+
+
+def run_encode(run: Run[EncodeConfig]) -> Outcome:
+    """Drive one attempt at representing the lines of files.
+
+    Raises: DataError, ModelError, ConfigError: the request is wrong. WorkerLost, LeaseLost.
+    """
+    run.reporter.set_phase("reading the model")
+    trained = load_encoder(run.config, run)
+    run.reporter.set_phase("counting lines")
+    spans = plan_lines(own_files(run.config.data.path, flag="--data"), run.config.data)
+    files = list(dict.fromkeys(span.path for span in spans))
+    counts = _Counts(spans, files)
+    log.info("encode %d lines of %d files in %d spans", counts.num_lines, len(files), len(spans))
+    run.reporter.set_phase("starting workers")
+    began = time.monotonic()
+    with run.job_dir.new_dir(FOLDER) as folder:
+        writer = PartWriter(folder, files=files)
+        for table in _embeddings(run, trained, spans, files):
+            writer.add(table)
+            counts.add(table)
+            run.reporter.progress(counts.progress())
+        writer.close()
+        if not counts.num_texts:
+            raise DataError(
+                f"--data {run.config.data.path}: all of its {counts.num_lines} lines are blank or broken.",
+                hint="Give files with text in them.",
+            )
+        run.reporter.command()  # raises where the lease is lost: another attempt's vectors must stay
+    metrics = counts.metrics(run_s=time.monotonic() - began) | {"dim": trained.loaded.config.hidden_size}
+    run.job_dir.write_json("metrics.json", metrics)
+    return Outcome(metrics=metrics, artifacts={FOLDER: run.job_dir.path_of(FOLDER)})
+
+
+class ReadLines:
+    """An actor that reads spans of lines and tokenizes them."""
+
+    def __init__(self, *, tokenizer: Tokenizer, config: EncodeConfig, files: Sequence[str]) -> None:
+        self._tokenizer = tokenizer
+        self._data = config.data
+        self._separator = config.text.pair_separator
+        self._number_of = {path: number for number, path in enumerate(files)}
+
+    def __call__(self, spans: pa.Table) -> Iterator[pa.Table]:
+        """Yield tables of `file` (its number), `line`, `text`, and the ids `a` and `b`."""
+        split = partial(split_pair, separator=self._separator)
+        for span in [LineSpan(**row) for row in spans.to_pylist()]:
+            for lines in read_lines(span, self._data, check=split):
+                pairs = [split(text) for text in lines["text"].to_pylist()]
+                encoded = encode_singles_and_pairs(pairs, self._tokenizer)
+                file = pa.array(np.full(lines.num_rows, self._number_of[span.path], dtype=np.int32))
+                columns = {"file": file, "line": lines["line"], "text": lines["text"]}
+                yield pa.table(columns | {"a": encoded["a"], "b": encoded["b"]})
+
+
+class RepresentLines:
+    """An actor that holds the encoder, on a GPU of its own or on its share of a node's cores."""
+
+    def __init__(
+        self,
+        *,
+        source: list[ray.ObjectRef],
+        tokenizer: Tokenizer,
+        text: TextSection,
+        config: EncodeConfig,
+        grant: Grant,
+    ) -> None:
+        num_cores = len(os.sched_getaffinity(0))
+        gang.set_threads(min(grant.workers, max(1, int(num_cores / grant.cpus_per_worker))))
+        loaded: LoadedModel = ray.get(source[0])
+        encoder = build_pretraining(loaded, seed=0).bert
+        self._representer = Representer(
+            encoder.to("cuda" if config.resources.gpus else "cpu"),
+            text=text,
+            specials=tokenizer,
+            pooling=config.model.pooling,
+            batch_size=config.train.batch_size,
+            precision=config.train.precision,
+        )
+        self._dim = loaded.config.hidden_size
+
+    def __call__(self, lines: pa.Table) -> pa.Table:
+        """Return the vectors of a block of lines, in their order."""
+        vectors_RD = np.empty((lines.num_rows, self._dim), dtype=np.float32)
+        num_tokens_R, uncut_R = np.empty((2, lines.num_rows), dtype=np.int64)
+        for rows, part in singles_and_pairs(lines):
+            vectors_RD[rows] = self._representer.vectors(part)
+            num_tokens_R[rows] = self._representer.lengths(part)
+            uncut_R[rows] = uncut_lengths(part)
+        return embeddings_table(
+            file=lines["file"],
+            lines=lines,
+            num_tokens_R=num_tokens_R,
+            is_cut_R=uncut_R > num_tokens_R,
+            vectors_RD=vectors_RD,
+        )
+
+
+class _Counts:
+    """What has been written, for the reports and the final metrics."""
+
+    def __init__(self, spans: Sequence[LineSpan], files: Sequence[str]) -> None:
+        num_lines_of = dict.fromkeys(files, 0)
+        for span in spans:
+            num_lines_of[span.path] += span.num_lines
+        self._ends = list(accumulate(num_lines_of.values(), initial=0))
+        """Lines before each file, and in all."""
+        self._num_done = 0
+        self.num_texts = self._num_tokens = self._num_cut = 0
+        self._first_at: float | None = None
+        self._num_at_first = 0
+
+    @property
+    def num_lines(self) -> int:
+        return self._ends[-1]
+
+    def add(self, table: pa.Table) -> None:
+        """Count a table of vectors."""
+        self.num_texts += table.num_rows
+        self._num_tokens += pc.sum(table["num_tokens"]).as_py()
+        self._num_cut += pc.sum(table["is_cut"]).as_py()
+        self._num_done = self._ends[table["file"][-1].as_py()] + table["line"][-1].as_py()
+        if self._first_at is None:  # workers start before it, which says nothing of their speed
+            self._first_at, self._num_at_first = time.monotonic(), self.num_texts
+
+    def progress(self) -> dict[str, Any]:
+        """Return what is reported: lines done as steps, and once it is known the speed."""
+        assert self._first_at is not None
+        report: dict[str, Any] = {"step": self._num_done, "num_steps": self.num_lines, "epoch": 0}
+        if self.num_texts > self._num_at_first:
+            rate = (self.num_texts - self._num_at_first) / (time.monotonic() - self._first_at)
+            report |= {"examples_per_s": rate, "eta_s": (self.num_lines - self._num_done) / rate}
+        return report
+
+    def metrics(self, *, run_s: float) -> dict[str, Any]:
+        """Return the final figures; the speed is over all the time, starting the workers included."""
+        return {
+            "num_texts": self.num_texts,
+            "num_tokens": self._num_tokens,
+            "num_cut": self._num_cut,
+            "num_left_out": self.num_lines - self.num_texts,
+            "texts_per_s": self.num_texts / run_s,
+            "run_s": run_s,
+        }
+
+
+def _embeddings(
+    run: Run[EncodeConfig], trained: TrainedEncoder, spans: Sequence[LineSpan], files: Sequence[str]
+) -> Iterator[pa.Table]:
+    """Yield the workers' tables, in the order of the lines. Raises: BertjobsError: what a worker raised."""
+    grant = run.grant
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(cpu=grant.cpus, gpu=grant.gpus)
+    context.raise_original_map_exception = True
+    context.target_max_block_size = BLOCK_BYTES
+    context.enable_progress_bars = False
+    patience = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+    reading = {"tokenizer": trained.tokenizer, "config": run.config, "files": files}
+    representing = {
+        "source": [ray.put(trained.loaded)],  # in a list, so that only the actor fetches it
+        "tokenizer": trained.tokenizer,
+        "text": trained.text,
+        "config": run.config,
+        "grant": grant,
+    }
+    dataset = (
+        ray.data.from_items([asdict(span) for span in spans], override_num_blocks=len(spans))
+        .map_batches(
+            ReadLines,
+            fn_constructor_kwargs=reading,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=max(1, int(grant.data_cpus))),
+            num_cpus=min(1.0, grant.data_cpus),
+            **patience,
+        )
+        .map_batches(
+            RepresentLines,
+            fn_constructor_kwargs=representing,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=grant.workers),
+            num_cpus=grant.cpus_per_worker,
+            num_gpus=grant.gpus_per_worker,
+            **patience,
+        )
+    )
+    with _pipeline_errors():
+        for table in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+            if table.num_rows:
+                yield table
+
+
+@contextmanager
+def _pipeline_errors() -> Iterator[None]:
+    """Tell what our code in a worker raised from workers that were lost."""
+    try:
+        with gang.task_errors():
+            yield
+    except ray.exceptions.RayError as e:
+        raise gang.WorkerLost(f"A worker was lost {RESTARTS + 1} times: {str(e).splitlines()[0]}") from e

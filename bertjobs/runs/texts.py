@@ -1,0 +1,105 @@
+"""Represent a few texts, token by token, in this process: without Ray, without a queue, in fp32."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bertjobs.config import EncodeConfig
+from bertjobs.config.schema_encode import Pooling
+from bertjobs.errors import DataError
+from bertjobs.modeling.build import build_pretraining
+from bertjobs.runs.encoder import load_encoder_here
+from bertjobs.settings import Settings
+from bertjobs.text.occurrences import find_word
+from bertjobs.text.single_or_pair import encode_singles_and_pairs, shown, singles_and_pairs, split_pair
+from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.training.represent import Floats, Representer, uncut_lengths
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedVector:
+    """The vector of a text, of a word in it, or of a special token."""
+
+    token: str
+    position: int | None
+    """Of its first wordpiece in the text, from 0; None where it is the mean over all."""
+    vector: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Representation:
+    """What an encoder makes of one text."""
+
+    text: str
+    tokens: list[str]
+    vectors: list[NamedVector]
+    """That of the text, then those of the words asked for, in their order."""
+
+
+def represent_texts(
+    texts: Sequence[str], *, words: Sequence[str], config: EncodeConfig, settings: Settings, warn: Warn
+) -> list[Representation]:
+    """Represent each text, and each occurrence of the words in it; say which texts had to be cut.
+
+    Raises: DataError: there is no text, or one is empty, has more than two parts, or lacks one of the words.
+        ModelError, ConfigError: as `load_encoder`.
+    """
+    check_any(texts)
+    pairs = [split_pair(text, config.text.pair_separator) for text in texts]
+    trained = load_encoder_here(config, settings=settings)
+    representer = Representer(
+        build_pretraining(trained.loaded, seed=0).bert,
+        text=trained.text,
+        specials=trained.tokenizer,
+        pooling=config.model.pooling,
+        batch_size=config.train.batch_size,
+    )
+    found: dict[int, Representation] = {}
+    for places, table in singles_and_pairs(encode_singles_and_pairs(pairs, trained.tokenizer)):
+        uncut = uncut_lengths(table)
+        for row, ids, hidden_LD in representer.tokens(table):
+            text = texts[places[row]]
+            say_cut(text, int(uncut[row]), len(ids), warn=warn)
+            vectors = [_vector_of_text(ids, hidden_LD, config.model.pooling, trained.tokenizer)]
+            for word in words:
+                vectors += _vectors_of_word(word, text, ids, hidden_LD, trained.tokenizer)
+            tokens = trained.tokenizer.token_strings(ids)
+            found[int(places[row])] = Representation(text=text, tokens=tokens, vectors=vectors)
+    return [found[i] for i in range(len(texts))]
+
+
+def check_any(texts: Sequence[str]) -> None:
+    """Raises: DataError: there is no text."""
+    if not texts:
+        raise DataError("No text was given.", hint="Give texts, or - to read them from stdin, one a line.")
+
+
+def say_cut(text: str, uncut: int, length: int, *, warn: Warn) -> None:
+    """Say so if a text was too long."""
+    if uncut > length:
+        warn(f"The text {shown(text)} has {uncut} tokens and is cut to {length} (--max-len).")
+
+
+def _vector_of_text(
+    ids: Sequence[int], hidden_LD: Floats, pooling: Pooling, tokenizer: Tokenizer
+) -> NamedVector:
+    if pooling == "mean":
+        return NamedVector(token="mean", position=None, vector=hidden_LD.mean(axis=0))
+    (name,) = tokenizer.token_strings(ids[:1])
+    return NamedVector(token=name, position=0, vector=hidden_LD[0])
+
+
+def _vectors_of_word(
+    word: str, text: str, ids: Sequence[int], hidden_LD: Floats, tokenizer: Tokenizer
+) -> list[NamedVector]:
+    places = find_word(word, ids, tokenizer)
+    if not places:
+        raise DataError(
+            f"--token {word} does not occur in the text {shown(text)}.",
+            hint=f"Its tokens are: {shown(' '.join(tokenizer.token_strings(ids)))}.",
+        )
+    return [
+        NamedVector(token=word, position=place.start, vector=hidden_LD[place.start : place.stop].mean(axis=0))
+        for place in places
+    ]

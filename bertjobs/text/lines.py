@@ -1,0 +1,256 @@
+"""Lines of text and JSONL files, and rows of Parquet, as a bounded stream: planned as spans, read by spans.
+
+Planning looks for line ends only, so that every span knows the number of its first line; spans are read in
+any process and in any order. Blank lines are passed over.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bertjobs.config.schema_encode import LinesSection
+from bertjobs.errors import DataError
+from bertjobs.text.source_file import SourceFile, data_errors
+
+log = logging.getLogger(__name__)
+
+LINES_PER_SPAN = 4096
+SPAN_BYTES = 4 << 20
+"""A span ends here too, where lines are long."""
+_LINE_FEED = 10
+_BOM = "\ufeff"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineSpan:
+    """Lines that follow one another in a file, or a row group of a Parquet file."""
+
+    path: str
+    first: int
+    """Number of the first line, from 1."""
+    num_lines: int
+    begin: int
+    """Its first byte; in Parquet the row group's number."""
+    num_bytes: int
+    """0 in Parquet."""
+
+
+class Line(NamedTuple):
+    """A line as it was found: a text, or the cause why there is none."""
+
+    number: int
+    text: str
+    cause: str = ""
+
+    @property
+    def is_blank(self) -> bool:
+        return not self.text or self.text.isspace()
+
+
+def plan_lines(files: Sequence[SourceFile], data: LinesSection) -> list[LineSpan]:
+    """Cut files into spans; with `data.limit`, of the first lines of all files together.
+
+    Raises: DataError: a file is missing, no text, empty, damaged, or lacks the column.
+    """
+    spans: list[LineSpan] = []
+    left = data.limit
+    for file in files:
+        plan = _plan_parquet(file, data.column) if file.suffix == ".parquet" else _plan_text(file)
+        for span in plan:
+            if left is not None and span.num_lines >= left:
+                return [*spans, replace(span, num_lines=left)]
+            spans.append(span)
+            left = None if left is None else left - span.num_lines
+    return spans
+
+
+def read_lines(
+    span: LineSpan, data: LinesSection, *, check: Callable[[str], object] = str
+) -> Iterator[pa.Table]:
+    """Yield the span's texts in tables of `line` (int64) and `text`: one, or in Parquet several.
+
+    check: raises DataError for a text that is no good.
+
+    Raises: DataError: a line cannot be read, or is no good, and is not to be skipped.
+    """
+    is_parquet = span.path.endswith(".parquet")
+    num_skipped = 0
+    for lines in _parquet_batches(span, data.column) if is_parquet else [_text_lines(span, data.column)]:
+        kept: list[Line] = []
+        for found in lines:
+            line = _checked(found, check)
+            if not line.cause:
+                kept.append(line)
+                continue
+            message = f"{span.path}, {'row' if is_parquet else 'line'} {line.number}: {line.cause}."
+            if data.on_bad_row == "error":
+                raise DataError(message, hint="Correct it, or skip and count such lines: --on-bad-row skip.")
+            if not num_skipped:  # one of a span is enough to see what is wrong
+                log.warning("skipped: %s", message)
+            num_skipped += 1
+        kept = [line for line in kept if not line.is_blank]
+        numbers = pa.array([line.number for line in kept], pa.int64())
+        yield pa.table({"line": numbers, "text": pa.array([line.text for line in kept], pa.string())})
+
+
+def _plan_text(file: SourceFile) -> Iterator[LineSpan]:
+    """Yield spans of LINES_PER_SPAN lines, or of about SPAN_BYTES where that is less."""
+    next(file.lines())  # refuses what is not there, empty, or no text
+    cutter = _Cutter(str(file.path))
+    with data_errors(file), file.path.open("rb") as stream:
+        while chunk := stream.read(SPAN_BYTES):
+            yield from cutter.add(chunk)
+        yield from cutter.rest()
+
+
+class _Cutter:
+    """Finds where spans end, in a file that is read chunk by chunk."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._first = 1
+        self._begin = 0
+        self._num_lines = 0
+        """Lines that have ended since `_begin`."""
+        self._offset = 0
+        """Bytes read."""
+        self._is_inside_line = False
+
+    def add(self, chunk: bytes) -> Iterator[LineSpan]:
+        """Take the next bytes; yield the spans that end in them."""
+        ends = self._offset + 1 + np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == _LINE_FEED)
+        taken = 0
+        while self._num_lines + len(ends) - taken >= LINES_PER_SPAN:
+            taken += LINES_PER_SPAN - self._num_lines
+            yield self._close(int(ends[taken - 1]), LINES_PER_SPAN)
+        self._num_lines += len(ends) - taken
+        if len(ends) > taken and int(ends[-1]) - self._begin >= SPAN_BYTES:
+            yield self._close(int(ends[-1]), self._num_lines)
+        self._offset += len(chunk)
+        self._is_inside_line = not chunk.endswith(b"\n")
+
+    def rest(self) -> Iterator[LineSpan]:
+        """Yield what is left at the end of the file, whose last line may have no end."""
+        if self._offset > self._begin:
+            yield self._close(self._offset, self._num_lines + self._is_inside_line)
+
+    def _close(self, end: int, num_lines: int) -> LineSpan:
+        span = LineSpan(
+            path=self._path,
+            first=self._first,
+            num_lines=num_lines,
+            begin=self._begin,
+            num_bytes=end - self._begin,
+        )
+        self._begin, self._first, self._num_lines = end, self._first + num_lines, 0
+        return span
+
+
+def _text_lines(span: LineSpan, column: str) -> Iterator[Line]:
+    source = SourceFile(Path(span.path))
+    with data_errors(source), source.path.open("rb") as stream:
+        stream.seek(span.begin)
+        content = stream.read(span.num_bytes)
+    if len(content) < span.num_bytes:
+        raise DataError(f"{source} was changed while it was read.", hint="Leave it alone until the job ends.")
+    raw_lines = content.split(b"\n")[: span.num_lines]
+    for number, raw in enumerate(raw_lines, start=span.first):
+        line = _decoded(number, raw)
+        yield _field(line, column) if span.path.endswith(".jsonl") and not line.is_blank else line
+
+
+def _checked(line: Line, check: Callable[[str], object]) -> Line:
+    if not line.is_blank:
+        try:
+            check(line.text)
+        except DataError as e:
+            return Line(line.number, "", e.message.rstrip("."))
+    return line
+
+
+def _decoded(number: int, raw: bytes) -> Line:
+    try:
+        text = raw.removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as e:
+        return Line(number, "", f"byte {raw[e.start]:#04x} at column {e.start + 1} is not UTF-8")
+    if "\0" in text:
+        return Line(number, "", "holds a zero byte, so this is no text")
+    return Line(number, text.removeprefix(_BOM) if number == 1 else text)
+
+
+def _field(line: Line, column: str) -> Line:
+    """Return the text in one field of a line of JSON."""
+    try:
+        fields = json.loads(line.text)
+    except (ValueError, RecursionError) as e:
+        return Line(line.number, "", f"broken JSON ({e})")
+    if not isinstance(fields, dict):
+        return Line(line.number, "", f"expected a JSON object, but found {line.text[:40]!r}")
+    if column not in fields:
+        there = ", ".join(fields) or "none"
+        return Line(line.number, "", f"there is no field {column!r} (--column); the line has {there}")
+    if not isinstance(fields[column], str):
+        return Line(line.number, "", f"the field {column!r} is no text but {json.dumps(fields[column])[:40]}")
+    return Line(line.number, fields[column])
+
+
+def _plan_parquet(file: SourceFile, column: str) -> Iterator[LineSpan]:
+    with _parquet_errors(file), pq.ParquetFile(file.path) as parquet:
+        schema = parquet.schema_arrow
+        sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
+    if column not in schema.names:
+        raise DataError(
+            f"{file}: there is no column {column!r}; the file has {', '.join(schema.names)}.",
+            hint="Name the column of the texts with --column.",
+        )
+    if not _holds_texts(schema.field(column).type):
+        raise DataError(
+            f"{file}: the column {column!r} holds {schema.field(column).type}, not texts.",
+            hint="Name the column of the texts with --column.",
+        )
+    first = 1
+    for number, num_rows in enumerate(sizes):
+        yield LineSpan(path=str(file.path), first=first, num_lines=num_rows, begin=number, num_bytes=0)
+        first += num_rows
+
+
+def _parquet_batches(span: LineSpan, column: str) -> Iterator[Iterable[Line]]:
+    source = SourceFile(Path(span.path))
+    number, end = span.first, span.first + span.num_lines
+    with _parquet_errors(source), pq.ParquetFile(source.path) as parquet:
+        wanted = {"row_groups": [span.begin], "columns": [column]}
+        for batch in parquet.iter_batches(batch_size=LINES_PER_SPAN, **wanted):
+            texts = batch.column(0).cast(pa.string()).to_pylist()[: end - number]
+            yield [
+                Line(number + i, "", "the text is null") if text is None else Line(number + i, text)
+                for i, text in enumerate(texts)
+            ]
+            number += len(texts)
+            if number == end:
+                return
+
+
+def _holds_texts(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_)
+
+
+@contextmanager
+def _parquet_errors(file: SourceFile) -> Iterator[None]:
+    try:
+        with data_errors(file):
+            yield
+    except pa.ArrowException as e:
+        raise DataError(
+            f"{file} cannot be read as Parquet: {str(e).splitlines()[0]}",
+            hint="It is damaged, cut short or of another format; give another file (--data).",
+        ) from e

@@ -1,0 +1,110 @@
+"""Texts as vectors: what a trained encoder makes of them, for a few texts token by token, for many one vector
+each. Rows sorted by length, no gradients.
+
+Legend: N tokens, padding included; T tokens without it; B rows of a microbatch; L tokens of a row; D hidden
+size; R rows of the table.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from bertjobs.config.schema import Precision, TextSection
+from bertjobs.config.schema_encode import Pooling
+from bertjobs.modeling.bert import BertModel
+from bertjobs.modeling.inputs import ModelInputs
+from bertjobs.text.encoding import EncodedTable
+from bertjobs.training.feed import Feed, Microbatch, SpecialIds
+from bertjobs.training.precision import resolve_precision
+from bertjobs.training.ranks import current_ranks
+
+Floats = npt.NDArray[np.float32]
+
+MOST_TOKENS = 16384
+"""That go through the model at once, whatever the batch size: long texts would take all memory."""
+
+
+class Representer:
+    """An encoder, with how texts are cut for it and how a text's vector is made."""
+
+    def __init__(
+        self,
+        encoder: BertModel,
+        *,
+        text: TextSection,
+        specials: SpecialIds,
+        pooling: Pooling,
+        batch_size: int,
+        precision: Precision = "fp32",
+    ) -> None:
+        """Take the encoder on the device where it lies. batch_size: most texts that go through at once."""
+        self._encoder = encoder.eval()
+        self._text = text
+        self._specials = specials
+        self._pooling = pooling
+        self._batch_size = batch_size
+        self._device = next(encoder.parameters()).device
+        self._dtype = resolve_precision(precision, self._device)
+
+    def lengths(self, table: EncodedTable) -> npt.NDArray[np.int64]:
+        """Return the rows' lengths (R) as they are represented: cut, special tokens included."""
+        return self._feed(table).lengths
+
+    def vectors(self, table: EncodedTable) -> Floats:
+        """Return a vector for each row (R, D)."""
+        vectors_RD = np.empty((table.num_rows, self._encoder.config.hidden_size), dtype=np.float32)
+        with torch.inference_mode(), self._autocast():
+            for microbatch in self._microbatches(table):
+                vectors_RD[microbatch.rows_B] = self._pooled(microbatch.inputs).float().cpu().numpy()
+        return vectors_RD
+
+    def tokens(self, table: EncodedTable) -> Iterator[tuple[int, list[int], Floats]]:
+        """Yield each row's number, token ids (L) and last hidden states (L, D); the longest rows first."""
+        with torch.inference_mode(), self._autocast():
+            for microbatch in self._microbatches(table):
+                inputs = microbatch.inputs
+                hidden_ND = self._encoder(inputs).float().cpu()
+                bounds = zip(inputs.starts_B.tolist(), inputs.lengths_B.tolist(), strict=True)
+                for row, (start, length) in zip(microbatch.rows_B, bounds, strict=True):
+                    ids = inputs.ids_N[start : start + length].tolist()
+                    yield int(row), ids, hidden_ND[start : start + length].numpy()
+
+    def _microbatches(self, table: EncodedTable) -> Iterator[Microbatch]:
+        feed = self._feed(table)
+        longest_first = np.argsort(-feed.lengths, kind="stable")
+        for start in range(0, table.num_rows, self._batch_size):
+            yield from feed.microbatches(longest_first[start : start + self._batch_size])
+
+    def _feed(self, table: EncodedTable) -> Feed:
+        return Feed(
+            table,
+            text=self._text,
+            specials=self._specials,
+            max_tokens=MOST_TOKENS,
+            ranks=current_ranks(),
+            device=self._device,
+            vocab_size=self._encoder.config.vocab_size,
+        )
+
+    def _pooled(self, inputs: ModelInputs) -> Tensor:
+        """Return the vector of each row (B, D)."""
+        if self._pooling == "cls":
+            return self._encoder.first_tokens(inputs)
+        hidden_ND = self._encoder(inputs)
+        lengths_B = inputs.lengths_B.to(self._device)
+        rows_T = torch.repeat_interleave(torch.arange(len(lengths_B), device=self._device), lengths_B)
+        within_T = torch.arange(len(rows_T), device=self._device) - (lengths_B.cumsum(0) - lengths_B)[rows_T]
+        sums_BD = hidden_ND.new_zeros(len(lengths_B), hidden_ND.shape[1], dtype=torch.float32)
+        sums_BD.index_add_(0, rows_T, hidden_ND[inputs.starts_B[rows_T] + within_T].float())
+        return sums_BD / lengths_B[:, None]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
+
+
+def uncut_lengths(table: EncodedTable) -> npt.NDArray[np.int64]:
+    """Return the rows' lengths (R) before anything is cut, special tokens included."""
+    return table.lengths_a + 2 if table.lengths_b is None else table.lengths_a + table.lengths_b + 3
