@@ -8,23 +8,18 @@ import pyarrow as pa
 import ray
 
 from bertjobs.config import FinetuneConfig
-from bertjobs.modeling.build import build_classifier
-from bertjobs.modeling.heads import BertForSequenceClassification
-from bertjobs.modeling.weights import save_pretrained
-from bertjobs.runs import gang
-from bertjobs.runs.artefact import Artefact
-from bertjobs.runs.encode import encode
+from bertjobs.modeling.config import BertConfig
+from bertjobs.modeling.loaded import LoadedModel
+from bertjobs.runs import classifier, gang
+from bertjobs.runs.classifier import Lesson
 from bertjobs.runs.model_source import model_and_tokenizer
-from bertjobs.runs.predictions import Collector, write_predictions
+from bertjobs.runs.predictions import write_predictions
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
 from bertjobs.runs.rows import Rows, read_training_rows
 from bertjobs.runs.run import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
-from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tasks import Task, resolve_task
 from bertjobs.text.tokenizers import Tokenizer, train_wordpiece
-from bertjobs.training.evaluate import evaluate
-from bertjobs.training.finetune import finetune
 from bertjobs.training.ranks import current_ranks
 
 log = logging.getLogger(__name__)
@@ -37,30 +32,20 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     """
     began = time.monotonic()
     task = resolve_task(run.config.task.name)
-    run.reporter.set_phase("reading data")
-    train, valid = read_training_rows(task, run.config.data, cache=run.settings.cache)
-    _announce(train, valid)
-    source, tokenizer = model_and_tokenizer(
-        run,
-        max_len=run.config.text.max_len,
-        new_vocabulary=lambda: _vocabulary(train, vocab_size=run.config.model.vocab_size),
-    )
-    encoded = [encode(rows, run, task=task, tokenizer=tokenizer) for rows in (train, valid)]
+    train, valid = rows = read_rows(run, task)
+    source, tokenizer = load_source(run, train, max_len=run.config.text.max_len)
+    lesson = classifier.prepare(run, task=task, source=source, tokenizer=tokenizer, rows=rows)
     run.reporter.set_phase("starting workers")
     returned = gang.train(
         run,
         finetune_worker,
         work={
             "config": run.config,
-            "task": task,
-            "source": ray.put(source),
-            "tokenizer": tokenizer,
-            "encoded": encoded,
+            "lesson": lesson,
             "job_dir": run.job_dir,
             "job_id": run.id,
             "checkpoint": run.checkpoint,
             "open_reporter": run.open_reporter,
-            "workers": run.grant.workers,
         },
     )
     if reason := returned["stopped"]:
@@ -85,7 +70,7 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
 def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
     config: FinetuneConfig = work["config"]
-    task: Task = work["task"]
+    lesson: Lesson = work["lesson"]
     job_dir: JobDir = work["job_dir"]
     open_reporter: OpenReporter = work["open_reporter"]
     context = ray.train.get_context()
@@ -93,33 +78,26 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     reporter = open_reporter()
     if (nodes := gang.nodes_of_ranks()) and context.get_world_rank() == 0:
         reporter.report_nodes(nodes)
-    train, valid = (EncodedTable.from_arrow(gang.fetch(ref)) for ref in work["encoded"])
-    model = build_classifier(
-        ray.get(work["source"]),
-        num_labels=len(task.labels),
-        seed=config.train.seed,
-        hidden_dropout=config.model.hidden_dropout,
-        attention_dropout=config.model.attention_dropout,
-        classifier_dropout=config.model.classifier_dropout,
-    ).to(ray.train.torch.get_device())
-    result = finetune(
+    model = classifier.build(lesson, config=config, device=ray.train.torch.get_device())
+    result = classifier.train(
         model,
+        lesson=lesson,
         config=config,
-        train=train,
-        valid=valid,
-        labels=task.labels,
-        specials=work["tokenizer"],
-        metric=task.metric,
+        metric=lesson.task.metric,
         job_dir=job_dir,
-        hooks=TrainingHooks(reporter, metric=task.metric),
+        hooks=TrainingHooks(reporter, metric=lesson.task.metric),
         resume=work["checkpoint"],
+        draws=True,
     )
     if result.metrics is None or result.stopped not in (None, "early stopping"):
         return {"stopped": result.stopped}
-    _predict(model, valid, work)
+    predictions, _ = classifier.predict(model, lesson=lesson, config=config)
+    predictions.write(job_dir, rank=current_ranks().rank)
     if current_ranks().rank == 0:
         reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
-        _write_model(model, work)
+        classifier.write_model(
+            model, lesson=lesson, config=config, job_dir=job_dir, trained_by=work["job_id"]
+        )
     return {
         "stopped": None,
         "plots": list(result.plots),
@@ -132,34 +110,25 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _predict(model: BertForSequenceClassification, valid: EncodedTable, work: dict[str, Any]) -> None:
-    """Write this rank's predictions of the validation rows."""
-    config: FinetuneConfig = work["config"]
-    labels = work["task"].labels
-    collector = Collector(valid.num_rows, num_labels=len(labels))
-    evaluate(
-        model, valid,
-        labels=labels, text=config.text, specials=work["tokenizer"],
-        batch_size=config.train.eval_batch_size, precision=config.train.precision,
-        on_predictions=collector.add,
-    )  # fmt: skip
-    collector.write(work["job_dir"], rank=current_ranks().rank)
+def read_rows(run: Run[Any], task: Task) -> tuple[Rows, Rows]:
+    """Return the rows to train on and those to validate on. Raises: DataError."""
+    run.reporter.set_phase("reading data")
+    train, valid = read_training_rows(task, run.config.data, cache=run.settings.cache)
+    for name, rows in (("train", train), ("validate", valid)):
+        log.info("%s on %d rows of %s, left out: %s", name, rows.table.num_rows, rows.split, rows.num_dropped)
+    return train, valid
 
 
-def _write_model(model: BertForSequenceClassification, work: dict[str, Any]) -> None:
-    task: Task = work["task"]
-    with work["job_dir"].new_dir("model") as folder:
-        save_pretrained(model, folder, labels=task.labels)
-        work["tokenizer"].save(folder)
-        Artefact(task=task, text=work["config"].text, trained_by=work["job_id"]).write(folder)
+def load_source(run: Run[Any], train: Rows, *, max_len: int) -> tuple[LoadedModel | BertConfig, Tokenizer]:
+    """Load what `--model` names; a new vocabulary is trained on the training rows. Raises: ModelError."""
+    return model_and_tokenizer(
+        run,
+        max_len=max_len,
+        new_vocabulary=lambda: _vocabulary(train, vocab_size=run.config.model.vocab_size),
+    )
 
 
 def _vocabulary(train: Rows, *, vocab_size: int) -> Tokenizer:
     columns = [train.table[name] for name in ("text_a", "text_b") if name in train.table.column_names]
     texts = pa.chunked_array([chunk for column in columns for chunk in column.chunks])
     return train_wordpiece(texts, vocab_size=vocab_size)
-
-
-def _announce(train: Rows, valid: Rows) -> None:
-    for name, rows in (("train", train), ("validate", valid)):
-        log.info("%s on %d rows of %s, left out: %s", name, rows.table.num_rows, rows.split, rows.num_dropped)

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import torch
@@ -17,7 +17,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from torch import distributed
 
 from bertjobs.errors import BertjobsError, RunError, TrainingError
-from bertjobs.runs.run import Run
+from bertjobs.jobs.job import Grant
+from bertjobs.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,23 @@ class WorkerLost(RunError):
     failure = "WorkerLost"
 
 
-def train(run: Run[Any], worker: Worker, *, work: Mapping[str, Any]) -> Any:
+class Granted(Protocol):
+    """What a gang needs to know of a run, or of a part of one."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def attempt(self) -> int: ...
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def grant(self) -> Grant: ...
+
+
+def train(run: Granted, worker: Worker, *, work: Mapping[str, Any]) -> Any:
     """Run `worker` on every rank under Ray Train, in one process group.
 
     Raises: BertjobsError: what a worker raised. WorkerLost: a worker was killed.
@@ -71,7 +88,7 @@ def train(run: Run[Any], worker: Worker, *, work: Mapping[str, Any]) -> Any:
         raise _cause_of(e) from e
 
 
-def call(run: Run[Any], worker: Worker, *, work: Mapping[str, Any]) -> Any:
+def call(run: Granted, worker: Worker, *, work: Mapping[str, Any]) -> Any:
     """Run `worker` in one process without Ray Train, which takes seconds less to start.
 
     Raises: as `train`.

@@ -17,16 +17,17 @@ class Collector:
     """The probabilities of one rank's rows."""
 
     def __init__(self, num_rows: int, *, num_labels: int) -> None:
-        self._probabilities = np.full((num_rows, num_labels), np.nan, dtype=np.float32)
+        self.probabilities = np.full((num_rows, num_labels), np.nan, dtype=np.float32)
+        """NaN where another rank predicts."""
 
     def add(self, rows: np.ndarray, probabilities: np.ndarray) -> None:
         """Keep the probabilities (rows, labels) of these rows of the table."""
-        self._probabilities[rows] = probabilities
+        self.probabilities[rows] = probabilities
 
     def write(self, job_dir: JobDir, *, rank: int) -> None:
         """Put this rank's part where the driver finds it."""
         buffer = io.BytesIO()
-        np.save(buffer, self._probabilities)
+        np.save(buffer, self.probabilities)
         job_dir.write_bytes(_part(rank), buffer.getvalue())
 
 

@@ -9,6 +9,8 @@ from bertjobs.runs.run import Reporter
 from bertjobs.settings import load_settings
 from bertjobs.training.progress import EpochResult, Progress
 
+PROGRESS_INTERVAL_S = 0.25
+"""Least time between two reports of progress, whoever they go to; the first and the last step always do."""
 SERIES_INTERVAL_S = 0.5
 """Least time between two points of the live series; the whole series is in metrics.jsonl."""
 
@@ -37,15 +39,16 @@ class TrainingHooks:
     def __init__(self, reporter: Reporter, *, metric: str) -> None:
         self._reporter = reporter
         self._metric = metric
-        self._last_point = float("-inf")
+        self._last_report = self._last_point = float("-inf")
 
     def on_progress(self, progress: Progress) -> None:
-        values = progress.to_json()
-        self._reporter.progress(values)
-        now = time.monotonic()
-        if now - self._last_point >= SERIES_INTERVAL_S or progress.step == progress.num_steps:
+        now, is_last = time.monotonic(), progress.step == progress.num_steps
+        if now - self._last_report >= PROGRESS_INTERVAL_S or is_last:
+            self._last_report = now
+            self._reporter.progress(progress.to_json())
+        if now - self._last_point >= SERIES_INTERVAL_S or is_last:
             self._last_point = now
-            self._reporter.log_metrics(values)
+            self._reporter.log_metrics(progress.to_json())
 
     def on_epoch(self, result: EpochResult) -> None:
         metrics = result.metrics

@@ -31,6 +31,11 @@ class Plan:
         order = _order(self.num_rows, self.seed, epoch)
         return order[place * self.batch_size : (place + 1) * self.batch_size]
 
+    def num_examples(self, num_done: int) -> int:
+        """Return how many examples so many steps see; the last step of an epoch may have fewer."""
+        epochs, steps = divmod(num_done, self.steps_per_epoch)
+        return epochs * self.num_rows + steps * self.batch_size
+
     def ends_epoch(self, num_done: int) -> bool:
         """Return whether an epoch, or the run, is over after this many steps."""
         return num_done == self.num_steps or num_done % self.steps_per_epoch == 0

@@ -1,0 +1,144 @@
+"""What a search knows of its trials, in the driver: kept in memory, written to files at once, shown live.
+
+Knows no Ray: Tune's callbacks call it, and so do tests."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bertjobs.config.space import Values
+from bertjobs.runs.trials import (
+    Evaluation,
+    Search,
+    Trial,
+    TrialState,
+    best_trial,
+    counts,
+    folder_of,
+    rank,
+    write_trial,
+)
+from bertjobs.storage import JobDir
+
+log = logging.getLogger(__name__)
+
+MAX_ROWS = 40
+"""Most trials in a live report: the rest is in `bertjobs trials`."""
+
+
+class Ledger:
+    """The trials that have begun."""
+
+    def __init__(self, job_dir: JobDir, *, search: Search, trials: Sequence[Trial] = ()) -> None:
+        self._job_dir, self.search = job_dir, search
+        self._trials = {trial.number: trial for trial in trials}
+        self._steps = dict.fromkeys(self._trials, 0)
+        self._drop_checkpoints(self.ended)
+
+    @property
+    def trials(self) -> list[Trial]:
+        return [self._trials[number] for number in sorted(self._trials)]
+
+    @property
+    def ended(self) -> list[Trial]:
+        return [trial for trial in self.trials if trial.has_ended]
+
+    def remaining(self) -> list[int]:
+        """Return the numbers that are still to be tried; those that were broken off go first."""
+        numbers = range(1, self.search.num_trials + 1)
+        begun = [n for n in numbers if n in self._trials and not self._trials[n].has_ended]
+        return begun + [n for n in numbers if n not in self._trials]
+
+    def values_of(self, number: int) -> Values | None:
+        """Return what a trial that was broken off had tried."""
+        return self._trials[number].values if number in self._trials else None
+
+    def begin(self, number: int, values: Values, config: dict[str, Any]) -> None:
+        """Note that a trial begins, or goes on."""
+        trial = self._trials.setdefault(number, Trial(number=number, values=values, config=config))
+        self._keep(replace(trial, state="running"))
+
+    def evaluated(self, number: int, history: Sequence[Mapping[str, Any]]) -> None:
+        """Note what a trial is worth: all its evaluations, as JSON."""
+        evaluations = tuple(Evaluation(**evaluation) for evaluation in history)
+        self._keep(replace(self._trials[number], history=evaluations))
+
+    def end(
+        self,
+        number: int,
+        state: TrialState,
+        *,
+        reason: str = "",
+        message: str = "",
+        train_s: float = 0.0,
+        by_length: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        """Note how a trial ended, and give back the room of checkpoints that no longer count."""
+        trial = replace(
+            self._trials[number],
+            state=state, reason=reason, message=message, train_s=train_s, by_length=tuple(by_length),
+        )  # fmt: skip
+        self._keep(trial)
+        log.info("trial %d %s %s: %s", number, state, reason, trial.values)
+        self._drop_checkpoints(self.ended)
+
+    def best(self) -> Trial | None:
+        """Return the best of the trials that have ended."""
+        return best_trial(self.ended, self.search.metric)
+
+    def live(self, notes: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what the queue shows of the search.
+
+        notes: the last progress of each trial, as the step loop reports it. `step` counts the steps of all
+        trials, so that the first one makes the job RUNNING.
+        """
+        metric = self.search.metric
+        self._steps |= {number: int(note["step"]) for number, note in notes.items()}
+        running = [t.number for t in self.trials if not t.has_ended and t.number in notes]
+        shown = self._shown()
+        best = best_trial(self.trials, metric)
+        return {
+            "step": sum(self._steps.values()),
+            "num_trials": self.search.num_trials,
+            **counts(self.trials),
+            "metric": metric,
+            "best": None if best is None else {"number": best.number, "value": _value(best, metric)},
+            "examples_per_s": sum(float(notes[number]["examples_per_s"]) for number in running),
+            "trials": [_row(trial, metric, notes[trial.number] if trial.number in notes else {}) for trial in shown],
+        }
+
+    def _shown(self) -> list[Trial]:
+        """Return the running trials and the best of the others, by number."""
+        running = [trial for trial in self.trials if not trial.has_ended]
+        failed = [trial for trial in self.ended if trial.state == "failed"]
+        others = [*rank(self.ended, self.search.metric), *failed]
+        return sorted([*running, *others][:MAX_ROWS], key=lambda trial: trial.number)
+
+    def _keep(self, trial: Trial) -> None:
+        self._trials[trial.number] = trial
+        write_trial(self._job_dir, trial)
+
+    def _drop_checkpoints(self, ended: Sequence[Trial]) -> None:
+        """Remove the checkpoints of all ended trials but the best one's, which become the job's model."""
+        best = self.best()
+        for trial in ended:
+            if best is None or trial.number != best.number:
+                folder_of(self._job_dir, trial.number).remove("checkpoints")
+
+
+def _row(trial: Trial, metric: str, note: Mapping[str, Any]) -> dict[str, Any]:
+    last = trial.history[-1].epoch if trial.history else 0.0
+    is_running = not trial.has_ended and "epoch" in note
+    return {
+        "number": trial.number,
+        "values": trial.values,
+        "epoch": round(float(note["epoch"]) if is_running else last, 2),
+        "value": _value(trial, metric),
+        "state": trial.state,
+    }
+
+
+def _value(trial: Trial, metric: str) -> float | None:
+    best = trial.best(metric)
+    return None if best is None else round(best.value_of(metric), 6)

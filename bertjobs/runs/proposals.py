@@ -1,0 +1,120 @@
+"""Which configuration a trial tries. Random and grid are functions of (seed, number) alone; Bayesian search is
+one of those and of the trials that have ended before. So a search that goes on after a fault, or is run again
+with its seed, tries the same ones."""
+
+import itertools
+import random
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from bertjobs.config.schema_tune import TuneConfig
+from bertjobs.config.space import Choice, Dimension, LogRange, Space, Value, Values, WholeRange
+from bertjobs.errors import ConfigError
+from bertjobs.runs.trials import Trial
+
+
+class Proposals(Protocol):
+    """Where configurations come from."""
+
+    num_trials: int
+
+    def values(self, number: int, ended: Sequence[Trial]) -> Values:
+        """Return the configuration of a trial, counted from 1, beside those that have ended."""
+
+
+def proposals_for(config: TuneConfig, space: Space, *, metric: str) -> Proposals:
+    """Return how a search chooses. Raises: ConfigError: it needs a package that is not there."""
+    search = config.search
+    if search.algorithm == "grid":
+        return Grid(space)
+    if search.algorithm == "bayesian":
+        return Bayesian(space, seed=search.search_seed, num_trials=search.trials, metric=metric)
+    return Random(space, seed=search.search_seed, num_trials=search.trials)
+
+
+class Random:
+    """Each dimension drawn by itself; never the same configuration twice where there are others."""
+
+    def __init__(self, space: Space, *, seed: int, num_trials: int) -> None:
+        self._space, self._seed = space, seed
+        self.num_trials = num_trials
+
+    def values(self, number: int, ended: Sequence[Trial] = ()) -> Values:
+        chance = random.Random(f"{self._seed}/{number}")
+        return {path: dimension.draw(chance) for path, dimension in self._space.items()}
+
+
+class Grid:
+    """Every combination of the dimensions' points, the last dimension varied first."""
+
+    def __init__(self, space: Space) -> None:
+        points = itertools.product(*(dimension.grid for dimension in space.values()))
+        self._all = [dict(zip(space, point, strict=True)) for point in points]
+        self.num_trials = len(self._all)
+
+    def values(self, number: int, ended: Sequence[Trial] = ()) -> Values:
+        return dict(self._all[number - 1])
+
+
+class Bayesian:
+    """Optuna's tree-structured Parzen estimator, asked anew for each trial: it keeps no state of its own.
+
+    Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization.
+    """
+
+    def __init__(self, space: Space, *, seed: int, num_trials: int, metric: str) -> None:
+        try:
+            import optuna
+        except ImportError as e:
+            raise ConfigError(
+                "--algorithm bayesian needs Optuna, which is not installed here.",
+                hint="pip install 'bertjobs[tune-bayesian]', or use --algorithm random.",
+            ) from e
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._optuna, self._space, self._seed, self._metric = optuna, space, seed, metric
+        self.num_trials = num_trials
+
+    def values(self, number: int, ended: Sequence[Trial]) -> Values:
+        optuna = self._optuna
+        distributions = {path: self._distribution(dimension) for path, dimension in self._space.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.TPESampler(
+                seed=random.Random(f"{self._seed}/{number}").randrange(2**31),
+                multivariate=True,
+            )
+        study = optuna.create_study(direction=self._direction, sampler=sampler)
+        for trial in sorted(ended, key=lambda t: t.number):
+            if (best := trial.best(self._metric)) is not None and trial.state != "failed":
+                study.add_trial(
+                    optuna.trial.create_trial(
+                        params=dict(trial.values),
+                        distributions=distributions,
+                        value=best.value_of(self._metric),
+                    )
+                )
+        return {path: _plain(value) for path, value in study.ask(distributions).params.items()}
+
+    @property
+    def _direction(self) -> str:
+        return "minimize" if self._metric == "loss" else "maximize"
+
+    def _distribution(self, dimension: Dimension) -> Any:
+        kinds = self._optuna.distributions
+        if isinstance(dimension, Choice):
+            return kinds.CategoricalDistribution(dimension.values)
+        if isinstance(dimension, WholeRange):
+            return kinds.IntDistribution(int(dimension.low), int(dimension.high))
+        is_log = isinstance(dimension, LogRange)
+        return kinds.FloatDistribution(dimension.low, dimension.high, log=is_log)
+
+
+def check_same_search(trials: Sequence[Trial], space: Mapping[str, object]) -> None:
+    """Assert that what was tried before belongs to this space: a job's configuration never changes."""
+    assert all(set(trial.values) == set(space) for trial in trials), "trials of another search"
+
+
+def _plain(value: Value) -> Value:
+    """Round as the other algorithms do."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,0 +1,60 @@
+"""How many trials a grant holds at a time, and what each of their workers gets. Pure."""
+
+import math
+from dataclasses import dataclass
+
+from bertjobs.config.schema_tune import TuneConfig
+from bertjobs.config.search_space import gpus_per_trial, workers_per_trial
+from bertjobs.errors import ConfigError
+from bertjobs.jobs.job import Grant
+from bertjobs.jobs.sizing import QUANTUM, describe_gang
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """The grant, dealt out."""
+
+    num_concurrent: int
+    """Trials at a time."""
+    workers_per_trial: int
+    gpus_per_worker: float
+    cpus_per_worker: float
+
+    @property
+    def num_workers(self) -> int:
+        """Training processes at a time, over all trials."""
+        return self.num_concurrent * self.workers_per_trial
+
+
+def share_out(grant: Grant, config: TuneConfig) -> Slots:
+    """Deal the granted workers out to trials; one that is larger than a trial's worker holds several.
+
+    Raises: ConfigError: not one trial fits.
+    """
+    search = config.search
+    workers = workers_per_trial(config)
+    gpus = gpus_per_trial(config) / workers
+    cpus = _cpus_of_worker(grant, gpus, None if search.cpus_per_trial is None else search.cpus_per_trial / workers)
+    per_granted = math.floor((grant.cpus_per_worker + QUANTUM) / cpus)
+    if gpus:
+        per_granted = min(per_granted, math.floor((grant.gpus_per_worker + QUANTUM) / gpus))
+    num_concurrent = grant.workers * per_granted // workers
+    if num_concurrent == 0:
+        raise ConfigError(
+            f"--cpus-per-trial, --gpus-per-trial: a trial of {workers} worker(s) with {cpus:g} CPUs and "
+            f"{gpus:g} GPUs each does not fit into what was granted, {describe_gang(grant)}.",
+            hint="Ask for less per trial, or for more --gpus, --workers or --cpus-per-worker.",
+        )
+    return Slots(
+        num_concurrent=min(num_concurrent, search.max_concurrent or num_concurrent, search.trials),
+        workers_per_trial=workers,
+        gpus_per_worker=gpus,
+        cpus_per_worker=cpus,
+    )
+
+
+def _cpus_of_worker(grant: Grant, gpus: float, asked: float | None) -> float:
+    """Return the cores of one worker of a trial: as asked, or its share of a granted worker's."""
+    if asked is not None:
+        return asked
+    return grant.cpus_per_worker * (min(gpus / grant.gpus_per_worker, 1.0) if gpus else 1.0)

@@ -1,0 +1,160 @@
+"""The trials of a search as files in its job's folder: what survives the driver, and what `bertjobs trials` shows.
+
+    trials/search.json      what is searched: metric, space, algorithm, number of trials
+    trials/<n>.json         one trial, replaced as a whole after each evaluation
+    trials/<n>/             its checkpoints and series, as a job of fine-tuning has them
+
+Knows neither Ray nor torch: the command line reads these files too.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from bertjobs.config.space import Values
+from bertjobs.errors import ConfigError
+from bertjobs.storage import JobDir
+
+TrialState = Literal["running", "finished", "stopped", "failed"]
+"""`stopped`: ended early by the stopper, which is no failure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a trial was worth at some point."""
+
+    num_examples: int
+    """Examples seen, over all epochs."""
+    step: int
+    epoch: float
+    """Passes over the training rows."""
+    accuracy: float
+    mcc: float
+    f1: float
+    loss: float
+
+    def value_of(self, metric: str) -> float:
+        """Return the searched metric."""
+        return float({"accuracy": self.accuracy, "mcc": self.mcc, "f1": self.f1, "loss": self.loss}[metric])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One configuration, and what became of it."""
+
+    number: int
+    """From 1, in the order of the search."""
+    values: Values
+    """What was varied, by dotted path."""
+    config: dict[str, Any]
+    """The whole configuration, as `submit finetune` would have it."""
+    state: TrialState = "running"
+    reason: str = ""
+    """Word and sentence of a failure, or who stopped it."""
+    message: str = ""
+    history: tuple[Evaluation, ...] = ()
+    train_s: float = 0.0
+    """Seconds it ran, in the last attempt."""
+    by_length: tuple[dict[str, Any], ...] = ()
+    """Correct answers by length of the example, where any was cut; see `trial_lengths`."""
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state != "running"
+
+    def best(self, metric: str) -> Evaluation | None:
+        """Return the evaluation with the best value; the first of equals, as checkpoints are kept."""
+        if not self.history:
+            return None
+        return max(self.history, key=lambda e: _score(e.value_of(metric), metric))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Trial":
+        history = tuple(Evaluation(**evaluation) for evaluation in content["history"])
+        return cls(**{**content, "history": history, "by_length": tuple(content["by_length"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is searched, as it was resolved when the search began."""
+
+    metric: str
+    space: dict[str, str]
+    algorithm: str
+    stopper: str
+    num_trials: int
+
+    def write(self, job_dir: JobDir) -> None:
+        job_dir.write_json("trials/search.json", asdict(self))
+
+
+def read_search(job_dir: JobDir) -> Search | None:
+    """Read it; None where the search has not begun."""
+    if not job_dir.exists("trials/search.json"):
+        return None
+    return Search(**job_dir.read_json("trials/search.json"))
+
+
+def write_trial(job_dir: JobDir, trial: Trial) -> None:
+    """Replace a trial's file. Raises: StorageError."""
+    job_dir.write_json(f"trials/{trial.number}.json", trial.to_json())
+
+
+def read_trials(job_dir: JobDir) -> list[Trial]:
+    """Read all trials that have begun, by number."""
+    names = [name.removesuffix(".json") for name in job_dir.list("trials") if name.endswith(".json")]
+    numbers = sorted(int(name) for name in names if name.isdecimal())
+    return [Trial.from_json(job_dir.read_json(f"trials/{number}.json")) for number in numbers]
+
+
+def folder_of(job_dir: JobDir, number: int) -> JobDir:
+    """Return a trial's own folder."""
+    return JobDir(job_dir.uri, f"trials/{number}")
+
+
+def best_trial(trials: Iterable[Trial], metric: str) -> Trial | None:
+    """Return the trial with the best evaluation; the first of equals. A trial that failed is none."""
+    ranked = rank(trials, metric)
+    return ranked[0] if ranked else None
+
+
+def rank(trials: Iterable[Trial], metric: str) -> list[Trial]:
+    """Return the trials that have a value and did not fail, best first."""
+    scored = [
+        (-_score(best.value_of(metric), metric), trial.number, trial)
+        for trial in trials
+        if trial.state != "failed" and (best := trial.best(metric)) is not None
+    ]
+    return [trial for _, _, trial in sorted(scored, key=lambda item: item[:2])]
+
+
+def find_trial(trials: list[Trial], metric: str, *, number: int | None, named: str) -> Trial:
+    """Return the trial of that number, or the best. Raises: ConfigError: there is none; names what was given."""
+    if number is None:
+        best = best_trial(trials, metric)
+        if best is None:
+            raise ConfigError(f"{named}: that search has no trial with a result yet.")
+        return best
+    found = [trial for trial in trials if trial.number == number]
+    if not found:
+        known = f"It has the trials 1 to {max(t.number for t in trials)}." if trials else "It has none yet."
+        raise ConfigError(f"{named}: that search has no trial {number}.", hint=known)
+    return found[0]
+
+
+def counts(trials: Iterable[Trial]) -> dict[str, int]:
+    """Count the trials by how they ended."""
+    states = [trial.state for trial in trials]
+    return {
+        "num_ended": sum(state != "running" for state in states),
+        "num_stopped_early": states.count("stopped"),
+        "num_failed": states.count("failed"),
+    }
+
+
+def _score(value: float, metric: str) -> float:
+    """Return a value that is better when it is higher."""
+    return -value if metric == "loss" else value
