@@ -25,8 +25,9 @@ from bertjobs.config.schema_pretrain import CorpusSection
 from bertjobs.errors import DataError, StorageError
 from bertjobs.runs.gang import task_errors
 from bertjobs.runs.run import Run
+from bertjobs.runs.span_task import encode_row
 from bertjobs.runs.stored_blocks import StoredBlocks
-from bertjobs.text.corpus_encoding import BlockInfo, corpus_key, encode_span, split_documents
+from bertjobs.text.corpus_encoding import BlockInfo, corpus_key
 from bertjobs.text.encoding import write_ipc
 from bertjobs.text.source_file import SourceFile
 from bertjobs.text.spans import Span, plan_spans
@@ -78,28 +79,13 @@ def _encoded(
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(cpu=cpus)
     context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # a broken file is told as we tell it
     rows = [{"span": span} for span in spans]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        _encode_row, fn_kwargs={"tokenizer": tokenizer, "ratio": ratio}, num_cpus=min(1.0, cpus)
+        encode_row, fn_kwargs={"tokenizer": tokenizer, "ratio": ratio}, num_cpus=min(1.0, cpus)
     )
     with task_errors():
         yield from dataset.iter_rows()
-
-
-def _encode_row(row: dict[str, Any], *, tokenizer: Tokenizer, ratio: float) -> dict[str, Any]:
-    span: Span = row["span"]
-    parts = split_documents(encode_span(span, tokenizer), ratio=ratio, seed=span.number)
-    files = {split: _as_file(part) for split, part in parts.items()}
-    return files | {
-        f"{split}_info": json.dumps(BlockInfo.of(part).to_json()) for split, part in parts.items()
-    }
-
-
-def _as_file(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
 
 
 def _write(encoded: Iterator[Mapping[str, Any]], folder: Path) -> None:
