@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertjobs.text.corpus_encoding import BlockInfo
+from bertjobs.text.encoding import one_array
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +27,7 @@ class Block:
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "Block":
         """View a table of `encode_span`'s columns; one of several chunks is joined first, which copies."""
-        lists = table["ids"].combine_chunks()
-        lists = lists.chunk(0) if isinstance(lists, pa.ChunkedArray) else lists
+        lists = one_array(table["ids"])
         offsets = lists.offsets.to_numpy().astype(np.int64)
         documents = table["document"].to_numpy()
         is_first = np.diff(documents, prepend=-1) != 0

@@ -10,7 +10,7 @@ from bertjobs.text.source_file import SourceFile
 
 Container = Literal["text", "jsonl", "parquet"]
 
-TITLE = re.compile(rb"(?:\A|(?<=\n)) = [^=\r\n]+ = (?=\r?\n|\Z)")
+TITLE = re.compile(rb"(?:\A|(?<=\n)) ?= [^=\r\n]+ = ?(?=\r?\n|\Z)")
 """WikiText's headings of level 1, each on a line of its own: an article begins there."""
 _HEADING = re.compile(r"=( =)* .+ =( =)*")
 _AFTER_PUNCTUATION = re.compile(r"(?<=[.!?])\s+")

@@ -5,6 +5,7 @@ Pseudorandom Number Generators, section 5.
 """
 
 from enum import IntEnum
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +29,8 @@ class Purpose(IntEnum):
 
 def row_keys(indices: Int64s, *, seed: int, epoch: int, purpose: Purpose) -> UInt64s:
     """Return one key per example, from which `draws` makes its numbers."""
-    base = _mix_one(_mix_one(_mix_one(seed) + epoch) + int(purpose))
-    return _mix(np.asarray(indices).astype(np.uint64) * np.uint64(_STEP) + np.uint64(base))
+    base = np.uint64(_base(seed, epoch, purpose))
+    return _mix(np.asarray(indices).astype(np.uint64) * np.uint64(_STEP) + base)
 
 
 def draws(keys: UInt64s, places: Int64s | int) -> UInt64s:
@@ -57,6 +58,11 @@ def _mix(bits: UInt64s) -> UInt64s:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(bits ^ (bits >> np.uint64(31)))
+
+
+@lru_cache(maxsize=64)
+def _base(seed: int, epoch: int, purpose: Purpose) -> int:
+    return _mix_one(_mix_one(_mix_one(seed) + epoch) + purpose)
 
 
 def _mix_one(value: int) -> int:

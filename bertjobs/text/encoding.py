@@ -93,8 +93,8 @@ class EncodedTable:
             a_offsets=a_offsets,
             b_ids=b_ids,
             b_offsets=b_offsets,
-            labels=_single(table["label"]).to_numpy(),
-            indices=_single(table["index"]).to_numpy(),
+            labels=one_array(table["label"]).to_numpy(),
+            indices=one_array(table["index"]).to_numpy(),
         )
 
     @property
@@ -182,11 +182,12 @@ def list_array(ids: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
 
 
 def _views(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    lists = _single(column)
+    lists = one_array(column)
     return lists.values.to_numpy(), lists.offsets.to_numpy()
 
 
-def _single(column: pa.ChunkedArray) -> pa.Array:
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array; copies only where it is of several chunks."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 

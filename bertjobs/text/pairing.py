@@ -84,7 +84,7 @@ class Pairing:
         return self._layout(block).num_examples
 
     def tokens(self, block: Block) -> np.ndarray:
-        """Return the ids that ranges point into: the block's, or its stream with [SEP] after each document."""
+        """Return what ranges point into: the block's ids, or its stream with [SEP] after each document."""
         return self._layout(block).tokens
 
     def ranges(self, block: Block, indices: Int64s, *, first: int = 0, seed: int, epoch: int) -> Ranges:

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
+from bertjobs.text.sample_corpus import write_corpus
 from bertjobs.text.sample_grammar import Pair, draw_pair, draw_premise, draw_sentence
 
 NUM_PAIRS = {"train": 600, "dev": 150, "test": 150}
@@ -18,15 +19,18 @@ DISAGREEMENT = 25
 
 
 def write_sample(folder: Path, *, seed: int = 0) -> list[Path]:
-    """Write `snli_1.0/` (train and dev as jsonl, test as txt) and `cola_public/raw/`; return the files.
+    """Write `snli_1.0/`, `cola_public/raw/` and `corpus/`, and return the files.
 
-    The same seed gives the same bytes; no premise and no sentence stands in two splits.
+    SNLI's train and dev are jsonl, its test is txt; the corpus is laid out as WikiText. The same seed gives
+    the same bytes; no premise and no sentence stands in two splits.
 
     Raises: OSError: the folder cannot be written.
     """
-    return _write_snli(folder / "snli_1.0", random.Random(f"snli {seed}")) + _write_cola(
-        folder / "cola_public" / "raw", random.Random(f"cola {seed}")
-    )
+    return [
+        *_write_snli(folder / "snli_1.0", random.Random(f"snli {seed}")),
+        *_write_cola(folder / "cola_public" / "raw", random.Random(f"cola {seed}")),
+        *write_corpus(folder / "corpus", seed=seed),
+    ]
 
 
 def _write_snli(folder: Path, rng: random.Random) -> list[Path]:

@@ -11,6 +11,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ class WordPieceTokenizer(Tokenizer):
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
 
-    @property
+    @cached_property
     def is_continuation_V(self) -> np.ndarray:  # noqa: N802
         """Whether a piece goes on the word of the piece before it, for each id.
 

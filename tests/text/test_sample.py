@@ -19,6 +19,8 @@ FILES = {
     "cola_public/raw/in_domain_train.tsv",
     "cola_public/raw/in_domain_dev.tsv",
     "cola_public/raw/out_of_domain_dev.tsv",
+    "corpus/train.tokens",
+    "corpus/valid.tokens",
 }
 SNLI_FIELDS = {
     *("annotator_labels", "captionID", "gold_label", "pairID"),

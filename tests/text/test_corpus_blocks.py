@@ -1,0 +1,212 @@
+"""A span as an Arrow table, a table as a block, blocks put together, and what the cache is named by."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from bertjobs.errors import DataError
+from bertjobs.text.blocks import Block, merge_small
+from bertjobs.text.corpus_encoding import BlockInfo, corpus_key, encode_span, split_documents
+from bertjobs.text.documents import read_span
+from bertjobs.text.encoding import read_ipc, write_ipc
+from bertjobs.text.tokenizer_kinds import WordTokenizer
+from bertjobs.text.tokenizers import Tokenizer, load_tokenizer, train_words
+from bertjobs.text.vocabulary import make_vocabulary
+from corpus_kit import encoded, section, sources, spans_of
+
+TEXT = "A b c . A b .\n\n \x07 \nb b d . a c . c c c .\n"
+
+
+@pytest.fixture
+def words() -> WordTokenizer:
+    return train_words([pa.array(["a b c d .", "a b c .", "A b", "b"])], min_count=1)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "wiki.tokens"
+    path.write_text(TEXT)
+    return path
+
+
+def test_the_table_has_a_row_per_sentence_and_numbers_documents_without_gaps(
+    corpus: Path, words: WordTokenizer
+) -> None:
+    (span,) = spans_of(corpus, document="paragraph", on_bad_row="skip")
+    table = encode_span(span, words)
+    tokens = [words.token_strings(ids) for ids in table["ids"].to_pylist()]
+    assert [" ".join(t) for t in tokens] == ["a b c", "a b .", "<unk>", "b b d", "a c", "c c c ."]
+    assert table["document"].to_pylist() == [0, 0, 1, 2, 2, 2]
+    assert table["ids"].type == pa.list_(pa.uint16())
+    assert BlockInfo.of(table) == BlockInfo(
+        num_documents=3, num_pairable=2, num_sentences=6, num_tokens=16, num_dropped=0
+    )
+
+
+def test_sentences_of_no_wordpiece_are_left_out_with_their_documents(tmp_path: Path, bert: Tokenizer) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("one\n\x07\ntwo \n", encoding="utf-8")
+    (block,) = encoded(path, tokenizer=bert, document="line")
+    assert (block.num_documents, block.num_sentences) == (2, 2)
+    assert block.document_offsets.tolist() == [0, 1, 2]
+
+
+def test_what_is_in_a_block_survives_its_file_and_json(
+    tmp_path: Path, corpus: Path, words: WordTokenizer
+) -> None:
+    corpus.write_bytes(TEXT.encode() + b"\xff\n")
+    (span,) = spans_of(corpus, document="paragraph", on_bad_row="skip")
+    table = encode_span(span, words)
+    write_ipc(table, tmp_path / "block.arrow")
+    info = BlockInfo.of(read_ipc(tmp_path / "block.arrow"))
+    assert info == BlockInfo.of(table)
+    assert info.num_dropped == 1
+    assert BlockInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
+
+
+def test_a_block_is_a_view_and_joined_blocks_have_all_documents(corpus: Path, words: WordTokenizer) -> None:
+    (span,) = spans_of(corpus, document="paragraph")
+    table = encode_span(span, words)
+    block = Block.from_arrow(table)
+    assert np.shares_memory(block.ids, table["ids"].chunk(0).values.to_numpy())
+    assert block.sentence_offsets.dtype == block.document_offsets.dtype == np.int64
+    assert block.document_offsets.tolist() == [0, 2, 3, 6]
+    both = Block.join([block, block])
+    assert both.document_offsets.tolist() == [0, 2, 3, 6, 8, 9, 12]
+    n = block.num_tokens
+    assert both.sentence_offsets[-1] == 2 * n == len(both.ids)
+    assert both.ids[n:].tolist() == block.ids.tolist()
+    sliced = Block.from_arrow(table.slice(2))
+    assert sliced.document_offsets.tolist() == [0, 1, 4]
+    assert sliced.ids.tolist() == block.ids[6:].tolist()
+    assert sliced.sentence_offsets[0] == 0
+
+
+def info(num_documents: int) -> BlockInfo:
+    return BlockInfo(
+        num_documents=num_documents, num_pairable=0, num_sentences=0, num_tokens=0, num_dropped=0
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups"),
+    [
+        ([3, 1, 4], [[0], [1, 2]]),
+        ([3, 1], [[0, 1]]),
+        ([1, 1, 1], [[0, 1, 2]]),
+        ([1, 0, 0, 1, 5, 0], [[0, 3], [4]]),
+        ([1], [[0]]),
+        ([0], []),
+    ],
+)
+def test_small_blocks_are_merged_with_their_neighbours(counts: list[int], groups: list[list[int]]) -> None:
+    assert merge_small([info(n) for n in counts]) == groups
+
+
+@pytest.mark.parametrize("ratio", [0.02, 0.1, 0.37])
+def test_the_held_out_share_is_exact_and_the_first_document_is_in_it(ratio: float) -> None:
+    num_valid = 0
+    for number in range(40):
+        documents = np.repeat(np.arange(100), 2)
+        table = pa.table({"ids": [[5]] * 200, "document": documents})
+        split = split_documents(table, ratio=ratio, seed=number)
+        held_out = set(split["valid"]["document"].to_pylist())
+        assert held_out.isdisjoint(split["train"]["document"].to_pylist())
+        assert split["valid"].num_rows == 2 * len(held_out)
+        assert number > 0 or 0 in held_out
+        num_valid += len(held_out)
+    assert abs(num_valid / 4000 - ratio) < 0.001
+    nothing = split_documents(table, ratio=0.0, seed=0)
+    assert (nothing["train"].num_rows, nothing["valid"].num_rows) == (200, 0)
+    assert Block.from_arrow(nothing["valid"]).num_documents == 0
+
+
+def test_the_cache_is_named_by_content_reading_and_tokenizer_alone(
+    tmp_path: Path, corpus: Path, words: WordTokenizer
+) -> None:
+    def key(path: Path = corpus, tokenizer: Tokenizer = words, **given: object) -> str:
+        return corpus_key(sources(path), section(**given), tokenizer)
+
+    (tmp_path / "elsewhere").mkdir()
+    copy = tmp_path / "elsewhere" / "w.tokens"
+    copy.write_text(TEXT)
+    assert key() == key(copy) == key(corpus="another name", shuffle_blocks=3, valid_ratio=0.5)
+    copy.write_text(TEXT + "more")
+    others = [
+        key(copy),
+        key(document="paragraph"),
+        key(sentences="line"),
+        key(block_bytes=4096),
+        key(limit_documents=3),
+        key(on_bad_row="skip"),
+        key(tokenizer=WordTokenizer([*words._words, "more"])),
+        corpus_key(sources(corpus), section(), words, extra="x"),
+    ]
+    assert len({key(), *others}) == 9
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
+    path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "##s", "two"]) + "\n")
+    return load_tokenizer(path)
+
+
+def test_the_vocabulary_says_which_pieces_go_on_a_word_and_which_are_special(bert: Tokenizer) -> None:
+    assert bert.special_ids.tolist() == [0, 1, 2, 3, 4]
+    assert np.flatnonzero(bert.is_continuation_V).tolist() == [6]
+
+
+def test_words_are_counted_as_d2l_does_the_most_frequent_first(tmp_path: Path) -> None:
+    path = tmp_path / "wiki.tokens"
+    path.write_text("The <unk> cat . the cat .\n\nthe dog . A <unk> b .\n\n" * 3)
+    tokenizer = make_vocabulary(spans_of(path), kind="word", size=8192, min_count=6)
+    assert isinstance(tokenizer, WordTokenizer)
+    assert tokenizer._words == ["<unk>", "<pad>", "<mask>", "<cls>", "<sep>", "the", ".", "cat"]
+    assert tokenizer.encode("THE <unk> dog") == [5, 0, 0]
+    assert tokenizer.special_ids.tolist() == [0, 1, 2, 3, 4]
+    assert not tokenizer.is_continuation_V.any()
+
+
+def test_a_word_vocabulary_without_words_is_refused(corpus: Path) -> None:
+    with pytest.raises(DataError) as e:
+        make_vocabulary(spans_of(corpus), kind="word", size=100, min_count=99)
+    assert str(e.value) == (
+        "No word occurs 99 times in the corpus. Lower the least count (--vocab-min-count), or give more text "
+        "(--corpus)."
+    )
+
+
+def test_wordpieces_are_trained_on_all_spans_of_a_corpus_and_always_alike(sample: Path) -> None:
+    spans = spans_of(sample / "corpus" / "train.tokens", block_bytes=1 << 14)
+    assert len(spans) > 5
+    one, two = (make_vocabulary(spans, kind="wordpiece", size=200, min_count=5) for _ in range(2))
+    assert one.fingerprint == two.fingerprint
+    assert one.vocab_size <= 200
+    texts = [s for span in spans for d in read_span(span).documents for s in d]
+    ids, _ = one.encode_column(pa.array(texts))
+    assert one.unk_id not in ids
+    assert (one.is_continuation_V[ids]).any()
+
+
+@pytest.mark.real_data
+def test_wikitext_as_published_is_read_whole(real_data: Path) -> None:
+    path = real_data / "wikitext-2" / "wiki.train.tokens"
+    text = path.read_text(encoding="utf-8")
+    lines = [line.strip() for line in text.split("\n")]
+    paragraphs = [line.lower().split(" . ") for line in lines if line and not line.startswith("= ")]
+    for block_bytes in (1 << 14, 1 << 24):
+        spans = spans_of(path, document="paragraph", block_bytes=block_bytes)
+        found = [d for span in spans for d in read_span(span).documents]
+        assert [[s.lower() for s in d] for d in found] == paragraphs
+    articles = [d for span in spans_of(path, block_bytes=1 << 18) for d in read_span(span).documents]
+    assert len(articles) == sum(line.startswith("= ") and line[2] != "=" for line in lines) == 60
+    tokenizer = make_vocabulary(spans, kind="word", size=8192, min_count=5)
+    counts = Counter(word for paragraph in paragraphs for s in paragraph for word in s.split())
+    assert isinstance(tokenizer, WordTokenizer)
+    assert set(tokenizer._words[5:]) == {w for w, n in counts.items() if n >= 5 and w != "<unk>"}
+    assert counts[tokenizer._words[5]] == max(n for w, n in counts.items() if w != "<unk>")
