@@ -28,7 +28,6 @@ from bertjobs.config.schema import TextSection
 from bertjobs.errors import DataError
 from bertjobs.jobs.job import Grant
 from bertjobs.modeling.build import build_pretraining
-from bertjobs.modeling.loaded import LoadedModel
 from bertjobs.runs import gang
 from bertjobs.runs.embeddings import FOLDER, PartWriter, embeddings_table
 from bertjobs.runs.encoder import TrainedEncoder, load_encoder
@@ -43,8 +42,6 @@ log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
 """Blocks between the stages are cut at this size: progress is reported, and workers take turns, by blocks."""
-RESTARTS = 3
-"""A killed worker is started again in place, and its block done again; after so many the attempt ends."""
 
 
 def run_encode(run: Run[EncodeConfig]) -> Outcome:
@@ -82,8 +79,9 @@ def run_encode(run: Run[EncodeConfig]) -> Outcome:
 class ReadLines:
     """An actor that reads spans of lines and tokenizes them."""
 
-    def __init__(self, *, tokenizer: Tokenizer, config: EncodeConfig, files: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, *, tokenizer: list[ray.ObjectRef], config: EncodeConfig, files: Sequence[str]) -> None:
+        _refuse_second_life()
+        self._tokenizer: Tokenizer = ray.get(tokenizer[0])
         self._data = config.data
         self._separator = config.text.pair_separator
         self._number_of = {path: number for number, path in enumerate(files)}
@@ -106,29 +104,27 @@ class RepresentLines:
     def __init__(
         self,
         *,
-        source: list[ray.ObjectRef],
-        tokenizer: Tokenizer,
+        encoder: list[ray.ObjectRef],
+        tokenizer: list[ray.ObjectRef],
         text: TextSection,
         config: EncodeConfig,
         grant: Grant,
     ) -> None:
+        _refuse_second_life()
         num_cores = len(os.sched_getaffinity(0))
         gang.set_threads(min(grant.workers, max(1, int(num_cores / grant.cpus_per_worker))))
-        loaded: LoadedModel = ray.get(source[0])
-        encoder = build_pretraining(loaded, seed=0).bert
         self._representer = Representer(
-            encoder.to("cuda" if config.resources.gpus else "cpu"),
+            ray.get(encoder[0]).to("cuda" if config.resources.gpus else "cpu"),
             text=text,
-            specials=tokenizer,
+            specials=ray.get(tokenizer[0]),
             pooling=config.model.pooling,
             batch_size=config.train.batch_size,
             precision=config.train.precision,
         )
-        self._dim = loaded.config.hidden_size
 
     def __call__(self, lines: pa.Table) -> pa.Table:
         """Return the vectors of a block of lines, in their order."""
-        vectors_RD = np.empty((lines.num_rows, self._dim), dtype=np.float32)
+        vectors_RD = np.empty((lines.num_rows, self._representer.dim), dtype=np.float32)
         num_tokens_R, uncut_R = np.empty((2, lines.num_rows), dtype=np.int64)
         for rows, part in singles_and_pairs(lines):
             vectors_RD[rows] = self._representer.vectors(part)
@@ -202,15 +198,12 @@ def _embeddings(
     context.raise_original_map_exception = True
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
-    patience = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-    reading = {"tokenizer": trained.tokenizer, "config": run.config, "files": files}
-    representing = {
-        "source": [ray.put(trained.loaded)],  # in a list, so that only the actor fetches it
-        "tokenizer": trained.tokenizer,
-        "text": trained.text,
-        "config": run.config,
-        "grant": grant,
-    }
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong comes as an exception too
+    encoder = build_pretraining(trained.loaded, seed=0).bert
+    # In lists, so that each actor fetches them for itself: large arguments are Ray's to keep, else.
+    given = {"tokenizer": [ray.put(trained.tokenizer)], "config": run.config}
+    reading = given | {"files": files}
+    representing = given | {"encoder": [ray.put(encoder)], "text": trained.text, "grant": grant}
     dataset = (
         ray.data.from_items([asdict(span) for span in spans], override_num_blocks=len(spans))
         .map_batches(
@@ -218,19 +211,17 @@ def _embeddings(
             fn_constructor_kwargs=reading,
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=max(1, int(grant.data_cpus))),
+            compute=ActorPoolStrategy(size=min(max(1, int(grant.data_cpus)), len(spans))),
             num_cpus=min(1.0, grant.data_cpus),
-            **patience,
         )
         .map_batches(
             RepresentLines,
             fn_constructor_kwargs=representing,
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=grant.workers),
+            compute=ActorPoolStrategy(size=min(grant.workers, len(spans))),
             num_cpus=grant.cpus_per_worker,
             num_gpus=grant.gpus_per_worker,
-            **patience,
         )
     )
     with _pipeline_errors():
@@ -246,4 +237,10 @@ def _pipeline_errors() -> Iterator[None]:
         with gang.task_errors():
             yield
     except ray.exceptions.RayError as e:
-        raise gang.WorkerLost(f"A worker was lost {RESTARTS + 1} times: {str(e).splitlines()[0]}") from e
+        raise gang.WorkerLost(f"A worker was lost: {str(e).strip().splitlines()[-1]}") from e
+
+
+def _refuse_second_life() -> None:
+    """End the attempt where Ray restarted this actor because it was killed: Ray would do so for ever."""
+    if ray.get_runtime_context().was_current_actor_reconstructed:
+        raise gang.WorkerLost("The process that did the work was killed.")

@@ -22,9 +22,10 @@ from bertjobs.text.source_file import SourceFile, data_errors
 
 log = logging.getLogger(__name__)
 
-LINES_PER_SPAN = 4096
-SPAN_BYTES = 4 << 20
-"""A span ends here too, where lines are long."""
+LINES_PER_SPAN = 1024
+"""Progress is reported by the span, and rows are sorted by length inside it."""
+SPAN_BYTES = 256 << 10
+"""A span of long lines ends soon after this."""
 _LINE_FEED = 10
 _BOM = "\ufeff"
 

@@ -49,13 +49,18 @@ class Representer:
         self._device = next(encoder.parameters()).device
         self._dtype = resolve_precision(precision, self._device)
 
+    @property
+    def dim(self) -> int:
+        """Numbers of a vector: D."""
+        return self._encoder.config.hidden_size
+
     def lengths(self, table: EncodedTable) -> npt.NDArray[np.int64]:
         """Return the rows' lengths (R) as they are represented: cut, special tokens included."""
         return self._feed(table).lengths
 
     def vectors(self, table: EncodedTable) -> Floats:
         """Return a vector for each row (R, D)."""
-        vectors_RD = np.empty((table.num_rows, self._encoder.config.hidden_size), dtype=np.float32)
+        vectors_RD = np.empty((table.num_rows, self.dim), dtype=np.float32)
         with torch.inference_mode(), self._autocast():
             for microbatch in self._microbatches(table):
                 vectors_RD[microbatch.rows_B] = self._pooled(microbatch.inputs).float().cpu().numpy()
