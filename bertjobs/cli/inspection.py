@@ -1,4 +1,4 @@
-"""How `data inspect` looks to people: a block per split, with its labels, its lengths and its cuts."""
+"""How `data inspect` looks to people: a block per split, with its labels and cuts, or its documents."""
 
 from typing import Any
 
@@ -15,23 +15,40 @@ def print_inspection(reports: dict[str, dict[str, Any]]) -> None:
         _print_split(split, report)
 
 
+def print_corpora(reports: dict[str, dict[str, Any]]) -> None:
+    """Print the report of every part of a corpus."""
+    for place, (name, report) in enumerate(reports.items()):
+        if place:
+            print_line("")
+        counts = [f"{report[what]:,} {what}" for what in ("documents", "sentences")]
+        dropped = f" (dropped: {report['dropped']:,})" if report["dropped"] else ""
+        print_line(f"{name}: {', '.join(counts)}, {report['tokens']:,} {report['unit']}{dropped}")
+        print_line(f"  Sentences of a document: {_quantiles(report['sentences_per_document'])}")
+        print_line(f"  Length of a document in {report['unit']}: {_quantiles(report['document_lengths'])}")
+        print_line(f"  Length of a sentence in {report['unit']}: {_quantiles(report['sentence_lengths'])}")
+        _print_histogram(report["sentence_lengths"], of="sentences")
+
+
 def _print_split(split: str, report: dict[str, Any]) -> None:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in report["dropped"].items() if count)
     print_line(f"{split}: {report['rows']:,} rows" + (f" (dropped: {dropped})" if dropped else ""))
     total = sum(report["labels"].values())
     rows = [[name, f"{count:,}", f"{count / total:.1%}"] for name, count in report["labels"].items()]
     print_table(["  LABEL", "ROWS", "SHARE"], [[f"  {name}", *rest] for name, *rest in rows])
-    _print_lengths(report["lengths"], unit=report["unit"])
+    print_line(f"\n  Length in {report['unit']}, special tokens included: {_quantiles(report['lengths'])}")
+    _print_histogram(report["lengths"])
     _print_cuts(report)
 
 
-def _print_lengths(lengths: dict[str, Any], *, unit: str) -> None:
-    facts = ", ".join(f"{name} {lengths[name]}" for name in ("mean", "p50", "p90", "p99", "max"))
-    print_line(f"\n  Length in {unit}, special tokens included: {facts}")
+def _quantiles(lengths: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {lengths[name]:,}" for name in ("mean", "p50", "p90", "p99", "max"))
+
+
+def _print_histogram(lengths: dict[str, Any], *, of: str = "rows") -> None:
     bins = [bin_ for bin_ in lengths["histogram"] if bin_["to"] >= lengths["min"]]
     most = max(bin_["rows"] for bin_ in bins)
     rows = [[f"  {_range(b)}", f"{b['rows']:,}", "█" * -(-b["rows"] * _BAR // most)] for b in bins]
-    print_table(["  LENGTH", "ROWS", ""], rows)
+    print_table(["  LENGTH", of.upper(), ""], rows)
 
 
 def _range(bin_: dict[str, int]) -> str:

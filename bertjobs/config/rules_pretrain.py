@@ -13,6 +13,7 @@ from bertjobs.config.rule import (
     Contradiction,
     Idle,
 )
+from bertjobs.config.schema_pretrain import PUBLISHED_CORPORA
 
 _BUDGETS = ("train.max_steps", "train.max_tokens", "train.max_time_s")
 
@@ -84,6 +85,11 @@ PRETRAIN_IDLE: tuple[Idle, ...] = (
         path="model.num_heads",
         holds=lambda c: c.model.source in size_names(),
         because="a model size says how many heads it has",
+    ),
+    Idle(
+        path="data.path",
+        holds=lambda c: c.data.corpus not in PUBLISHED_CORPORA,
+        because="only a published corpus is looked for in a folder; --corpus names files by their path",
     ),
     Idle(
         path="data.valid_ratio",

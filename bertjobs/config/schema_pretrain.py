@@ -19,6 +19,8 @@ Document = Literal["auto", "article", "paragraph", "file", "line", "row"]
 Sentences = Literal["auto", "dot", "line", "punctuation"]
 Pairs = Literal["nsp", "sop", "none"]
 VocabKind = Literal["wordpiece", "word"]
+PUBLISHED_CORPORA = ("wikitext-2", "wikitext-103")
+"""What `data.corpus` names that is no path."""
 
 
 class CorpusSection(Section):

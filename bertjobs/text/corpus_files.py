@@ -7,11 +7,15 @@ import glob
 from pathlib import Path
 from typing import Literal
 
+from bertjobs.config.schema_pretrain import PUBLISHED_CORPORA
 from bertjobs.errors import DataError
 from bertjobs.text.locate import downloads_dir
 from bertjobs.text.source_file import SourceFile, data_errors, open_archive
 
-PUBLISHED_CORPORA = ("wikitext-2", "wikitext-103")
+__all__ = ["PUBLISHED_CORPORA", "SPLITS", "find_files", "member_name", "own_files"]
+
+SPLITS = ("train", "valid", "test")
+"""Of the published corpora."""
 SUFFIXES = (".txt", ".text", ".tokens", ".jsonl", ".parquet")
 """What is taken from a folder; a file that is named may end as it likes and is read as text."""
 

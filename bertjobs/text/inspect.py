@@ -31,7 +31,7 @@ def inspect(split: Split, tokenizer: Tokenizer | None, *, max_len: int) -> dict[
         "dropped": split.num_dropped,
         "labels": _label_counts(split),
         "unit": "words" if tokenizer is None else "wordpieces",
-        "lengths": _describe_lengths(lengths),
+        "lengths": describe_lengths(lengths),
         "max_len": max_len,
         "truncation": {
             strategy: _cuts(len_a, len_b, budget=budget_of(max_len, is_pair=is_pair), strategy=strategy)
@@ -61,7 +61,8 @@ def _label_counts(split: Split) -> dict[str, int]:
     return counts | ({"(none)": num_without} if num_without else {})
 
 
-def _describe_lengths(lengths: np.ndarray) -> dict[str, Any]:
+def describe_lengths(lengths: np.ndarray) -> dict[str, Any]:
+    """Return mean, quantiles and a histogram in JSON types; there is one length at least."""
     width = max(1, -(-int(lengths.max()) // NUM_BINS))
     counts = np.bincount(lengths // width)
     return {

@@ -1,13 +1,16 @@
 """The published data sets: named by checksum, fetched from a mirror, and what to do without a network."""
 
 import hashlib
+import io
+import zipfile
 from pathlib import Path
 
 import pytest
 
-from bertjobs.errors import DownloadError
+from bertjobs.errors import DataError, DownloadError
 from bertjobs.fetch import Checksum
 from bertjobs.text import download
+from bertjobs.text.corpus_files import find_files
 from bertjobs.text.download import PUBLISHED, Published, get
 from file_server import FileServer
 
@@ -47,8 +50,59 @@ def test_a_mirror_must_have_the_published_content(
 
 
 def test_what_is_published_is_named_by_https_and_a_checksum() -> None:
-    assert set(PUBLISHED) == {"snli", "cola"}
+    assert set(PUBLISHED) == {"snli", "cola", "wikitext-2", "wikitext-103"}
     for published in PUBLISHED.values():
         assert published.url.startswith("https://")
         checksum = published.checksum
         assert len(checksum.digest) == hashlib.new(checksum.algorithm).digest_size * 2
+
+
+def archive_of(names: tuple[str, ...]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, f"text of {name}")
+    return content.getvalue()
+
+
+def publish(
+    content: bytes, server: FileServer, monkeypatch: pytest.MonkeyPatch, *, name: str = "wikitext-2"
+) -> None:
+    server.files[f"/{name}-v1.zip"] = content
+    checksum = Checksum(algorithm="sha256", digest=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(download.PUBLISHED, name, Published(url=PUBLISHED[name].url, checksum=checksum))
+
+
+def test_a_corpus_is_unpacked_and_found_then(
+    file_server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = tuple(f"wikitext-2/wiki.{split}.tokens" for split in ("train", "valid", "test"))
+    publish(archive_of((*names, "wikitext-2/more")), file_server, monkeypatch)
+    folder = get("wikitext-2", cache=tmp_path, base_url=file_server.url)
+    assert folder == tmp_path / "downloads" / "wikitext-2"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(name.rpartition("/")[2] for name in names)
+    (found,) = find_files("wikitext-2", None, split="valid", cache=tmp_path)
+    assert found.path.read_text() == "text of wikitext-2/wiki.valid.tokens"
+    file_server.files.clear()
+    assert get("wikitext-2", cache=tmp_path, base_url=file_server.url) == folder
+    assert [path.name for path in (tmp_path / "downloads").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_corpus_whose_archive_was_put_there_needs_no_network(
+    file_server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = archive_of(tuple(f"wiki.{split}.tokens" for split in ("train", "valid", "test")))
+    publish(content, file_server, monkeypatch)
+    file_server.files.clear()
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "wikitext-2-v1.zip").write_bytes(content)
+    assert (get("wikitext-2", cache=tmp_path, base_url=file_server.url) / "wiki.train.tokens").is_file()
+
+
+def test_an_archive_with_members_that_point_elsewhere_is_refused(
+    file_server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(archive_of(("../wiki.train.tokens",)), file_server, monkeypatch)
+    with pytest.raises(DataError, match="points outside of the archive"):
+        get("wikitext-2", cache=tmp_path, base_url=file_server.url)
+    assert not (tmp_path / "downloads" / "wikitext-2").exists()
