@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bertjobs.cli.render import COLOURS
-from bertjobs.cli.words import closing_phase, number, printable, seconds, what_of
+from bertjobs.cli.trial_table import live_rows
+from bertjobs.cli.words import closing_phase, number, printable, seconds, tally_of, what_of
 from bertjobs.jobs.job import Job
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -60,6 +61,8 @@ def picture(job: Job, *, losses: Iterable[float], width: int) -> RenderableType:
 
 def _course(job: Job, losses: Iterable[float], width: int) -> list[RenderableType]:
     report = job.progress
+    if "trials" in report:
+        return _trials(job)
     if "step" not in report or "num_steps" not in report:
         return []
     step, num_steps = int(report["step"]), int(report["num_steps"])
@@ -77,6 +80,25 @@ def _course(job: Job, losses: Iterable[float], width: int) -> list[RenderableTyp
     if closing := closing_phase(job):
         parts.append(Text(closing, style="dim"))
     return parts
+
+
+def _trials(job: Job) -> list[RenderableType]:
+    """Show how far a search is, and its trials."""
+    report = job.progress
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        ProgressBar(total=int(report["num_trials"]), completed=int(report["num_ended"]), width=30),
+        escape(tally_of(report)),
+    )
+    header, rows = live_rows(report)
+    table = Table(*header, box=None, pad_edge=False, header_style="dim")
+    for row in rows:
+        table.add_row(*map(escape, row), style=_TRIAL_STYLES[row[-1]])
+    closing = closing_phase(job)
+    return [bar, table, *([Text(closing, style="dim")] if closing else [])]
+
+
+_TRIAL_STYLES = {"running": "cyan", "finished": "", "stopped": "dim", "failed": "red"}
 
 
 def _speed(job: Job) -> str:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "watch": ("watch:watch", "Follow one job live: step, loss, examples/s, time left."),
         "wait": ("wait:wait", "Wait until a job has ended; fail if it did."),
         "logs": ("logs:logs", "Print the log of a job; -f follows it."),
+        "trials": ("trials:trials", "Show the trials of a search."),
         "plot": ("plot:plot", "Draw loss and accuracy over the steps."),
     },
     "Use a model": {

@@ -7,6 +7,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from bertjobs.cli.trials import from_trial, origin_of
 from bertjobs.config import JobConfig, Layer, describe, file_layer, load, paths, preset_layer, set_layer
 from bertjobs.config.load import Parameter
 from bertjobs.config.presets import preset_names
@@ -166,7 +167,12 @@ class JobCommand(click.Command):
                 if value is not None and value != ():
                     flags[option.path] = join_space(value) if option.multiple else value
         merged = {name: ctx.params.pop(name) for name in _MERGED if name in ctx.params}
-        ctx.params["config"] = resolve(self.kind, flags, **merged)
+        config = resolve(self.kind, flags, **merged)
+        if (named := origin_of(config)) is not None:
+            begin, name = from_trial(named)
+            named_whole = Layer({"origin.from_trial": name}, {}, is_given=False)
+            config = resolve(self.kind, flags, begin=begin, end=named_whole, **merged)
+        ctx.params["config"] = config
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -202,20 +208,23 @@ def resolve(
     preset: str | None = None,
     config: Path | None = None,
     assign: tuple[str, ...] = (),
+    begin: Layer | None = None,
+    end: Layer | None = None,
 ) -> JobConfig:
-    """Merge defaults, preset, file, `--set` and flags, the later over the earlier.
+    """Merge defaults, `begin`, preset, file, `--set`, flags and `end`, the later over the earlier.
 
     Raises: ConfigError: with the name of the flag, what was given and what is allowed.
     """
     names = {path: flag for flags_ in FLAGS.values() for flag, path in flags_.items()}
     layers = [Layer({}, names)]  # so that even a value nobody gave is called by its flag
+    layers += [begin] if begin is not None else []
     if preset is not None:
         layers.append(preset_layer(kind, preset))
     if config is not None:
         layers.append(file_layer(config))
     layers.append(set_layer(assign))
     layers.append(Layer(flags, {path: names[path] for path in flags}))
-    return load(kind, *layers)
+    return load(kind, *layers, *([end] if end is not None else []))
 
 
 def _merging(kind: str) -> list[click.Option]:

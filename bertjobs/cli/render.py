@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from bertjobs.cli.trial_table import live_rows
 from bertjobs.cli.words import duration_since, number, printable, seconds, sentence, what_of
 from bertjobs.jobs.job import Event, Job, JobSummary, State
 
@@ -74,6 +75,9 @@ def print_job(job: Job, events: Iterable[Event], *, now: datetime | None = None)
     now = now or datetime.now(UTC)
     click.echo(f"{click.style(job.id, bold=True)}  {_state(job)}  {what_of(job)}".rstrip())
     print_facts(_facts(job, now))
+    if "trials" in job.progress:
+        click.secho("\nTrials", bold=True)
+        print_table(*live_rows(job.progress))
     if job.metrics:
         click.secho("\nResults", bold=True)
         print_metrics(job.metrics)

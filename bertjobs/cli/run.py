@@ -37,6 +37,14 @@ def finetune(**request: Any) -> None:
     _run("finetune", **request)
 
 
+@run.command(cls=JobCommand, kind="tune")
+@output_option
+@json_option
+def tune(**request: Any) -> None:
+    """Search for the best configuration of a fine-tuning: many trials, the poor ones stopped early."""
+    _run("tune", **request)
+
+
 @run.command(cls=JobCommand, kind="evaluate")
 @output_option
 @json_option

@@ -1,5 +1,6 @@
 """How a job, a time or a number is said in a few words. Pure text: prints nothing, asks no clock."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,6 +23,8 @@ def what_of(job: JobSummary) -> str:
 def progress_of(job: JobSummary) -> str:
     """Say how far the step loop is; nothing before its first report."""
     report = job.progress
+    if "num_trials" in report:
+        return ", ".join(part for part in (tally_of(report), closing_phase(job)) if part)
     if "step" not in report or "num_steps" not in report:
         return ""
     parts = [f"step {report['step']}/{report['num_steps']}"]
@@ -37,8 +40,23 @@ def progress_of(job: JobSummary) -> str:
 
 def closing_phase(job: JobSummary) -> str:
     """Say what is done after the last step; before it, the phase is still that from before the first."""
-    is_after = "step" in job.progress and job.progress["step"] == job.progress["num_steps"]
+    report = job.progress
+    done, total = ("num_ended", "num_trials") if "num_trials" in report else ("step", "num_steps")
+    is_after = done in report and report[done] == report[total]
     return printable(job.phase) if is_after and not job.state.is_terminal else ""
+
+
+def tally_of(report: Mapping[str, Any]) -> str:
+    """Say in a line how far a search is."""
+    parts = [f"{report['num_ended']}/{report['num_trials']} trials"]
+    for key, word in (("num_stopped_early", "stopped early"), ("num_failed", "failed")):
+        if report[key]:
+            parts.append(f"{report[key]} {word}")
+    if best := report["best"]:
+        parts.append(f"best {report['metric']} {number(best['value'])} (trial {best['number']})")
+    if report["examples_per_s"]:
+        parts.append(f"{number(report['examples_per_s'])} examples/s")
+    return ", ".join(parts)
 
 
 def sentence(reason: str, message: str) -> str:

@@ -24,7 +24,10 @@ def preset_names(kind: str) -> list[str]:
 
 def preset_path(kind: str, name: str) -> Path:
     """Return where a preset is. Raises: ConfigError: there is no such preset for this kind of job."""
-    known = preset_names(kind)
+    own = preset_names(kind)
+    if name not in own and name in _lent(kind):
+        return configs_dir() / _LENDERS[kind] / f"{name}.yaml"
+    known = [*own, *_lent(kind)]
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean {close[0]}? " if close else ""
@@ -33,6 +36,15 @@ def preset_path(kind: str, name: str) -> Path:
             hint=f"{hint}Known are {', '.join(known)}." if known else f"{kind} has none.",
         )
     return configs_dir() / kind / f"{name}.yaml"
+
+
+_LENDERS = {"tune": "finetune"}
+"""Kinds that also take another kind's presets: a search begins with the configuration of a fine-tuning."""
+
+
+def _lent(kind: str) -> list[str]:
+    lent = preset_names(_LENDERS[kind]) if kind in _LENDERS else []
+    return [name for name in lent if name not in preset_names(kind)]
 
 
 def size_names() -> list[str]:

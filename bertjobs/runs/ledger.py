@@ -96,7 +96,6 @@ class Ledger:
         metric = self.search.metric
         self._steps |= {number: int(note["step"]) for number, note in notes.items()}
         running = [t.number for t in self.trials if not t.has_ended and t.number in notes]
-        shown = self._shown()
         best = best_trial(self.trials, metric)
         return {
             "step": sum(self._steps.values()),
@@ -105,7 +104,10 @@ class Ledger:
             "metric": metric,
             "best": None if best is None else {"number": best.number, "value": _value(best, metric)},
             "examples_per_s": sum(float(notes[number]["examples_per_s"]) for number in running),
-            "trials": [_row(trial, metric, notes[trial.number] if trial.number in notes else {}) for trial in shown],
+            "trials": [
+                _row(trial, metric, float(notes[trial.number]["epoch"]) if trial.number in running else None)
+                for trial in self._shown()
+            ],
         }
 
     def _shown(self) -> list[Trial]:
@@ -127,13 +129,13 @@ class Ledger:
                 folder_of(self._job_dir, trial.number).remove("checkpoints")
 
 
-def _row(trial: Trial, metric: str, note: Mapping[str, Any]) -> dict[str, Any]:
+def _row(trial: Trial, metric: str, epoch: float | None) -> dict[str, Any]:
+    """Return a line of the table; `epoch` is how far it is where that is known, else its last evaluation's."""
     last = trial.history[-1].epoch if trial.history else 0.0
-    is_running = not trial.has_ended and "epoch" in note
     return {
         "number": trial.number,
         "values": trial.values,
-        "epoch": round(float(note["epoch"]) if is_running else last, 2),
+        "epoch": round(last if epoch is None else epoch, 2),
         "value": _value(trial, metric),
         "state": trial.state,
     }

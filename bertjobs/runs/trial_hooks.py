@@ -7,7 +7,7 @@ from typing import Any
 
 from bertjobs.runs.board import BoardHandle
 from bertjobs.runs.reporting import PROGRESS_INTERVAL_S
-from bertjobs.runs.trials import Evaluation
+from bertjobs.runs.trials import Evaluation, score_of
 from bertjobs.storage import JobDir
 from bertjobs.training.plan import Plan
 from bertjobs.training.progress import EpochResult, Progress
@@ -69,9 +69,8 @@ class TrialHooks:
     def summary(self) -> dict[str, Any]:
         """Return what the search compares trials by: `value` is better when higher, over `num_examples`."""
         last = self.history[-1]
-        sign = -1 if self._metric == "loss" else 1
         return {
-            "value": sign * last.value_of(self._metric),
+            "value": score_of(last, self._metric),
             "num_examples": last.num_examples,
             "history": [asdict(evaluation) for evaluation in self.history],
         }

@@ -25,6 +25,7 @@ from bertjobs.settings import Settings, load_settings
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.plan import make_plan
+from bertjobs.training.ranks import current_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,8 @@ def _train(
         resume=resume,
         draws=False,
     )
+    if not current_ranks().is_first:
+        return {}
     return hooks.summary() | {
         "has_finished": True,
         "by_length": _count_lengths(work, model, config) if work.counts_lengths else (),

@@ -66,7 +66,7 @@ class Trial:
         """Return the evaluation with the best value; the first of equals, as checkpoints are kept."""
         if not self.history:
             return None
-        return max(self.history, key=lambda e: _score(e.value_of(metric), metric))
+        return max(self.history, key=lambda e: score_of(e, metric))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -124,7 +124,7 @@ def best_trial(trials: Iterable[Trial], metric: str) -> Trial | None:
 def rank(trials: Iterable[Trial], metric: str) -> list[Trial]:
     """Return the trials that have a value and did not fail, best first."""
     scored = [
-        (-_score(best.value_of(metric), metric), trial.number, trial)
+        (-score_of(best, metric), trial.number, trial)
         for trial in trials
         if trial.state != "failed" and (best := trial.best(metric)) is not None
     ]
@@ -155,6 +155,7 @@ def counts(trials: Iterable[Trial]) -> dict[str, int]:
     }
 
 
-def _score(value: float, metric: str) -> float:
+def score_of(evaluation: Evaluation, metric: str) -> float:
     """Return a value that is better when it is higher."""
+    value = evaluation.value_of(metric)
     return -value if metric == "loss" else value

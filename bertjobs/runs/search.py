@@ -1,0 +1,236 @@
+"""Ray Tune, and all that is known of it: which trial is next, when one is stopped, what became of each.
+
+Tune decides and runs; what counts is in the ledger. Its own experiment files are not used to go on after a
+fault: rungs of ASHA are not in them, and trials begin from our checkpoints, which it does not know.
+"""
+
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.search import Searcher
+
+from bertjobs.config.schema_tune import SearchSection, TuneConfig
+from bertjobs.config.search_space import trial_config
+from bertjobs.runs.ledger import Ledger
+from bertjobs.runs.proposals import Proposals
+from bertjobs.runs.reporting import stop_reason
+from bertjobs.runs.run import Run
+from bertjobs.runs.trial_work import TrialWork, run_trial
+from bertjobs.runs.trials import Trial, score_of
+
+log = logging.getLogger(__name__)
+
+LIVE_INTERVAL_S = 0.5
+"""Least time between two reports of the whole table."""
+MEDIAN_OF = 3
+"""Trials that must have come as far before the median stops one."""
+
+# Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; the working directory of
+# an actor is not to change under the paths of a configuration.
+_TUNE_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+VALUE, TIME = "value", "num_examples"
+"""What trials are compared by, and what is the same point in two of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How long a trial is, at most, and from when on it may be stopped."""
+
+    num_examples: int
+    grace_examples: int
+
+
+def search(
+    run: Run[TuneConfig], *, work: TrialWork, ledger: Ledger, proposals: Proposals, course: Course
+) -> None:
+    """Run the trials that remain; what becomes of them is in the ledger.
+
+    Raises: Cancelled, DriverStopped, LeaseLost: the search is to end before that.
+    """
+    remaining = ledger.remaining()
+    if not remaining:
+        return
+    for name, value in _TUNE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    slots = work.slots
+    scheduler = _scheduler(run.config.search, course, ended=ledger.ended, metric=work.metric)
+    bundle = {"CPU": slots.cpus_per_worker} | ({"GPU": slots.gpus_per_worker} if slots.gpus_per_worker else {})
+    is_gang = slots.workers_per_trial > 1
+    trainable = tune.with_resources(
+        tune.with_parameters(run_trial, work=work),
+        {"CPU": 0} if is_gang else bundle,  # a gang's workers bring a placement group of their own
+    )
+    storage, name = run.settings.cache / "ray", f"{run.id}-a{run.attempt}"
+    tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            scheduler=scheduler,
+            search_alg=_Next(run.config, ledger=ledger, proposals=proposals, remaining=remaining),
+            num_samples=len(remaining),
+            max_concurrent_trials=slots.num_concurrent,
+            reuse_actors=not is_gang,
+            trial_name_creator=lambda trial: f"{run.id}-t{trial.config['number']}",
+            trial_dirname_creator=lambda trial: f"t{trial.config['number']}",
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            verbose=0,
+            callbacks=[_Listener(run, work=work, ledger=ledger)],
+        ),
+    ).fit()
+    _forget(storage / name)
+
+
+class _Next(Searcher):
+    """Hands Tune the remaining trials, one by one."""
+
+    def __init__(
+        self, config: TuneConfig, *, ledger: Ledger, proposals: Proposals, remaining: list[int]
+    ) -> None:
+        super().__init__(metric=VALUE, mode="max")
+        self._config, self._ledger, self._proposals = config, ledger, proposals
+        self._remaining = list(remaining)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if not self._remaining:
+            return Searcher.FINISHED
+        number = self._remaining.pop(0)
+        values = self._ledger.values_of(number) or self._proposals.values(number, self._ledger.ended)
+        config = trial_config(self._config, values).model_dump(mode="json")
+        self._ledger.begin(number, values, config)
+        return {"number": number, "config": config}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """Nothing to learn here: proposals are made from the ledger."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the ledger's files say what remains."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search goes on from its ledger")
+
+
+class _Listener(tune.Callback):
+    """Takes what Tune says of the trials into the ledger, and from there into the queue."""
+
+    def __init__(self, run: Run[TuneConfig], *, work: TrialWork, ledger: Ledger) -> None:
+        self._run, self._work, self._ledger = run, work, ledger
+        self._stopper = run.config.search.stopper
+        self._next_s = 0.0
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: TuneTrial, result: Any, **info: Any) -> None:
+        self._ledger.evaluated(trial.config["number"], result["history"])
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: TuneTrial, **info: Any) -> None:
+        number, last = trial.config["number"], trial.last_result
+        if "has_finished" in last:
+            self._ledger.end(number, "finished", train_s=last["train_s"], by_length=last["by_length"])
+        else:
+            self._ledger.end(number, "stopped", reason=self._stopper, train_s=last["time_total_s"])
+        self._publish()
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: TuneTrial, **info: Any) -> None:
+        number = trial.config["number"]
+        word, message = self._work.board.failure(number) or _why(trial)
+        self._ledger.end(number, "failed", reason=word, message=message)
+        self._publish()
+
+    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+        """Called several times a second, whatever happens."""
+        if (command := self._run.reporter.command()) is not None:
+            raise stop_reason(command)
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + LIVE_INTERVAL_S
+            self._run.reporter.progress(self._ledger.live(self._work.board.progress()))
+
+    def _publish(self) -> None:
+        """Make what has ended what a next attempt goes on from; it also shows the queue that there is progress
+        between two faults."""
+        ended = [trial.number for trial in self._ledger.ended]
+        self._run.job_dir.write_json(f"checkpoints/{ENDED}", {"ended": ended})
+        self._run.reporter.publish_checkpoint(ENDED, len(ended))
+
+
+ENDED = "trials.json"
+"""The checkpoint of a search: the numbers of the trials that need not be run again."""
+
+
+def _scheduler(
+    search: SearchSection, course: Course, *, ended: Iterable[Trial], metric: str
+) -> TrialScheduler:
+    """Return Tune's stopper, told of the trials of earlier attempts."""
+    if search.stopper == "none" or course.num_examples <= course.grace_examples:
+        return FIFOScheduler()
+    scheduler: TrialScheduler
+    if search.stopper == "asha":
+        scheduler = AsyncHyperBandScheduler(
+            time_attr=TIME,
+            metric=VALUE,
+            mode="max",
+            # At its end a trial is complete; there is no rung.
+            max_t=course.num_examples - 1,
+            grace_period=course.grace_examples,
+            reduction_factor=search.reduction_factor,
+            stop_last_trials=False,
+        )
+    else:
+        scheduler = MedianStoppingRule(
+            time_attr=TIME,
+            metric=VALUE,
+            mode="max",
+            grace_period=course.grace_examples,
+            min_samples_required=MEDIAN_OF,
+            min_time_slice=math.inf,  # or it would pause a trial to let others come as far
+        )
+    _replay(scheduler, ended, metric=metric)
+    return scheduler
+
+
+@dataclass(frozen=True)
+class _Before:
+    """A trial of an earlier attempt, as much of it as a stopper looks at."""
+
+    trial_id: str
+
+
+def _replay(scheduler: Any, ended: Iterable[Trial], *, metric: str) -> None:
+    """Show the stopper the evaluations of trials that ended before this attempt."""
+    for trial in ended:
+        before = _Before(f"before-{trial.number}")
+        scheduler.on_trial_add(None, before)
+        for evaluation in trial.history:
+            result = {TIME: evaluation.num_examples, VALUE: score_of(evaluation, metric)}
+            scheduler.on_trial_result(None, before, result)
+
+
+def _why(trial: TuneTrial) -> tuple[str, str]:
+    """Say in a word and a sentence why an actor ended that said nothing itself."""
+    text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
+    if "OutOfMemoryError" in text:
+        return "OutOfMemory", "Ray killed the trial's process, because the node ran out of memory."
+    if "ActorDiedError" in text or "RayActorError" in text or "The actor" in text:
+        return "WorkerLost", "The process that ran the trial was killed."
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "TrainingError", f"The training code raised: {lines[-1] if lines else 'nothing that is known'}"
+
+
+def _forget(folder: Path) -> None:
+    """Remove what Tune wrote about a search that is over; all of it is in the ledger."""
+    shutil.rmtree(folder, ignore_errors=True)
