@@ -1,6 +1,7 @@
 """The BERT encoder, with Hugging Face's parameter names.
 
-Legend: N tokens of the batch, padding included; B rows; K tokens that are wanted; D hidden size; F intermediate size.
+Legend: N tokens of the batch, padding included; B rows; K tokens that are wanted; D hidden size; F
+intermediate size.
 All linear layers run over the N tokens at once; only attention knows which tokens belong together.
 
 Source: Devlin et al. 2019, "BERT"; post-norm blocks as in Vaswani et al. 2017, section 3.
@@ -155,10 +156,10 @@ class Encoder(nn.Module):
     ) -> Tensor:
         *lower, last = self.layer
         for layer in lower:
-            hidden_ND = self._apply(layer, hidden_ND, layout=layout, masks=masks)
-        return self._apply(last, hidden_ND, layout=layout, masks=masks, first_only=first_only, kept_K=kept_K)
+            hidden_ND = self._run(layer, hidden_ND, layout=layout, masks=masks)
+        return self._run(last, hidden_ND, layout=layout, masks=masks, first_only=first_only, kept_K=kept_K)
 
-    def _apply(self, layer: nn.Module, hidden_ND: Tensor, **given: Any) -> Tensor:
+    def _run(self, layer: nn.Module, hidden_ND: Tensor, **given: Any) -> Tensor:
         if self.recomputes and torch.is_grad_enabled():
             # Dropout masks are functions of the step: there is no random state to keep.
             return checkpoint(layer, hidden_ND, use_reentrant=False, preserve_rng_state=False, **given)

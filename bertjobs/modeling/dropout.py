@@ -120,6 +120,15 @@ class TokenMasks:
         self._rows_N = rows_N
         self._positions_N = positions_N
 
+    def at(self, tokens_K: Tensor) -> "TokenMasks":
+        """Return the masks of some of the tokens."""
+        return TokenMasks(
+            self._pool,
+            row_keys_B=self._keys_B,
+            rows_N=self._rows_N[tokens_K],
+            positions_N=self._positions_N[tokens_K],
+        )
+
     def hidden(self, site: int, *, first_only: bool = False) -> HiddenMask | None:
         """Return the mask of the embeddings (site 0) or of a residual branch (from 1)."""
         return self._of_tokens("hidden", site, first_only=first_only)

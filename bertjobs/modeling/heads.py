@@ -3,13 +3,17 @@
 Legend: N tokens, B rows, C classes, P masked positions, V vocabulary, D hidden size.
 """
 
+from typing import NamedTuple
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertjobs.modeling.bert import BertModel, activation_of
+from bertjobs.modeling.bert import BertModel, Linear, activation_of, in_autocast_dtype
 from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.dropout import DropoutPool
 from bertjobs.modeling.inputs import ModelInputs
+from bertjobs.modeling.masked_loss import masked_cross_entropy, masked_scores
 
 
 class BertForSequenceClassification(nn.Module):
@@ -37,6 +41,15 @@ class BertForSequenceClassification(nn.Module):
         return self.classifier(pooled_BD if mask is None else pooled_BD * mask.of(pooled_BD))
 
 
+class PretrainScores(NamedTuple):
+    """Sums over a batch that can be added up, each a tensor of one number."""
+
+    mlm_loss_sum: Tensor
+    num_masked_correct: Tensor
+    nsp_loss_sum: Tensor
+    num_pairs_correct: Tensor
+
+
 class BertForPreTraining(nn.Module):
     """The masked-language-model head, on masked positions only, and next-sentence prediction."""
 
@@ -47,21 +60,78 @@ class BertForPreTraining(nn.Module):
         self.cls = nn.ModuleDict(
             {"predictions": MaskedLanguageHead(config), "seq_relationship": nn.Linear(config.hidden_size, 2)}
         )
+        self._writes_gradients = False
 
     def set_dropout(self, pool: DropoutPool | None) -> None:
         """Use this pool's masks while in training mode."""
         self.bert.set_dropout(pool)
 
     def write_gradients(self) -> None:
-        """Add gradients of weights straight to `.grad`; see `BertModel.write_gradients`."""
+        """Add gradients straight to `.grad`, see `BertModel.write_gradients`; of the word table too."""
         self.bert.write_gradients()
+        self.bert.embeddings.writes_gradients = True
+        self.cls["predictions"].transform["dense"].writes_gradients = True
+        self._writes_gradients = True
 
     def forward(self, inputs: ModelInputs, *, masked_P: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (P, V) of the tokens at `masked_P` (indices in N) and (B, 2) of the pairs."""
-        hidden_ND = self.bert(inputs)
-        words_VD = self.bert.embeddings.word_embeddings.weight
-        logits_PV = self.cls["predictions"](hidden_ND[masked_P], words_VD=words_VD)
-        return logits_PV, self.cls["seq_relationship"](self.bert.pool(hidden_ND[inputs.starts_B]))
+        first_BD, masked_PD = self._hidden(inputs, masked_P)
+        weight_VD, bias_V = self._decoder()
+        return F.linear(masked_PD, weight_VD, bias_V), self._pair_logits(first_BD)
+
+    def losses(
+        self,
+        inputs: ModelInputs,
+        *,
+        masked_P: Tensor,
+        targets_P: Tensor,
+        labels_B: Tensor | None,
+        mlm_scale: Tensor,
+        nsp_scale: float,
+    ) -> Tensor:
+        """Return the scaled sums of the cross-entropies of masked tokens and, with labels, of pairs.
+
+        The logits of masked tokens are never all there at once: see `masked_cross_entropy`.
+        """
+        first_BD, masked_PD = self._hidden(inputs, masked_P)
+        weight_VD, bias_V = self._decoder()
+        mlm_loss = masked_cross_entropy(
+            masked_PD,
+            weight_VD=weight_VD,
+            bias_V=bias_V,
+            targets_P=targets_P,
+            scale=mlm_scale,
+            write_gradients=self._writes_gradients,
+        )
+        if labels_B is None:
+            return mlm_loss.view(1)
+        logits_B2 = self._pair_logits(first_BD).float()
+        nsp_loss = F.cross_entropy(logits_B2, labels_B, reduction="sum") * nsp_scale
+        return torch.stack((mlm_loss, nsp_loss))
+
+    @torch.no_grad()
+    def scores(
+        self, inputs: ModelInputs, *, masked_P: Tensor, targets_P: Tensor, labels_B: Tensor
+    ) -> PretrainScores:
+        """Return what an evaluation adds up over its batches."""
+        first_BD, masked_PD = self._hidden(inputs, masked_P)
+        weight_VD, bias_V = self._decoder()
+        mlm = masked_scores(masked_PD, weight_VD=weight_VD, bias_V=bias_V, targets_P=targets_P)
+        logits_B2 = self._pair_logits(first_BD).double()
+        nsp_loss_sum = F.cross_entropy(logits_B2, labels_B, reduction="sum")
+        return PretrainScores(*mlm, nsp_loss_sum, (logits_B2.argmax(dim=1) == labels_B).sum())
+
+    def _hidden(self, inputs: ModelInputs, masked_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the last hidden states of first tokens (B, D), and what the decoder reads (P, D)."""
+        hidden_KD = self.bert.hidden_at(inputs, torch.cat((inputs.starts_B, masked_P)))
+        first_BD, masked_PD = hidden_KD.split((len(inputs.starts_B), len(masked_P)))
+        return first_BD, in_autocast_dtype(self.cls["predictions"](masked_PD))
+
+    def _decoder(self) -> tuple[nn.Parameter, nn.Parameter]:
+        return self.cls["predictions"].decoder_over(self.bert.embeddings.word_embeddings)
+
+    def _pair_logits(self, first_BD: Tensor) -> Tensor:
+        return self.cls["seq_relationship"](self.bert.pool(first_BD))
 
 
 class MaskedLanguageHead(nn.Module):
@@ -71,13 +141,19 @@ class MaskedLanguageHead(nn.Module):
         super().__init__()
         D = config.hidden_size
         self.transform = nn.ModuleDict(
-            {"dense": nn.Linear(D, D), "LayerNorm": nn.LayerNorm(D, eps=config.layer_norm_eps)}
+            {"dense": Linear(D, D), "LayerNorm": nn.LayerNorm(D, eps=config.layer_norm_eps)}
         )
         self.decoder = None if config.tie_word_embeddings else nn.Linear(D, config.vocab_size)
         if config.tie_word_embeddings:
             self.bias = nn.Parameter(self.transform["dense"].weight.new_zeros(config.vocab_size))
         self._activation = activation_of(config.hidden_act)
 
-    def forward(self, masked_PD: Tensor, *, words_VD: Tensor) -> Tensor:
-        hidden_PD = self.transform["LayerNorm"](self._activation(self.transform["dense"](masked_PD)))
-        return F.linear(hidden_PD, words_VD, self.bias) if self.decoder is None else self.decoder(hidden_PD)
+    def forward(self, masked_PD: Tensor) -> Tensor:
+        """Return what the decoder reads (P, D)."""
+        return self.transform["LayerNorm"](self._activation(self.transform["dense"](masked_PD)))
+
+    def decoder_over(self, words: nn.Embedding) -> tuple[nn.Parameter, nn.Parameter]:
+        """Return the decoder's weight (V, D) and bias (V)."""
+        if self.decoder is None:
+            return words.weight, self.bias
+        return self.decoder.weight, self.decoder.bias

@@ -101,6 +101,10 @@ class GroupedLayout:
         """Return hidden states in the caller's order."""
         return torch.empty_like(hidden_ND).index_copy(0, self.order_N, hidden_ND)
 
+    def find(self, places_K: Tensor) -> Tensor:
+        """Return where the encoder keeps the caller's tokens."""
+        return _inverse(self.order_N, size=len(self.order_N))[places_K]
+
 
 class LaidGroup(NamedTuple):
     """A group as attention needs it."""
@@ -151,6 +155,16 @@ class PackedLayout:
         """Return hidden states in the caller's order, zero at padding."""
         padded = hidden_ND.new_zeros(self.num_tokens_padded, hidden_ND.shape[1])
         return padded.index_copy(0, self.order_N, hidden_ND)
+
+    def find(self, places_K: Tensor) -> Tensor:
+        """Return where the encoder keeps the caller's tokens, none of which is padding."""
+        return _inverse(self.order_N, size=self.num_tokens_padded)[places_K]
+
+
+def _inverse(order_N: Tensor, *, size: int) -> Tensor:
+    inverse = torch.empty(size, dtype=torch.int64, device=order_N.device)
+    inverse[order_N] = torch.arange(len(order_N), device=order_N.device)
+    return inverse
 
 
 Layout = GroupedLayout | PackedLayout

@@ -18,7 +18,7 @@ from bertjobs.text.batching import Ints
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.feed import Feed, Microbatch, SpecialIds
 from bertjobs.training.metrics import Metrics, metrics_of
-from bertjobs.training.precision import resolve_precision
+from bertjobs.training.precision import autocast, resolve_precision
 from bertjobs.training.ranks import Ranks, current_ranks
 
 OnPredictions = Callable[[Ints, npt.NDArray[np.float32]], None]
@@ -59,7 +59,7 @@ def evaluate(
     own_batch = max(1, batch_size // ranks.world_size)
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), _autocast(device, resolve_precision(precision, device)):
+    with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
         for start in range(0, len(own), own_batch):
             for microbatch in feed.microbatches(own[start : start + own_batch]):
                 logits_BC = model(microbatch.inputs).float()
@@ -95,7 +95,3 @@ class _Counts:
         ranks.add_up(self._counts, self._loss_sum)
         confusion_per_batch = self._counts.view(self._shape).cpu().numpy()
         return metrics_of(confusion_per_batch, loss_sum=float(self._loss_sum), labels=labels)
-
-
-def _autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)

@@ -17,7 +17,7 @@ from bertjobs.config.schema import TextSection
 from bertjobs.modeling.dropout import row_keys
 from bertjobs.modeling.inputs import ModelInputs
 from bertjobs.text import ragged
-from bertjobs.text.batching import Ints, collate, sequence_lengths, share_of_rank, split_microbatches
+from bertjobs.text.batching import Batch, Ints, collate, sequence_lengths, share_of_rank, split_microbatches
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.ranks import Ranks
 
@@ -118,17 +118,21 @@ class Feed:
             pad_id=self._specials.pad_id,
         )
         keys_B = None if seed is None else row_keys(torch.from_numpy(batch.rows_B), seed=seed, step=step)
-        inputs = ModelInputs(
-            ids_N=torch.from_numpy(batch.ids_N),
-            segments_N=torch.from_numpy(batch.segments_N),
-            positions_N=torch.from_numpy(batch.positions_N),
-            groups=batch.groups,
-            lengths_B=torch.from_numpy(batch.lengths_B),
-            starts_B=torch.from_numpy(batch.starts_B),
-            row_keys_B=keys_B,
-        )
         return Microbatch(
-            inputs=inputs.to(self._device),
+            inputs=inputs_of(batch, row_keys_B=keys_B).to(self._device),
             labels_B=torch.from_numpy(batch.labels_B).to(self._device, non_blocking=True),
             rows_B=batch.rows_B,
         )
+
+
+def inputs_of(batch: Batch, *, row_keys_B: Tensor | None) -> ModelInputs:
+    """Return a collated batch as the model's inputs, on the host, without a copy."""
+    return ModelInputs(
+        ids_N=torch.from_numpy(batch.ids_N),
+        segments_N=torch.from_numpy(batch.segments_N),
+        positions_N=torch.from_numpy(batch.positions_N),
+        groups=batch.groups,
+        lengths_B=torch.from_numpy(batch.lengths_B),
+        starts_B=torch.from_numpy(batch.starts_B),
+        row_keys_B=row_keys_B,
+    )

@@ -37,8 +37,8 @@ def freeze(model: nn.Module, *, num_layers: int, freeze_layers: int) -> None:
             hint=f"Give {num_layers} at most; that trains only the pooler and the classifier.",
         )
     for name, parameter in model.named_parameters():
-        is_below = depth_of(name, num_layers=num_layers) <= freeze_layers
-        parameter.requires_grad_(not (freeze_layers and is_below))
+        if freeze_layers and depth_of(name, num_layers=num_layers) <= freeze_layers:
+            parameter.requires_grad_(False)
 
 
 def parameter_groups(model: nn.Module, *, num_layers: int, optim: OptimSection) -> list[Group]:

@@ -93,5 +93,5 @@ class Meter:
             examples_per_s=examples_per_s,
             tokens_per_s=tokens_per_s,
             eta_s=(num_steps - num_done) / steps_per_s,
-            losses=parts if len(parts) > 1 else {},
+            losses={} if "loss" in parts else parts,
         )

@@ -35,17 +35,25 @@ _WORD_IDS = "word_rows.token_ids"
 
 
 def build_optimizer(
-    model: nn.Module, *, num_layers: int, word_table: nn.Embedding, token_ids_U: Tensor, optim: OptimSection
+    model: nn.Module,
+    *,
+    num_layers: int,
+    optim: OptimSection,
+    word_table: nn.Embedding | None = None,
+    token_ids_U: Tensor | None = None,
 ) -> "FlatAdamW":
     """Freeze, group and flatten the parameters of a model that is where it will be trained.
 
-    token_ids_U: sorted ids of all wordpieces that training can meet, special ones included.
+    word_table, token_ids_U: a table of which training meets only these rows, by their sorted ids, special ones
+        included; none where any row may get a gradient, as in pretraining.
 
     Raises: ConfigError: more layers to freeze than the model has.
     """
     freeze(model, num_layers=num_layers, freeze_layers=optim.freeze_layers)
     groups = parameter_groups(model, num_layers=num_layers, optim=optim)
-    word_rows = WordRows(word_table, token_ids_U=token_ids_U) if word_table.weight.requires_grad else None
+    word_rows = None
+    if word_table is not None and token_ids_U is not None and word_table.weight.requires_grad:
+        word_rows = WordRows(word_table, token_ids_U=token_ids_U)
     return FlatAdamW(dict(model.named_parameters()), groups=groups, word_rows=word_rows, optim=optim)
 
 
@@ -93,14 +101,16 @@ class FlatAdamW:
         if self._word_rows:
             self._word_rows.clear()
 
-    def gather(self, ranks: Ranks, *, token_ids_T: Tensor) -> Tensor:
+    def gather(self, ranks: Ranks, *, token_ids_T: Tensor | None) -> Tensor:
         """Sum gradients and riders over the ranks; return the global L2 norm, a tensor of one number.
 
-        token_ids_T: unique ids of at least the wordpieces of the whole batch, the same on all ranks.
+        token_ids_T: unique ids of at least the wordpieces of the whole batch, the same on all ranks; not read
+            where the word table's gradient is exchanged whole.
         """
         ranks.add_up(self._exchanged)
         square = torch.dot(self._dense_gradients, self._dense_gradients)  # half the time of vector_norm
         if self._word_rows:
+            assert token_ids_T is not None
             rows_TD = self._word_rows.take_gradients(token_ids_T)
             ranks.add_up(rows_TD)
             self._word_rows.put_gradients(token_ids_T, rows_TD)

@@ -16,6 +16,7 @@ from bertjobs.training.record import Line
 
 _LOSS, _DEV, _LR, _QUIET = "#1f5fa8", "#c8541b", "#4a7a3a", "#7a7a7a"
 _NAMES = {"accuracy": "accuracy", "mcc": "MCC", "f1": "F1"}
+_PARTS = {"mlm_loss": "masked tokens", "nsp_loss": "pairs"}
 _DPI = 120
 
 
@@ -44,13 +45,42 @@ def draw_curves(
     figure.suptitle(title, fontsize=14)
     _draw_loss(loss_axes, steps, epochs)
     _draw_scores(score_axes, epochs, metric=metric)
-    lr_axes.plot(_column(steps, "step"), _column(steps, "lr"), color=_LR, linewidth=1.6)
-    lr_axes.set(ylabel="learning rate", xlabel="optimizer step")
-    lr_axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    lr_axes.set_ylim(bottom=0)
-    lr_axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _draw_rate(lr_axes, steps)
     for axes in (loss_axes, score_axes, lr_axes):
         _tidy(axes)
+    return _png(figure)
+
+
+def save_pretraining_plots(job_dir: JobDir, lines: Sequence[Line]) -> tuple[str, ...]:
+    """Write `plots/curves.png`; return this name. Raises: StorageError."""
+    job_dir.write_bytes("plots/curves.png", draw_pretraining_curves(lines))
+    return ("plots/curves.png",)
+
+
+def draw_pretraining_curves(
+    lines: Sequence[Line], *, title: str = "Pretraining: losses, validation accuracy, learning rate"
+) -> bytes:
+    """Draw each part of the loss, validation accuracies and learning rate over the steps, one above the other.
+
+    lines: as in `metrics.jsonl`. Without pairs there is no curve of theirs.
+    """
+    steps = [line for line in lines if line["kind"] == "step"]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    parts = [name for name in _PARTS if any(name in line for line in (*steps, *epochs))]
+    figure = Figure(figsize=(8, 5.5 + 3 * len(parts)), layout="constrained")
+    axes = figure.subplots(len(parts) + 2, 1, sharex=True, height_ratios=(*[3] * len(parts), 2, 1.2))
+    figure.suptitle(title, fontsize=14)
+    for name, part_axes in zip(parts, axes, strict=False):
+        _draw_loss(part_axes, steps, epochs, name=name, ylabel=f"{_PARTS[name]}, nats")
+    for name, color in (("mlm_accuracy", _LOSS), ("nsp_accuracy", _DEV)):
+        seen = [line for line in epochs if name in line]
+        label = f"{_PARTS[name.replace('accuracy', 'loss')]}, validation"
+        axes[-2].plot(_column(seen, "step"), _column(seen, name), color=color, marker="o", label=label)
+    axes[-2].set(ylabel="accuracy", ylim=(0, 1))
+    axes[-2].legend(frameon=False)
+    _draw_rate(axes[-1], steps)
+    for each in axes:
+        _tidy(each)
     return _png(figure)
 
 
@@ -75,17 +105,32 @@ def draw_confusion(metrics: Metrics, *, title: str) -> bytes:
     return _png(figure)
 
 
-def _draw_loss(axes: Axes, steps: Sequence[Line], epochs: Sequence[Line]) -> None:
-    x, loss = _column(steps, "step"), _column(steps, "loss")
+def _draw_loss(
+    axes: Axes,
+    steps: Sequence[Line],
+    epochs: Sequence[Line],
+    *,
+    name: str = "loss",
+    ylabel: str = "cross-entropy (nats)",
+) -> None:
+    x, loss = _column(steps, "step"), _column(steps, name)
     axes.plot(x, loss, color=_LOSS, alpha=0.25, linewidth=0.9, label="training, each batch")
     axes.plot(x, _smooth(loss), color=_LOSS, linewidth=2, label="training, smoothed")
     axes.plot(
-        _column(epochs, "step"), _column(epochs, "loss"),
+        _column(epochs, "step"), _column(epochs, name),
         color=_DEV, marker="o", linewidth=1.6, label="development",
     )  # fmt: skip
-    axes.set_ylabel("cross-entropy (nats)")
+    axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
+
+
+def _draw_rate(axes: Axes, steps: Sequence[Line]) -> None:
+    axes.plot(_column(steps, "step"), _column(steps, "lr"), color=_LR, linewidth=1.6)
+    axes.set(ylabel="learning rate", xlabel="optimizer step")
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_scores(axes: Axes, epochs: Sequence[Line], *, metric: str) -> None:

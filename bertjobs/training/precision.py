@@ -29,6 +29,11 @@ def resolve_precision(precision: Precision, device: torch.device, *, cpuinfo: Pa
     return torch.float32
 
 
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """Return the context in which matrix products run in this dtype."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
 def has_bf16(device: torch.device, *, cpuinfo: Path = _CPUINFO) -> bool:
     """Return whether the device multiplies bf16 matrices in hardware."""
     if device.type == "cuda":

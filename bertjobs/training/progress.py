@@ -29,7 +29,7 @@ class Progress:
     eta_s: float
     """Seconds left at this pace, evaluations not counted."""
     losses: dict[str, float] = field(default_factory=dict)
-    """Parts that add up to the loss, by name, where there are several."""
+    """Parts that add up to the loss, by name; empty where it has none."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it flat, the parts of the loss beside the loss."""

@@ -27,6 +27,12 @@ class Ranks:
             for tensor in tensors:
                 dist.all_reduce(tensor)
 
+    def add_up_on_host(self, tensor: torch.Tensor) -> None:
+        """Replace a tensor on the CPU by its sum over the ranks, in place."""
+        on_device = tensor.to("cuda") if self.world_size > 1 and dist.get_backend() == "nccl" else tensor
+        self.add_up(on_device)
+        tensor.copy_(on_device)
+
     def copy_from_first(self, *tensors: torch.Tensor) -> None:
         """Overwrite each tensor by rank 0's."""
         if self.world_size > 1:

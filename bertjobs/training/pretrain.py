@@ -1,0 +1,223 @@
+"""Pretrain BERT: the shared loop over examples that are made on the fly, and the last weights at its end."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from bertjobs.config.schema_pretrain import PretrainConfig, PretrainTrainSection
+from bertjobs.modeling.heads import BertForPreTraining
+from bertjobs.storage import JobDir
+from bertjobs.text.masking import Masker
+from bertjobs.text.pairing import Pairing
+from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.training.budget import Budget
+from bertjobs.training.corpus import BlockSource, Corpus
+from bertjobs.training.loop import Loop, determinism
+from bertjobs.training.optim import build_optimizer
+from bertjobs.training.position import Position
+from bertjobs.training.pretrain_feed import PretrainFeed, PretrainMicrobatch, PretrainStepBatch
+from bertjobs.training.pretrain_metrics import VALID_SEED, PretrainMetrics, evaluate_pretraining
+from bertjobs.training.progress import Hooks
+from bertjobs.training.ranks import current_ranks
+from bertjobs.training.schedule import check_schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainResult:
+    """How a run ended. The model given to `pretrain` holds the last weights."""
+
+    num_steps: int
+    """Optimizer steps in all, those of earlier attempts included."""
+    num_tokens: int
+    """Tokens seen in all, padding not counted."""
+    metrics: PretrainMetrics | None
+    """Of the last weights; of those evaluated last where the run was stopped, None where none were."""
+    best_step: int
+    """Steps after which the validation loss was lowest."""
+    stopped: str | None
+    """What `Hooks.should_stop` said, where that ended the run."""
+    plots: tuple[str, ...] = ()
+    """Names of the pictures in the job's folder."""
+
+
+def pretrain(
+    model: BertForPreTraining,
+    *,
+    config: PretrainConfig,
+    train: BlockSource,
+    valid: BlockSource,
+    tokenizer: Tokenizer,
+    job_dir: JobDir,
+    hooks: Hooks,
+    resume: str | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> PretrainResult:
+    """Train a model, already on its device, on `train`; leave it with its last weights.
+
+    resume: the name of a published checkpoint of `job_dir`. clock: in seconds; a budget by time follows it.
+    Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `plots/`; the caller writes `model/`.
+
+    Raises:
+        DataError: no example can be made of a corpus. ConfigError: as `finetune`.
+        ModelError: the checkpoint is damaged, or belongs to another run; no whole words in the vocabulary.
+        TrainingError: the loss is not finite. OutOfMemory: with what to change.
+        StorageError: an artefact cannot be written. LeaseLost: from the hooks.
+    """
+    check_schedule(config.optim)
+    with determinism(config.train.deterministic):
+        objective = _Pretraining(model, config=config, train=train, valid=valid, tokenizer=tokenizer)
+        _prepare(model, config=config)
+        loop = Loop(
+            model,
+            objective=objective,
+            optimizer=build_optimizer(model, num_layers=model.config.num_hidden_layers, optim=config.optim),
+            optim=config.optim,
+            train=config.train,
+            job_dir=job_dir,
+            hooks=hooks,
+            clock=clock,
+        )
+        model.write_gradients()  # straight into the optimizer's buffers
+        loop.begin(resume)
+        try:
+            loop.take_steps()
+            return _finish(loop, job_dir=job_dir)
+        finally:
+            loop.close()
+
+
+class _Pretraining:
+    """The objective: mean cross-entropy of the masked positions plus that of the pairs."""
+
+    def __init__(
+        self,
+        model: BertForPreTraining,
+        *,
+        config: PretrainConfig,
+        train: BlockSource,
+        valid: BlockSource,
+        tokenizer: Tokenizer,
+    ) -> None:
+        self._model, self._config = model, config
+        self._ranks = current_ranks()
+        self._has_pairs = config.objective.pairs != "none"
+        self.loss_names = ("mlm_loss", "nsp_loss") if self._has_pairs else ("mlm_loss",)
+        self._feed, self._valid_feed = (
+            self._feed_of(source, tokenizer=tokenizer, seed=seed)
+            for source, seed in ((train, config.train.seed), (valid, VALID_SEED))
+        )
+        self._steps_per_epoch = -(-self._feed.corpus.num_examples // config.train.batch_size)
+        self.budget = budget_of(config.train, steps_per_epoch=self._steps_per_epoch)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "num_examples": self._feed.corpus.num_examples,
+            "num_corpus_tokens": self._feed.corpus.num_tokens,
+            "batch_size": self._config.train.batch_size,
+            "seed": self._config.train.seed,
+            "max_len": self._config.text.max_len,
+            "objective": self._config.objective.model_dump(),
+            "budget": asdict(self.budget),
+        }
+
+    def epoch_of(self, step: int) -> int:
+        return step // self._steps_per_epoch
+
+    def step_batch(self, step: int) -> PretrainStepBatch:
+        train = self._config.train
+        return self._feed.step_batch(step, batch_size=train.batch_size, at_least=train.accumulation)
+
+    def losses(self, microbatch: PretrainMicrobatch, batch: PretrainStepBatch) -> Tensor:
+        return self._model.losses(
+            microbatch.inputs,
+            masked_P=microbatch.masked_P,
+            targets_P=microbatch.targets_P,
+            labels_B=microbatch.labels_B if self._has_pairs else None,
+            mlm_scale=1.0 / batch.num_masked,
+            nsp_scale=1.0 / batch.num_rows,
+        )
+
+    def is_milestone(self, num_done: int) -> bool:
+        eval_steps = self._config.train.eval_steps
+        return eval_steps is not None and num_done % eval_steps == 0
+
+    def evaluate(self) -> PretrainMetrics:
+        train = self._config.train
+        return evaluate_pretraining(
+            self._model,
+            self._valid_feed,
+            num_examples=train.eval_examples,
+            batch_size=train.eval_batch_size,
+            has_pairs=self._has_pairs,
+            ranks=self._ranks,
+            precision=train.precision,
+        )
+
+    def value_of(self, scores: PretrainMetrics) -> float:
+        return -scores.loss
+
+    def read_scores(self, content: Mapping[str, Any]) -> PretrainMetrics:
+        return PretrainMetrics.from_json(content)
+
+    def is_out_of_patience(self, position: Position) -> bool:
+        return False
+
+    def kept_step(self, position: Position) -> int | None:
+        return None  # the last weights are what is wanted
+
+    def _feed_of(self, source: BlockSource, *, tokenizer: Tokenizer, seed: int) -> PretrainFeed:
+        config = self._config
+        pairing = Pairing(config.objective, config.text.max_len, sep_id=tokenizer.sep_id)
+        return PretrainFeed(
+            Corpus(
+                source,
+                pairing=pairing,
+                ranks=self._ranks,
+                seed=seed,
+                shuffle_blocks=config.data.shuffle_blocks,
+            ),
+            pairing=pairing,
+            masker=Masker.of(config.objective, tokenizer),
+            vocabulary=tokenizer,
+            seed=seed,
+            max_tokens=config.train.microbatch_tokens,
+            ranks=self._ranks,
+            device=next(self._model.parameters()).device,
+        )
+
+
+def budget_of(train: PretrainTrainSection, *, steps_per_epoch: int) -> Budget:
+    """Return the run's length; epochs count where nothing else is given."""
+    if train.max_tokens is not None:
+        return Budget(num_tokens=train.max_tokens)
+    if train.max_time_s is not None:
+        return Budget(train_s=train.max_time_s)
+    return Budget(num_steps=train.max_steps or train.epochs * steps_per_epoch)
+
+
+def _prepare(model: BertForPreTraining, *, config: PretrainConfig) -> None:
+    """Leave out of training what the objective does not use; recompute activations where that is asked for."""
+    if config.objective.pairs == "none":
+        model.bert.pooler.requires_grad_(False)
+        model.cls["seq_relationship"].requires_grad_(False)
+    model.bert.encoder.recomputes = config.train.activation_checkpointing
+
+
+def _finish(loop: Loop, *, job_dir: JobDir) -> PretrainResult:
+    """Draw the curves."""
+    position, plots = loop.position, tuple[str, ...]()
+    if loop.stopped is None and loop.lines is not None:
+        from bertjobs.training.plots import save_pretraining_plots  # matplotlib: paid at the end
+
+        plots = save_pretraining_plots(job_dir, loop.lines)
+    return PretrainResult(
+        num_steps=position.num_done,
+        num_tokens=position.num_tokens,
+        metrics=position.last.metrics if position.last else None,
+        best_step=position.best.step if position.best else 0,
+        stopped=loop.stopped,
+        plots=plots,
+    )

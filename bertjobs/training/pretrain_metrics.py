@@ -1,0 +1,116 @@
+"""What a pretrained model is judged by, from sums alone, and how they are gathered over a validation corpus.
+
+The masks are fixed: those of epoch 0 under a seed of their own, alike in every evaluation and for every run.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from bertjobs.config.schema import Precision
+from bertjobs.modeling.heads import BertForPreTraining
+from bertjobs.training.precision import autocast, resolve_precision
+from bertjobs.training.pretrain_feed import PretrainFeed
+from bertjobs.training.ranks import Ranks
+
+VALID_SEED = 2018
+"""Of order, pairs and masks of the validation corpus."""
+_MOST_NATS = 700.0
+"""A perplexity of e**709 is the largest that a float holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainMetrics:
+    """The result of an evaluation. What concerns pairs is None where the objective has none."""
+
+    num_examples: int
+    num_masked: int
+    """Predicted positions of these examples."""
+    loss: float
+    """The sum of the two below, in nats."""
+    mlm_loss: float
+    """Mean cross-entropy of the predicted positions."""
+    mlm_accuracy: float
+    perplexity: float
+    """exp(mlm_loss)."""
+    nsp_loss: float | None
+    """Mean cross-entropy of the pairs: next or random, or in order or swapped."""
+    nsp_accuracy: float | None
+
+    def value_of(self, metric: str) -> float:
+        """Return what the model may be judged by: `mlm_accuracy` or `nsp_accuracy`, better when higher."""
+        value = {"mlm_accuracy": self.mlm_accuracy, "nsp_accuracy": self.nsp_accuracy}[metric]
+        assert value is not None, "an objective without pairs has no nsp_accuracy"
+        return value
+
+    def curves(self) -> dict[str, float | None]:
+        """Return the numbers that are drawn over the steps."""
+        names = ("loss", "mlm_loss", "mlm_accuracy", "perplexity", "nsp_loss", "nsp_accuracy")
+        values: dict[str, float | None] = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a document of plain numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "PretrainMetrics":
+        return cls(**content)
+
+
+def evaluate_pretraining(
+    model: BertForPreTraining,
+    feed: PretrainFeed,
+    *,
+    num_examples: int,
+    batch_size: int,
+    has_pairs: bool,
+    ranks: Ranks,
+    precision: Precision,
+) -> PretrainMetrics:
+    """Return the metrics over so many examples of the feed's first epoch, or all it has; on all ranks.
+
+    batch_size: examples per batch over all ranks.
+    """
+    num_examples = min(num_examples, feed.corpus.num_examples)
+    device = next(model.parameters()).device
+    losses = torch.zeros(2, dtype=torch.float64, device=device)
+    counts = torch.zeros(3, dtype=torch.int64, device=device)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
+        for step, done in enumerate(range(0, num_examples, batch_size)):
+            batch = feed.step_batch(step, batch_size=batch_size, most=num_examples - done)
+            for microbatch in batch.microbatches:
+                scores = model.scores(
+                    microbatch.inputs,
+                    masked_P=microbatch.masked_P,
+                    targets_P=microbatch.targets_P,
+                    labels_B=microbatch.labels_B,
+                )
+                losses += torch.stack((scores.mlm_loss_sum, scores.nsp_loss_sum))
+                num_masked = torch.tensor(len(microbatch.masked_P), device=device)
+                counts += torch.stack((num_masked, scores.num_masked_correct, scores.num_pairs_correct))
+    model.train(was_training)
+    ranks.add_up(losses, counts)
+    return _metrics_of(losses.tolist(), counts.tolist(), num_examples=num_examples, has_pairs=has_pairs)
+
+
+def _metrics_of(
+    losses: list[float], counts: list[int], *, num_examples: int, has_pairs: bool
+) -> PretrainMetrics:
+    num_masked, num_masked_correct, num_pairs_correct = counts
+    mlm_loss, nsp_loss = losses[0] / num_masked, losses[1] / num_examples
+    return PretrainMetrics(
+        num_examples=num_examples,
+        num_masked=num_masked,
+        loss=mlm_loss + nsp_loss if has_pairs else mlm_loss,
+        mlm_loss=mlm_loss,
+        mlm_accuracy=num_masked_correct / num_masked,
+        perplexity=math.exp(min(mlm_loss, _MOST_NATS)),
+        nsp_loss=nsp_loss if has_pairs else None,
+        nsp_accuracy=num_pairs_correct / num_examples if has_pairs else None,
+    )
