@@ -75,24 +75,21 @@ class Rules:
 class Admit:
     """Start the job."""
 
-    job_id: str
     grant: Grant
     plan: Plan
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Wait:
-    """Leave the job in the queue, and say why."""
+    """Leave the job in the queue, and say why. Thousands share one."""
 
-    job_id: str
     reason: Pending
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Reject:
     """End the job: it can never start."""
 
-    job_id: str
     reason: Pending
 
 
@@ -170,17 +167,18 @@ def free_of(cluster: Cluster, holdings: Sequence[Holding]) -> dict[str, Share]:
     return free
 
 
-@dataclass(kw_only=True)
-class _Tried:
-    """What this pass knows of one kind of gang."""
+@dataclass(kw_only=True, slots=True)
+class _Kind:
+    """What this pass knows of the jobs that ask alike."""
 
+    size: Grant | Pending
+    settled: Wait | Reject | None = None
+    """What is said to all of them for the rest of the pass: what is free only shrinks."""
     plan: Plan | None = None
     taken_before: int = -1
     """How many jobs had started when the plan was made; it holds while no other has."""
-    shortage: Pending | None = None
-    """Why it does not fit, for the rest of the pass."""
     is_in_the_way: bool = False
-    """It would take what the head needs, for the rest of the pass."""
+    """They would take what the head needs, for the rest of the pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,41 +198,49 @@ class _Floor:
         self._gpus_of = {node.id: node.gpus for node in cluster.nodes}
         self._holdings = [holding for holding in holdings if not holding.is_gone]
         self._free = FreeNodes(free_of(cluster, holdings))
-        self._rules = rules
+        self._max_gpus = rules.max_gpus
         self._sizes = sizes
-        self._tried: dict[Grant, _Tried] = defaultdict(_Tried)
+        self._kinds: dict[int, _Kind] = {}
+        """By the identity of what they ask for: jobs that were read from the same text share it."""
         self._head: _Head | None = None
+        self._behind: dict[str, Wait] = {}
         self._gpus_held: dict[str, float] = defaultdict(float)
-        for holding in self._holdings:
+        for holding in self._holdings if rules.max_gpus else ():
             self._gpus_held[holding.user] += sum(gpus for _, gpus in holding.plan.values())
 
     def decide(self, job: Waiting) -> Verdict:
-        grant = self._sizes.size(job.resources)
-        if isinstance(grant, Pending):
-            kind = Reject if grant.word == "ConfigError" else Wait
-            return kind(job_id=job.job_id, reason=grant)
-        if over := self._over_limit(job.user, grant):
-            return Wait(job_id=job.job_id, reason=over)
-        tried = self._tried[grant]
-        plan = self._plan(grant, tried)
+        key = id(job.resources)
+        if key not in self._kinds:
+            self._kinds[key] = self._kind(job.resources)
+        kind = self._kinds[key]
+        if self._max_gpus and (over := self._over_limit(job.user, kind.size)):
+            return over
+        if kind.settled is not None:
+            return kind.settled
+        assert isinstance(kind.size, Grant)
+        plan = self._plan(kind.size, kind)
         if plan is None:
             if self._head is None:
-                starts_in_s = self._latest_start_s(grant)
-                self._head = _Head(job_id=job.job_id, grant=grant, starts_in_s=starts_in_s)
-            assert tried.shortage is not None
-            return Wait(job_id=job.job_id, reason=tried.shortage)
-        if self._head is not None and not self._may_pass(job, grant, tried, plan):
-            return Wait(job_id=job.job_id, reason=_behind(self._head, job))
+                starts_in_s = self._latest_start_s(kind.size)
+                self._head = _Head(job_id=job.job_id, grant=kind.size, starts_in_s=starts_in_s)
+            kind.settled = Wait(_shortage(kind.size, self._free))
+            return kind.settled
+        if self._head is not None and not self._may_pass(job, kind, plan):
+            return self._wait_behind(job)
         self._start(job, plan)
-        return Admit(job_id=job.job_id, grant=grant, plan=plan)
+        return Admit(grant=kind.size, plan=plan)
 
-    def _plan(self, grant: Grant, tried: _Tried) -> Plan | None:
-        if tried.shortage is None and tried.taken_before != self.num_started:
-            tried.plan = self._free.place(grant)
-            tried.taken_before = self.num_started
-            if tried.plan is None:
-                tried.shortage = _shortage(grant, self._free)
-        return tried.plan
+    def _kind(self, resources: Mapping[str, Any]) -> _Kind:
+        size = self._sizes.size(resources)
+        if isinstance(size, Grant):
+            return _Kind(size=size)
+        return _Kind(size=size, settled=Reject(size) if size.word == "ConfigError" else Wait(size))
+
+    def _plan(self, grant: Grant, kind: _Kind) -> Plan | None:
+        if kind.taken_before != self.num_started:
+            kind.plan = self._free.place(grant)
+            kind.taken_before = self.num_started
+        return kind.plan
 
     def _start(self, job: Waiting, plan: Plan) -> None:
         self._free.take(plan)
@@ -244,18 +250,19 @@ class _Floor:
         self._gpus_held[job.user] += sum(gpus for _, gpus in plan.values())
         self.num_started += 1
 
-    def _over_limit(self, user: str, grant: Grant) -> Pending | None:
-        if user not in self._rules.max_gpus or not grant.gpus:
+    def _over_limit(self, user: str, size: Grant | Pending) -> Wait | None:
+        if user not in self._max_gpus or isinstance(size, Pending) or not size.gpus:
             return None
-        limit, held = self._rules.max_gpus[user], self._gpus_held[user]
-        if held + grant.gpus <= limit + QUANTUM:
+        limit, held = self._max_gpus[user], self._gpus_held[user]
+        if held + size.gpus <= limit + QUANTUM:
             return None
-        return Pending(
+        reason = Pending(
             word="UserLimit",
-            message=f"Needs {grant.gpus:g} GPUs; {user} holds {held:g} of the {limit:g} that "
+            message=f"Needs {size.gpus:g} GPUs; {user} holds {held:g} of the {limit:g} that "
             f"`bertjobs cluster limit {user}` allows.",
-            group=f"limit:{user}:{grant.gpus:g}",
+            group=f"limit:{user}:{size.gpus:g}",
         )
+        return Wait(reason)
 
     def _latest_start_s(self, grant: Grant) -> float | None:
         """Return in how many seconds at the latest so many running jobs have ended that the gang fits."""
@@ -267,15 +274,25 @@ class _Floor:
                 return max(ends_in_s, 0.0)
         return None
 
-    def _may_pass(self, job: Waiting, grant: Grant, tried: _Tried, plan: Plan) -> bool:
-        assert self._head is not None
+    def _may_pass(self, job: Waiting, kind: _Kind, plan: Plan) -> bool:
+        assert self._head is not None and isinstance(kind.size, Grant)
         starts_in_s = self._head.starts_in_s
         if job.time_limit_s is not None and starts_in_s is not None and job.time_limit_s <= starts_in_s:
             return True
-        if grant.gpus or not self._head.grant.gpus or tried.is_in_the_way:
+        if kind.size.gpus or not self._head.grant.gpus or kind.is_in_the_way:
             return False
-        tried.is_in_the_way = not self._leaves_enough(plan, self._head.grant)
-        return not tried.is_in_the_way
+        kind.is_in_the_way = not self._leaves_enough(plan, self._head.grant)
+        return not kind.is_in_the_way
+
+    def _wait_behind(self, job: Waiting) -> Wait:
+        assert self._head is not None
+        if job.time_limit_s is None:
+            why = "open"
+        else:
+            why = "unknown" if self._head.starts_in_s is None else "limited"
+        if why not in self._behind:
+            self._behind[why] = Wait(_behind(self._head, why))
+        return self._behind[why]
 
     def _leaves_enough(self, plan: Plan, head: Grant) -> bool:
         """Return whether the head finds CPUs beside this plan as soon as it finds GPUs, wherever that is.
@@ -290,7 +307,8 @@ class _Floor:
 
 
 def _all_wait(queue: Sequence[Waiting], reason: Pending) -> list[Verdict]:
-    return [_not_ready(job) or Wait(job_id=job.job_id, reason=reason) for job in queue]
+    wait = Wait(reason)
+    return [_not_ready(job) or wait for job in queue]
 
 
 def _drained(by: str) -> Pending:
@@ -299,21 +317,17 @@ def _drained(by: str) -> Pending:
 
 
 def _not_ready(job: Waiting) -> Verdict | None:
+    if job.waits_for is None:
+        return _STILL_ALIVE if job.is_still_alive else None
     if job.dependency_ended_as is not None:
         message = f"{job.waits_for}, which it was to follow, ended as {job.dependency_ended_as}."
-        return Reject(job_id=job.job_id, reason=Pending(word="DependencyFailed", message=message))
-    if job.waits_for is not None:
-        reason = Pending(
-            word="WaitingForDependency",
-            message=f"Starts after {job.waits_for} has succeeded.",
-            group=f"after:{job.waits_for}",
-        )
-        return Wait(job_id=job.job_id, reason=reason)
-    return Wait(job_id=job.job_id, reason=_ALIVE) if job.is_still_alive else None
+        return Reject(Pending(word="DependencyFailed", message=message))
+    message = f"Starts after {job.waits_for} has succeeded."
+    return Wait(Pending(word="WaitingForDependency", message=message))
 
 
-_ALIVE = Pending(
-    word="LastAttemptAlive", message="Starts once Ray confirms that its last attempt is gone.", group="alive"
+_STILL_ALIVE = Wait(
+    Pending(word="LastAttemptAlive", message="Starts once Ray confirms that its last attempt is gone.")
 )
 
 
@@ -331,16 +345,15 @@ def _shortage(grant: Grant, free: FreeNodes) -> Pending:
     return Pending(word="Fragmented", message=message, group=group)
 
 
-def _behind(head: _Head, job: Waiting) -> Pending:
+def _behind(head: _Head, why: str) -> Pending:
     needs = f"{head.grant.gpus:g} GPUs" if head.grant.gpus else f"{head.grant.cpus:g} CPUs"
-    if job.time_limit_s is None:
-        kind, remedy = "open", "A --time-limit would let it pass while there is time."
-    elif head.starts_in_s is None:
-        kind, remedy = "unknown", "What it waits for has no time limit, so nobody knows for how long."
-    else:
-        kind, remedy = "limited", f"It may pass only if it ends within {head.starts_in_s:.0f} s."
+    remedy = {
+        "open": "A --time-limit would let it pass while there is time.",
+        "unknown": "What it waits for has no time limit, so nobody knows for how long.",
+        "limited": f"It may pass only if it ends within {head.starts_in_s or 0.0:.0f} s.",
+    }
     return Pending(
         word="BehindPriority",
-        message=f"Fits, but would delay {head.job_id}, which is ahead and needs {needs}. {remedy}",
-        group=f"behind:{kind}",
+        message=f"Fits, but would delay {head.job_id}, which is ahead and needs {needs}. {remedy[why]}",
+        group=f"behind:{why}",
     )

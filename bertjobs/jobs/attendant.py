@@ -9,6 +9,7 @@ from typing import TypeVar
 from bertjobs.errors import LeaseLost, StorageError
 from bertjobs.jobs.admission import Holding
 from bertjobs.jobs.dispatch_store import DispatchStore
+from bertjobs.jobs.ledger import Ledger
 from bertjobs.jobs.logs import LogCopy
 from bertjobs.jobs.observe import Unobserved
 from bertjobs.jobs.ray_jobs import Ray, RayJob, RayRefused, RayUnreachable
@@ -64,27 +65,51 @@ class Attendant:
         """Forget how long we have been watching: drivers could not be heard, or it was not for us to."""
         self._watching_since = self._clock()
 
-    def attend(self, live: Sequence[Live]) -> list[Live]:
-        """Do what each live attempt needs. Returns those that are not gone."""
-        self._sight.watch([attempt.submission_id for attempt in live])
+    def attend(self, ledger: Ledger) -> None:
+        """Do what each live attempt needs. Raises: NotLeader, RedisDown."""
+        self._sight.watch(ledger.names())
+        live = self._fresh(ledger)
         actions = [self._look(attempt) for attempt in live]
-        self._store.note_submitted(
-            [a for a, (_, job) in zip(live, actions, strict=True) if job is not None and not a.is_submitted]
-        )
-        gone: list[Live] = []
-        starts: list[Live] = []
-        for attempt, (action, _) in zip(live, actions, strict=True):
-            if isinstance(action, Gone):
-                gone.append(attempt)
-            elif isinstance(action, Start):
-                starts.append(attempt)
-            else:
-                self._act(attempt, action)
-        self.start(starts)
-        self._copy_logs(a for a, (_, job) in zip(live, actions, strict=True) if job is not None)
-        self._forget(gone)
-        left = {attempt.submission_id for attempt in gone}
-        return [attempt for attempt in live if attempt.submission_id not in left]
+        judged = list(zip(live, actions, strict=True))
+        self._store.note_submitted([a for a, (_, job) in judged if job is not None and not a.is_submitted])
+        for attempt, (action, _) in judged:
+            self._act(attempt, action)
+        self.start([attempt for attempt, (action, _) in judged if isinstance(action, Start)])
+        self._copy_logs(ledger.live())
+        gone = self._forget([attempt for attempt, (action, _) in judged if isinstance(action, Gone)])
+        ledger.take(dict.fromkeys(gone), now_ms=ledger.now_ms)
+
+    def _fresh(self, ledger: Ledger) -> list[Live]:
+        """Read again those attempts that may need something by what is remembered of them."""
+        suspects = [a.job_id for a in ledger.restless() if self._may_need_something(a)]
+        suspects += [a.job_id for a in ledger.quiet() if not self._is_at_work(a)]
+        if not suspects:
+            return []
+        now_ms, live = self._store.live(suspects)
+        ledger.take(dict.fromkeys(suspects) | {a.job_id: a for a in live}, now_ms=now_ms)
+        return live
+
+    def _may_need_something(self, live: Live) -> bool:
+        if self.unreachable:
+            return False
+        try:
+            action = self._judge(live, self._sight.job(live.submission_id))
+            return not live.is_submitted or not isinstance(action, Keep)
+        except RayUnreachable as e:
+            self.unreachable = str(e)
+        except RayRefused as e:
+            logger.warning("%s attempt %d: %s", live.job_id, live.number, e)
+        return False
+
+    def _is_at_work(self, live: Live) -> bool:
+        if self.unreachable:
+            return True
+        try:
+            job = self._sight.job(live.submission_id)
+        except (RayUnreachable, RayRefused) as e:
+            self.unreachable = str(e)
+            return True
+        return job is not None and not job.has_ended
 
     def start(self, attempts: Sequence[Live]) -> None:
         """Hand attempts to Ray, several at a time."""
@@ -98,29 +123,26 @@ class Attendant:
             elif error is not None:
                 self.unreachable = str(error)
 
-    def holdings(self, live: Iterable[Live]) -> list[Holding]:
-        """Return what the attempts hold, and what those held that have just gone."""
+    def afterglow(self) -> list[Holding]:
+        """Return what those attempts held that have just gone."""
         self._gone = [(until, holding) for until, holding in self._gone if until > self._clock()]
-        held = [Holding(job_id=a.job_id, plan=a.plan, ends_in_s=a.time_left_s, user=a.user) for a in live]
-        return held + [holding for _, holding in self._gone]
+        return [holding for _, holding in self._gone]
 
     def _look(self, live: Live) -> tuple[Action, RayJob | None]:
-        """Decide what an attempt needs; what would be done is decided on what Ray says now."""
+        """Decide what an attempt needs, on what Ray says now."""
         if self.unreachable:
             return Keep(), None
-        watched_s = self._clock() - self._watching_since
         try:
-            job = self._sight.job(live.submission_id)
-            action = judge(live, job, limits=self._limits, watched_s=watched_s)
-            if not isinstance(action, Keep):
-                job = self._ray.job(live.submission_id)
-                action = judge(live, job, limits=self._limits, watched_s=watched_s)
-            return action, job
+            job = self._ray.job(live.submission_id)
+            return self._judge(live, job), job
         except RayUnreachable as e:
             self.unreachable = str(e)
         except RayRefused as e:
             logger.warning("%s attempt %d: %s", live.job_id, live.number, e)
         return Keep(), None
+
+    def _judge(self, live: Live, job: RayJob | None) -> Action:
+        return judge(live, job, limits=self._limits, watched_s=self._clock() - self._watching_since)
 
     def _act(self, live: Live, action: Action) -> None:
         try:
@@ -167,21 +189,27 @@ class Attendant:
             "%s attempt %d: %s: %s Now %s.", live.job_id, live.number, failure.word, failure.message, state
         )
 
-    def _forget(self, gone: Sequence[Live]) -> None:
+    def _forget(self, gone: Sequence[Live]) -> list[str]:
+        """Give back what attempts held whose drivers have left. Returns their jobs."""
+        forgotten = []
         for live, error in zip(gone, self._each(self._copy_log, gone), strict=True):
-            if isinstance(error, RayUnreachable):
+            if error is not None:
                 self.unreachable = str(error)
-                continue  # it is gone for us when its log could be read
+                continue  # it stays until its log could be read
             self._store.note_gone(live)
             self._observer.gone(live)
             self._logs.pop(live.submission_id, None)
             self._stop_again_at.pop(live.submission_id, None)
             holding = Holding(job_id=live.job_id, plan=live.plan, ends_in_s=None, is_gone=True)
             self._gone.append((self._clock() + AFTERGLOW_S, holding))
+            forgotten.append(live.job_id)
             logger.info("%s attempt %d: gone", live.job_id, live.number)
+        return forgotten
 
     def _copy_logs(self, attempts: Iterable[Live]) -> None:
-        due = [attempt for attempt in attempts if self._log_of(attempt).is_due()]
+        if self.unreachable:
+            return
+        due = [a for a in attempts if a.is_submitted and self._log_of(a).is_due()]
         due.sort(key=lambda attempt: self._log_of(attempt).next_at)
         for error in self._each(self._copy_log, due[:LOGS_PER_PASS]):
             if error is not None:

@@ -1,107 +1,103 @@
-"""What the dispatcher remembers of the queue between passes, so that a pass reads only what has changed, and
-writes only reasons that have."""
+"""The queue as the dispatcher remembers it, and what has been written of why each job waits."""
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from bertjobs.jobs.admission import OPEN, Rules, Waiting
-from bertjobs.jobs.dispatch_rows import Changes, Queued
-from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.job import State
+from bertjobs.jobs.admission import Waiting
+from bertjobs.jobs.dispatch_rows import Queued
 from bertjobs.jobs.sizing import Pending
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reasons:
+    """What is to be written of why jobs wait."""
+
+    groups: Mapping[str, str]
+    """Job -> the group whose reason it shows from now on."""
+    texts: Mapping[str, Pending]
+    """Group -> its reason, where that is new."""
+    unused: frozenset[str]
+    """Groups that no job shows any more."""
+
+    def __bool__(self) -> bool:
+        return bool(self.groups or self.texts or self.unused)
+
+
 class Backlog:
-    """The queue in its order, as of the last `refresh`. Another dispatcher's term begins with `forget`."""
+    """The jobs in their order."""
 
-    def __init__(self, store: DispatchStore) -> None:
-        self._store = store
-        self.forget()
-
-    def forget(self) -> None:
-        """Read everything anew at the next `refresh`: we did not lead, or the last pass broke off."""
-        self._version = -1
+    def __init__(self) -> None:
         self._jobs: dict[str, Queued] = {}
         self._order: list[tuple[float, str]] = []
+        self._waiting: list[Waiting] | None = None
         self._group_of: dict[str, str] = {}
-        """Job -> the group that is written at it, empty for none."""
+        """Job -> the group whose reason it shows; empty where it shows its own."""
         self._texts: dict[str, Pending] = {}
         """Group -> the reason that is written for it."""
-        self.now_ms = 0
-        self.counts: Mapping[State, int] = {}
-        self.rules: Rules = OPEN
+        self._now_ms = 0
 
-    def refresh(self) -> None:
-        """Read what has changed. Raises: NotLeader, RedisDown."""
-        if self._version < 0:
-            self._begin()
-        while True:
-            changes = self._store.changes(since=self._version)
-            self._take(changes)
-            if changes.is_complete:
-                return
-
-    def waiting(self) -> list[Waiting]:
-        """Return the jobs in queue order."""
-        return [self._jobs[job_id].waiting for _, job_id in self._order]
-
-    def waited_s(self, job_id: str) -> float:
-        """Return how long a job has been in the queue."""
-        return (self.now_ms - self._jobs[job_id].queued_at_ms) / 1000
-
-    def explain(self, reasons: Sequence[tuple[str, Pending]]) -> None:
-        """Write down why these jobs wait, as far as it differs from what is written. Raises: NotLeader,
-        RedisDown."""
-        texts: dict[str, Pending] = {}
-        groups: dict[str, str] = {}
-        for job_id, reason in reasons:
-            group = reason.group or f"{reason.word}:{reason.message}"
-            texts[group] = reason
-            if self._group_of[job_id] != group:
-                groups[job_id] = group
-        new = {group: why for group, why in texts.items() if not self._says(group, why)}
-        self._group_of |= groups
-        unused = self._texts.keys() - texts.keys() - set(self._group_of.values())
-        if groups or new or unused:
-            self._store.explain(groups, texts=new, unused=unused)
-            self._texts = {g: why for g, why in (self._texts | new).items() if g not in unused}
-
-    def reasons(self) -> Mapping[str, int]:
-        """Count the waiting jobs by the word why they wait."""
-        counts: dict[str, int] = {}
-        for job_id, group in self._group_of.items():
-            known = self._texts[group] if group in self._texts else self._jobs[job_id].reason
-            counts[known.word] = counts.get(known.word, 0) + 1
-        return counts
-
-    def _says(self, group: str, reason: Pending) -> bool:
-        if group not in self._texts:
-            return False
-        written = self._texts[group]
-        return (written.word, written.message) == (reason.word, reason.message)
-
-    def _begin(self) -> None:
-        self._version = self._store.changes(since=-1).version
-        self._texts = self._store.reasons()
-        for queued in self._store.queue():
+    def begin(self, queue: Iterable[Queued], *, reasons: Mapping[str, Pending]) -> None:
+        """Take the whole queue, in its order."""
+        self._texts = dict(reasons)
+        for queued in queue:
             self._add(queued)
 
-    def _take(self, changes: Changes) -> None:
-        for job_id, queued in changes.queued.items():
+    def take(self, changed: Mapping[str, Queued | None], *, now_ms: int) -> None:
+        """Take what has become of some jobs; None for those that are in the queue no more."""
+        self._now_ms = now_ms
+        for job_id, queued in changed.items():
             self._drop(job_id)
             if queued is not None:
                 self._add(queued)
-        self._version, self.now_ms = changes.version, changes.now_ms
-        self.counts, self.rules = changes.counts, changes.rules
+
+    def waiting(self) -> list[Waiting]:
+        """Return the jobs in queue order."""
+        if self._waiting is None:
+            self._waiting = [self._jobs[job_id].waiting for _, job_id in self._order]
+        return self._waiting
+
+    def waited_s(self, job_id: str) -> float:
+        """Return how long a job has been in the queue."""
+        return (self._now_ms - self._jobs[job_id].queued_at_ms) / 1000
+
+    def compare(self, reasons: Sequence[tuple[str, Pending]]) -> Reasons:
+        """Return in what these reasons differ from what is written."""
+        group_of, groups, texts = self._group_of, {}, {}
+        for job_id, reason in reasons:
+            group = reason.group
+            texts[group] = reason
+            if group_of[job_id] != group:
+                groups[job_id] = group
+        new = {g: why for g, why in texts.items() if g not in self._texts or self._texts[g] != why}
+        used = set((group_of | groups).values() if groups else group_of.values())
+        return Reasons(groups=groups, texts=new, unused=frozenset(self._texts.keys() - texts.keys() - used))
+
+    def note(self, written: Reasons) -> None:
+        """Remember what has been written."""
+        self._group_of |= written.groups
+        self._texts |= written.texts
+        for group in written.unused:
+            del self._texts[group]
+
+    def count_reasons(self) -> Mapping[str, int]:
+        """Count the jobs by the word why they wait."""
+        counts: Counter[str] = Counter()
+        for group, number in Counter(self._group_of.values()).items():
+            counts[self._texts[group].word if group in self._texts else "Submitted"] += number
+        return counts
 
     def _add(self, queued: Queued) -> None:
         job_id = queued.waiting.job_id
         self._jobs[job_id] = queued
         self._group_of[job_id] = queued.group
         insort(self._order, (queued.order, job_id))
+        self._waiting = None
 
     def _drop(self, job_id: str) -> None:
         if job_id in self._jobs:
             place = (self._jobs.pop(job_id).order, job_id)
             del self._order[bisect_left(self._order, place)]
             del self._group_of[job_id]
+            self._waiting = None

@@ -11,7 +11,6 @@ from bertjobs.jobs.admission import Rules, Waiting
 from bertjobs.jobs.job import State, grant_of
 from bertjobs.jobs.nodes import NOTHING, Share
 from bertjobs.jobs.records import pairs
-from bertjobs.jobs.sizing import Pending
 from bertjobs.jobs.watch import Live
 
 
@@ -23,8 +22,6 @@ class Queued:
     order: float
     """Smallest goes first."""
     queued_at_ms: int
-    reason: Pending
-    """As the job's own hash has it: what is said of it while it belongs to no group."""
     group: str
     """The group whose reason it shows; empty for its own."""
 
@@ -37,6 +34,10 @@ class Changes:
     version: int
     queued: Mapping[str, Queued | None]
     """Job id -> the job, or None where it is in the queue no more."""
+    live: Mapping[str, Live | None]
+    """Job id -> its live attempt, or None where it has none."""
+    overdue: frozenset[str]
+    """All jobs whose lease has run out, changed or not."""
     is_complete: bool
     """Whether there are no more changes than these."""
     counts: Mapping[State, int]
@@ -45,12 +46,14 @@ class Changes:
 
 def changes_of(answer: Sequence[Any], *, limit: int) -> Changes:
     """Read the answer of `changes.lua`."""
-    now_ms, version, document, counts, limits, drained_by = answer
+    now_ms, version, document, overdue, counts, limits, drained_by = answer
     rows = json.loads(document)
     return Changes(
         now_ms=int(now_ms),
         version=int(version),
-        queued={row[0]: queued_of(row) if row[1] else None for row in rows},
+        queued={row[0]: queued_of(row) if row[1] else None for row, _ in rows},
+        live={row[0]: live_of(live, now_ms=int(now_ms)) if live else None for row, live in rows},
+        overdue=frozenset(overdue),
         is_complete=len(rows) < limit,
         counts={State(name): count for name, count in json.loads(counts).items()},
         rules=Rules(
@@ -62,8 +65,8 @@ def changes_of(answer: Sequence[Any], *, limit: int) -> Changes:
 
 def queued_of(row: Sequence[Any]) -> Queued:
     """Read one row of `waiting_row`; a field that is not set is `false`."""
-    (job_id, order, resources, limit_s, used_ms, word, message, group, user, queued_at) = row[:10]
-    waits_for, ended_as, is_alive = row[10:]
+    job_id, order, resources, limit_s, used_ms, group, user, queued_at, *dependency = row
+    waits_for, ended_as, is_alive = dependency
     left_s = float(limit_s) - int(used_ms) / 1000 if limit_s else None
     return Queued(
         waiting=Waiting(
@@ -77,7 +80,6 @@ def queued_of(row: Sequence[Any]) -> Queued:
         ),
         order=float(order),
         queued_at_ms=int(queued_at),
-        reason=Pending(word=word, message=message),
         group=group or "",
     )
 

@@ -3,11 +3,12 @@ dispatcher has taken over. Knows neither Ray nor what the answers are used for."
 
 import json
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from bertjobs import __version__
+from bertjobs.jobs.backlog import Reasons
 from bertjobs.jobs.connection import REPLY_TIMEOUT_S, Connection
 from bertjobs.jobs.dispatch_rows import Changes, Queued, changes_of, live_of, queued_of
 from bertjobs.jobs.job import Grant, State
@@ -70,10 +71,11 @@ class DispatchStore:
                 return
             after = rows[-1][1]
 
-    def live(self) -> list[Live]:
-        """Read the attempts that are not known to be gone."""
-        now_ms, document = self.connection.run("live")
-        return [live_of(row, now_ms=int(now_ms)) for row in json.loads(document)]
+    def live(self, of: Collection[str] | None = None) -> tuple[int, list[Live]]:
+        """Read the attempts that are not known to be gone, of some jobs or of all, and Redis' time in ms."""
+        now_ms, document = self.connection.run("live", ids=None if of is None else list(of))
+        rows = json.loads(document)
+        return int(now_ms), [live_of(row, now_ms=int(now_ms)) for row in rows]
 
     def claim(self, job_id: str, *, grant: Grant, plan: Plan) -> Live:
         """Start a queued job's next attempt. Returns it as it stands now.
@@ -93,15 +95,10 @@ class DispatchStore:
         )
         return live_of(json.loads(document), now_ms=int(now_ms))
 
-    def explain(
-        self, groups: Mapping[str, str], *, texts: Mapping[str, Pending], unused: Collection[str] = ()
-    ) -> None:
-        """Write down why jobs wait: what each group's reason is, and to which group jobs belong now.
-
-        Raises: NotLeader, RedisDown.
-        """
-        written = {group: json.dumps([why.word, why.message]) for group, why in texts.items()}
-        items = list(groups.items())
+    def explain(self, reasons: Reasons) -> None:
+        """Write down why jobs wait. Raises: NotLeader, RedisDown."""
+        written = {group: json.dumps([why.word, why.message]) for group, why in reasons.texts.items()}
+        items = list(reasons.groups.items())
         for first in range(0, max(len(items), 1), CHUNK):
             is_last = first + CHUNK >= len(items)
             self.connection.run(
@@ -109,7 +106,7 @@ class DispatchStore:
                 term=self.term,
                 texts={} if first else written,
                 items=items[first : first + CHUNK],
-                unused=list(unused) if is_last else [],
+                unused=list(reasons.unused) if is_last else [],
             )
 
     def reasons(self) -> dict[str, Pending]:
@@ -117,7 +114,7 @@ class DispatchStore:
         with self.connection.errors():
             found: Any = self.connection.client.hgetall("bj:reasons")
         texts = {group: json.loads(text) for group, text in found.items()}
-        return {group: Pending(word=word, message=message) for group, (word, message) in texts.items()}
+        return {g: Pending(word=word, message=message, group=g) for g, (word, message) in texts.items()}
 
     def reject(self, job_id: str, reason: Pending) -> None:
         """Fail a queued job that can never start. Raises: NotLeader, RedisDown."""

@@ -17,9 +17,9 @@ from types import FrameType
 from bertjobs.errors import BertjobsError, ConfigError
 from bertjobs.jobs.admission import SHORT_OF_ROOM, Admit, Reject, Sizes, Wait, admit, totals_of
 from bertjobs.jobs.attendant import Attendant
-from bertjobs.jobs.backlog import Backlog
 from bertjobs.jobs.connection import NotLeader, RedisDown, WrongState, open_connection, patiently
 from bertjobs.jobs.dispatch_store import DispatchStore
+from bertjobs.jobs.mirror import Mirror
 from bertjobs.jobs.observe import Picture, Unobserved
 from bertjobs.jobs.ray_jobs import Ray, RayCluster, RayRefused, RayUnreachable, ray_token
 from bertjobs.jobs.ray_watch import Ask, RayWatch, Sight
@@ -53,7 +53,7 @@ class Dispatcher:
         self._sight = sight or Ask(ray)
         self._observer = observer or Unobserved()
         self._clock = clock
-        self._backlog = Backlog(store)
+        self._mirror = Mirror(store)
         self._attendant = Attendant(
             store, ray, self._sight, env=env, limits=limits, clock=clock, observer=self._observer
         )
@@ -75,30 +75,34 @@ class Dispatcher:
     def lost_sight(self) -> None:
         """Trust nothing remembered: Redis was away and nobody could be heard, or a pass broke off."""
         self._attendant.lost_sight()
-        self._backlog.forget()
+        self._mirror.forget()
 
     def _pass(self) -> Picture:
+        mirror, attendant = self._mirror, self._attendant
         if self._store.term != self._term:  # another one may have led since
             self._term = self._store.term
-            self._backlog.forget()
-        self._attendant.unreachable = ""
-        live = self._attendant.attend(self._store.live())
+            mirror.forget()
+        attendant.unreachable = ""
+        mirror.refresh()
+        attendant.attend(mirror.ledger)
         self._store.promote()
-        self._backlog.refresh()
-        cluster, first_waiting_s = self._admit(live)
+        mirror.refresh()
+        cluster, first_waiting_s = self._admit()
         return Picture(
-            counts=self._backlog.counts,
-            reasons=self._backlog.reasons(),
-            live=live,
+            counts=mirror.counts,
+            reasons=mirror.backlog.count_reasons(),
+            live=mirror.ledger.live(),
+            overdue=mirror.ledger.overdue,
             cluster=cluster,
-            is_ray_reachable=not self._attendant.unreachable,
+            is_ray_reachable=not attendant.unreachable,
             first_waiting_s=first_waiting_s,
-            is_drained=self._backlog.rules.drained_by is not None,
+            is_drained=mirror.rules.drained_by is not None,
         )
 
-    def _admit(self, live: list[Live]) -> tuple[Cluster | None, float]:
+    def _admit(self) -> tuple[Cluster | None, float]:
         """Start what fits, and say why the rest waits. Returns the cluster and how long the first waits."""
-        queue = self._backlog.waiting()
+        backlog = self._mirror.backlog
+        queue = backlog.waiting()
         self.has_more = False
         if not queue:
             return None, 0.0
@@ -106,19 +110,22 @@ class Dispatcher:
         verdicts = admit(
             queue,
             cluster=cluster,
-            holdings=self._attendant.holdings(live),
+            holdings=self._mirror.ledger.holdings() + self._attendant.afterglow(),
             unreachable=self._attendant.unreachable,
-            rules=self._backlog.rules,
+            rules=self._mirror.rules,
             sizes=self._sizes,
         )
-        for verdict in verdicts:
-            if isinstance(verdict, Reject):
-                logger.warning("%s: %s", verdict.job_id, verdict.reason.message)
-                self._store.reject(verdict.job_id, verdict.reason)
-        waits = [(verdict.job_id, verdict.reason) for verdict in verdicts if isinstance(verdict, Wait)]
-        self._backlog.explain(waits)
-        started = [self._claim(verdict) for verdict in verdicts if isinstance(verdict, Admit)]
+        decided = list(zip(queue, verdicts, strict=False))  # a pass that has started enough decides no more
         self.has_more = len(verdicts) < len(queue)
+        waits = [(job.job_id, verdict.reason) for job, verdict in decided if isinstance(verdict, Wait)]
+        if reasons := backlog.compare(waits):
+            self._store.explain(reasons)
+            backlog.note(reasons)
+        for job, verdict in decided:
+            if isinstance(verdict, Reject):
+                logger.warning("%s: %s", job.job_id, verdict.reason.message)
+                self._store.reject(job.job_id, verdict.reason)
+        started = [self._claim(job.job_id, verdict) for job, verdict in decided if isinstance(verdict, Admit)]
         self._attendant.start([attempt for attempt in started if attempt is not None])
         return cluster, self._first_waiting_s(waits)
 
@@ -134,11 +141,11 @@ class Dispatcher:
             self._sizes = Sizes(cluster)
         return cluster
 
-    def _claim(self, verdict: Admit) -> Live | None:
+    def _claim(self, job_id: str, verdict: Admit) -> Live | None:
         try:
-            attempt = self._store.claim(verdict.job_id, grant=verdict.grant, plan=verdict.plan)
+            attempt = self._store.claim(job_id, grant=verdict.grant, plan=verdict.plan)
         except WrongState as e:
-            logger.info("%s: not started, it is %s", verdict.job_id, e.state)
+            logger.info("%s: not started, it is %s", job_id, e.state)
             return None
         self._observer.granted(attempt)
         logger.info("%s attempt %d: granted", attempt.job_id, attempt.number)
@@ -147,7 +154,7 @@ class Dispatcher:
     def _first_waiting_s(self, waits: list[tuple[str, Pending]]) -> float:
         for job_id, reason in waits:
             if reason.word in SHORT_OF_ROOM:
-                return self._backlog.waited_s(job_id)
+                return self._mirror.backlog.waited_s(job_id)
         return 0.0
 
 

@@ -1,6 +1,6 @@
 """What the dispatcher tells of its work to whoever counts it; nobody does unless there is a port for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from bertjobs.jobs.job import State
@@ -16,6 +16,8 @@ class Picture:
     reasons: Mapping[str, int]
     """Word why it waits -> number of QUEUED jobs."""
     live: Sequence[Live]
+    overdue: Collection[str]
+    """Jobs whose lease has run out."""
     cluster: Cluster | None
     """None while Ray does not answer, or has not been asked."""
     is_ray_reachable: bool

@@ -50,8 +50,12 @@ class Pending:
     word: str
     message: str
     group: str = ""
-    """What jobs that wait for the same thing have in common, while the numbers in the message change; empty
-    for a reason of one job's own."""
+    """What jobs that wait for the same thing have in common while the numbers in the message change; of
+    itself the reason as it stands."""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", f"{self.word}:{self.message}")
 
 
 def size_workers(cluster: Cluster, resources: Mapping[str, Any]) -> Grant:

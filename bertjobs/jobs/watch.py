@@ -4,7 +4,7 @@ Neither is believed alone. A Ray Job that says FAILED while its driver still hea
 driver is not dead until Ray says so; and a new token is given only after the old driver is known to be gone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bertjobs.jobs.job import State
 from bertjobs.jobs.nodes import Plan
@@ -65,6 +65,23 @@ class Live:
     failure: str
     plan: Plan
     """Node id -> CPUs and GPUs; by the driver's report, or before it as planned."""
+
+    def aged(self, seconds: float) -> "Live":
+        """Return the attempt so much later, as far as nothing has been heard of it since."""
+
+        def later(ago_s: float | None) -> float | None:
+            return None if ago_s is None else ago_s + seconds
+
+        return replace(
+            self,
+            claimed_ago_s=self.claimed_ago_s + seconds,
+            alive_ago_s=self.alive_ago_s + seconds,
+            heard_ago_s=later(self.heard_ago_s),
+            told_ago_s=later(self.told_ago_s),
+            drained_ago_s=later(self.drained_ago_s),
+            ended_ago_s=later(self.ended_ago_s),
+            time_left_s=None if self.time_left_s is None else self.time_left_s - seconds,
+        )
 
 
 class Keep:

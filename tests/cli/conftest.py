@@ -71,7 +71,7 @@ class Driver:
     def end(self, state: State, *, reason: str = "", message: str = "", **results: Any) -> None:
         results = {"metrics": {}, "artifacts": {}, **results}
         self.lease.end(Decision(state=state, reason=reason, message=message), nonce="once", **results)
-        for live in self._dispatcher.live():
+        for live in self._dispatcher.live()[1]:
             if live.job_id == self._job_id:
                 self._dispatcher.note_gone(live)
 

@@ -64,6 +64,10 @@ def let_pass(connection: Connection) -> Callable[[float], None]:
         for key in ("bj:delay", "bj:leases"):
             for member, score in client.zrange(key, 0, -1, withscores=True):
                 client.zadd(key, {member: score - shift_ms})
+        for member in client.smembers(
+            "bj:live"
+        ):  # what the dispatcher remembers of it is not so old any more
+            client.zadd("bj:changed", {member.split()[0]: client.incr("bj:version")})
 
     return let_pass
 

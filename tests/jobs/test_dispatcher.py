@@ -355,5 +355,5 @@ def test_the_nodes_a_driver_reports_replace_the_plan_in_the_ledger(world, submit
     job_id = submit(resources={"gpus": 4})
     world.turn()
     world.driver(job_id).report(nodes=["n2"] * 4)
-    (live,) = world.dispatcher._store.live()
+    _, (live,) = world.dispatcher._store.live()
     assert list(live.plan) == ["n2"] and live.plan["n2"][1] == 4

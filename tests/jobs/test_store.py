@@ -190,7 +190,7 @@ def test_every_script_that_writes_leaves_the_same_when_it_is_sent_twice(
     assert lease.end(failed, nonce="n", metrics={}, artifacts={}) is State.RETRYING
     assert store.get(job_id).num_charged == 1
     let_pass(60)
-    dispatch.note_gone(dispatch.live()[0])
+    dispatch.note_gone(dispatch.live()[1][0])
     dispatch.promote()
     store.cancel(job_id)
     store.retry(job_id)

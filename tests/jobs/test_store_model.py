@@ -135,7 +135,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(job=jobs)
     def driver_leaves(self, job):
-        live = [a for a in self.dispatch.live() if (a.job_id, a.number) == (job, self.attempts[job])]
+        live = [a for a in self.dispatch.live()[1] if (a.job_id, a.number) == (job, self.attempts[job])]
         if live and live[0].ended_ago_s is not None:
             self.dispatch.note_gone(live[0])
             self.alive.discard((job, live[0].number))
@@ -154,7 +154,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert {job.id: job.state for job in listed} == self.states
         queued = sorted((j for j, s in self.states.items() if s is State.QUEUED), key=lambda j: self.order[j])
         assert {job.id: job.place for job in listed if job.place} == {j: n + 1 for n, j in enumerate(queued)}
-        assert {(a.job_id, a.number) for a in self.dispatch.live()} == self.alive
+        assert {(a.job_id, a.number) for a in self.dispatch.live()[1]} == self.alive
         counted = {state: n for state, n in self.store.count().items() if n}
         assert counted == {s: list(self.states.values()).count(s) for s in set(self.states.values())}
         leased = set(self.connection.client.zrange("bj:leases", 0, -1))

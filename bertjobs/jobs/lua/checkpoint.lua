@@ -3,6 +3,7 @@ if not holds_lease(arg.id, arg.number, arg.token) then return {'LEASE_LOST', arg
 local key = job_key(arg.id)
 if redis.call('HGET', key, 'checkpoint') ~= arg.name then
   redis.call('HSET', key, 'checkpoint', arg.name, 'checkpoint_step', arg.step, 'num_faults', 0)
+  touch(arg.id)
   event(arg.id, redis.call('HGET', key, 'state'), 'Checkpoint', 'Published ' .. arg.name .. ' at step ' .. arg.step .. '.')
 end
 return {'OK'}

@@ -62,8 +62,8 @@ local function read(id)
 end
 
 -- What the dispatcher needs of a job in the queue; false in its place for one that is not there.
-local WAITING_FIELDS = {'state', 'resources', 'after', 'time_limit_s', 'used_ms', 'reason', 'message', 'group',
-  'num_attempts', 'user', 'queued_at'}
+local WAITING_FIELDS = {'state', 'resources', 'after', 'time_limit_s', 'used_ms', 'num_attempts', 'group', 'user',
+  'queued_at'}
 local function waiting_row(id)
   local row = redis.call('HMGET', job_key(id), unpack(WAITING_FIELDS))
   if row[1] ~= 'QUEUED' then return {id, false} end
@@ -77,12 +77,12 @@ local function waiting_row(id)
       end
     end
   end
-  local alive = redis.call('SISMEMBER', 'bj:live', id .. ' ' .. row[9]) == 1
-  return {id, redis.call('ZSCORE', 'bj:queue', id), row[2], row[4], row[5], row[6], row[7], row[8], row[10], row[11],
-    pending, broken, alive}
+  local alive = redis.call('SISMEMBER', 'bj:live', id .. ' ' .. row[6]) == 1
+  return {id, redis.call('ZSCORE', 'bj:queue', id), row[2], row[4], row[5], row[7], row[8], row[9], pending, broken,
+    alive}
 end
 
--- What the dispatcher needs of an attempt whose Ray Job is not known to be gone.
+-- What the dispatcher needs of an attempt whose Ray Job is not known to be gone; only a job's last can be such.
 local LIVE_FIELDS = {'state', 'storage', 'kind', 'name', 'user', 'time_limit_s', 'used_ms', 'max_retries', 'num_charged',
   'num_faults', 'queued_at'}
 local LIVE_ATTEMPT_FIELDS = {'token', 'submission_id', 'grant', 'plan', 'nodes', 'outcome', 'failure', 'submitted_at',
@@ -90,6 +90,11 @@ local LIVE_ATTEMPT_FIELDS = {'token', 'submission_id', 'grant', 'plan', 'nodes',
 local function live_row(id, n)
   return {id, n, redis.call('HMGET', job_key(id), unpack(LIVE_FIELDS)),
     redis.call('HMGET', attempt_key(id, n), unpack(LIVE_ATTEMPT_FIELDS))}
+end
+
+local function live_row_of_job(id)
+  local n = redis.call('HGET', job_key(id), 'num_attempts')
+  return n and redis.call('SISMEMBER', 'bj:live', id .. ' ' .. n) == 1 and live_row(id, n) or false
 end
 
 -- All attempts whose Ray Job is not known to be gone, as {id, number}.

@@ -1,4 +1,5 @@
--- Read the attempts whose Ray Job is not known to be gone, with what is needed of their jobs.
+-- Read the attempts, of some jobs or of all, whose Ray Job is not known to be gone.
 local rows = {}
-for i, attempt in ipairs(live_attempts()) do rows[i] = live_row(unpack(attempt)) end
+for _, attempt in ipairs(arg.ids and {} or live_attempts()) do rows[#rows + 1] = live_row(unpack(attempt)) end
+for _, id in ipairs(arg.ids or {}) do rows[#rows + 1] = live_row_of_job(id) or nil end
 return {'OK', now_ms(), #rows == 0 and '[]' or cjson.encode(rows)}

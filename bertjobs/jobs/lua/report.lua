@@ -9,7 +9,10 @@ local key, attempt = job_key(arg.id), attempt_key(arg.id, arg.number)
 renew(arg.id, arg.number, arg.lease_ms)
 if arg.phase then redis.call('HSET', key, 'phase', arg.phase) end
 if arg.progress then redis.call('HSET', key, 'progress', arg.progress) end
-if arg.nodes then redis.call('HSET', attempt, 'nodes', arg.nodes) end
+if arg.nodes then
+  redis.call('HSET', attempt, 'nodes', arg.nodes)
+  touch(arg.id)
+end
 if arg.phase or arg.progress then redis.call('HSET', attempt, 'alive_at', now_ms()) end
 if arg.step and arg.step >= 1 and redis.call('HGET', key, 'state') == 'STARTING' then
   redis.call('HSET', attempt, 'started_at', now_ms())
