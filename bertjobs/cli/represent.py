@@ -1,6 +1,7 @@
 """`bertjobs encode` and `bertjobs fill-mask`: a trained model on a few texts, here and now."""
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -104,7 +105,7 @@ def _with_stdin(texts: tuple[str, ...]) -> list[str]:
         return list(texts)
     if texts.count(STDIN) > 1:
         raise DataError("- was given twice, but stdin can be read once.")
-    content = click.get_binary_stream("stdin").read()
+    content = sys.stdin.buffer.read()
     try:
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as e:

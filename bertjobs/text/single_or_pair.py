@@ -23,8 +23,9 @@ def split_pair(text: str, separator: str | None) -> tuple[str, str | None]:
             hint="Give another --pair-separator.",
         )
     if not all(part.strip() for part in parts):
-        where = "" if len(parts) == 1 else "first half of " if not parts[0].strip() else "second half of "
-        raise DataError(f"The {where}text {shown(text)} is empty.", hint="Give a text with a word in it.")
+        half = "first" if not parts[0].strip() else "second"
+        what = "text" if len(parts) == 1 else f"{half} half of the text"
+        raise DataError(f"The {what} {shown(text)} is empty.", hint="Give a text with a word in it.")
     return parts[0], parts[1] if len(parts) == 2 else None
 
 

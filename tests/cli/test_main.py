@@ -39,6 +39,7 @@ def test_help_imports_click_and_nothing_else_from_outside() -> None:
         (("cancel", "j-1"), {"pydantic", "yaml", "rich"}),
         (("submit", "finetune", "--help"), {"redis", "rich"}),
         (("submit", "finetune", "--lr", "0"), {"redis", "rich"}),
+        (("encode", "a", "--model", "./none"), {"redis", "rich"}),
         (("cluster", "status"), {"rich", "pydantic"}),
         (("presets", "list"), {"redis", "rich"}),
     ],
@@ -49,7 +50,7 @@ def test_a_command_imports_only_what_it_uses(words: tuple[str, ...], also_not: s
 
 def test_every_command_of_the_table_exists_and_its_line_is_its_help() -> None:
     rows = [(name, line) for commands in COMMANDS.values() for name, (_, line) in commands.items()]
-    assert len(rows) == 17
+    assert len(rows) == 21
     for name, line in rows:
         command = main.commands[name]
         assert command.name == name
