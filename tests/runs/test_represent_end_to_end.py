@@ -12,22 +12,8 @@ from bertjobs.text.tokenizers import train_wordpiece
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
-WORDS = [
-    "a",
-    "crane",
-    "is",
-    "flying",
-    "over",
-    "the",
-    "old",
-    "tower",
-    "where",
-    "he",
-    "just",
-    "left",
-    "his",
-    "driver",
-]
+TEXT = "a crane is flying over the old tower where he just left his driver"
+WORDS = TEXT.split()
 WORKER = "ray::MapWorker(MapBatches(RepresentLines))"
 
 
@@ -35,7 +21,7 @@ WORKER = "ray::MapWorker(MapBatches(RepresentLines))"
 def model(tmp_path_factory) -> str:
     """Random weights, large enough that a job takes a while."""
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = train_wordpiece([" ".join(WORDS)], vocab_size=120)
+    tokenizer = train_wordpiece([TEXT], vocab_size=120)
     config = BertConfig(
         vocab_size=tokenizer.vocab_size, hidden_size=256, num_hidden_layers=4, num_attention_heads=4,
         intermediate_size=1024, max_position_embeddings=64, initializer_range=0.1,
