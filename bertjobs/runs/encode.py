@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ExecutionResources
 
+from bertjobs.runs.pipelines import bound_pipelines
 from bertjobs.runs.rows import Rows
 from bertjobs.runs.run import Run
 from bertjobs.text.encoding import encode_table, read_ipc, write_ipc
@@ -35,10 +35,7 @@ def encode(rows: Rows, run: Run[Any], *, task: Task, tokenizer: Tokenizer) -> ra
 
 def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str, data_cpus: float) -> pa.Table:
     """Tokenize in blocks on all CPUs that the workers leave, keep the order, publish in the cache."""
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.execution_options.resource_limits = ExecutionResources(cpu=data_cpus)
-    context.enable_progress_bars = False
+    bound_pipelines(cpus=data_cpus)
     dataset = ray.data.from_arrow(_blocks(table)).map_batches(
         encode_table,
         fn_kwargs={"tokenizer": tokenizer},

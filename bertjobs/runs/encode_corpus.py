@@ -10,6 +10,7 @@ validation go into blocks of their own.
 
 import json
 import logging
+import pickle
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,11 @@ from typing import Any
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ExecutionResources
 
 from bertjobs.config.schema_pretrain import CorpusSection
 from bertjobs.errors import DataError, StorageError
 from bertjobs.runs.gang import task_errors
+from bertjobs.runs.pipelines import bound_pipelines
 from bertjobs.runs.run import Run
 from bertjobs.runs.span_task import encode_row
 from bertjobs.runs.stored_blocks import StoredBlocks
@@ -75,12 +76,8 @@ def _encoded(
     spans: list[Span], tokenizer: Tokenizer, *, ratio: float, cpus: float
 ) -> Iterator[Mapping[str, Any]]:
     """Yield, span after span, the Arrow file of each split and what is in it."""
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.execution_options.resource_limits = ExecutionResources(cpu=cpus)
-    context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # a broken file is told as we tell it
-    rows = [{"span": span} for span in spans]
+    bound_pipelines(cpus=cpus)
+    rows = [{"span": pickle.dumps(span)} for span in spans]  # our own; no Arrow type holds one
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         encode_row, fn_kwargs={"tokenizer": tokenizer, "ratio": ratio}, num_cpus=min(1.0, cpus)
     )

@@ -1,6 +1,7 @@
 """What a Ray Data task does with one span of a corpus. Imports no torch: such a task lives for a moment."""
 
 import json
+import pickle
 from typing import Any
 
 import pyarrow as pa
@@ -11,8 +12,8 @@ from bertjobs.text.tokenizers import Tokenizer
 
 
 def encode_row(row: dict[str, Any], *, tokenizer: Tokenizer, ratio: float) -> dict[str, Any]:
-    """Encode `row["span"]`; return for each split its Arrow file, and what is in it as JSON."""
-    span: Span = row["span"]
+    """Encode the pickled `row["span"]`; return for each split its Arrow file, and what is in it as JSON."""
+    span: Span = pickle.loads(row["span"])
     parts = split_documents(encode_span(span, tokenizer), ratio=ratio, seed=span.number)
     files = {split: _as_file(part) for split, part in parts.items()}
     return files | {
