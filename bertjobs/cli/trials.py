@@ -1,4 +1,4 @@
-"""`bertjobs trials`: the trials of a search, from the files in its folder; and the configuration of one of them."""
+"""`bertjobs trials`: the trials of a search, from the files in its folder; and what `--from-trial` names."""
 
 import csv
 import io
@@ -119,7 +119,7 @@ def _print(job: Job, search: Search, begun: list[Trial]) -> None:
     print_table([*header_of(search.space), search.metric.upper(), "STATE", "WHY"], rows)
     tally = counts(begun)
     print_note(
-        f"{tally['num_ended']} of {search.num_trials} trials have ended, {tally['num_stopped_early']} of them "
+        f"{tally['num_ended']} of {search.num_trials} trials have ended: {tally['num_stopped_early']} "
         f"stopped early by {search.stopper}, {tally['num_failed']} failed."
     )
     if ranked and job.state.is_terminal:

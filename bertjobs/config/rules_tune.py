@@ -1,4 +1,4 @@
-"""Rules over the parameters of a search. What its trials may be is checked trial by trial, in `search_space`."""
+"""Rules over the parameters of a search. What a trial may be is checked in `search_space`."""
 
 from typing import Any
 
@@ -65,8 +65,8 @@ TUNE_CONTRADICTIONS: tuple[Contradiction, ...] = (
         holds=_is_shared_unevenly,
         says=lambda c: (
             f"{c.search.gpus_per_trial:g} GPU(s) cannot be shared evenly among the "
-            f"{c.search.workers_per_trial or 1} worker(s) of a trial; give a share of one GPU for one worker, "
-            "or a multiple of the workers"
+            f"{c.search.workers_per_trial or 1} worker(s) of a trial; give a share of one GPU for one "
+            "worker, or a multiple of the workers"
         ),
     ),
     Contradiction(

@@ -36,7 +36,8 @@ class SearchSection(Section):
     """How configurations are chosen: at `random`, every point of a `grid` (a range then takes a third number,
     how many points), or `bayesian`, by what the trials before have shown (needs Optuna)."""
     stopper: Stopper = "asha"
-    """What ends trials early: `asha` (asynchronous successive halving), worse than the `median`, or `none`."""
+    """What ends trials early: `asha` (asynchronous successive halving), being worse than the `median`, or
+    `none`."""
     metric: SearchMetric | None = None
     """What is searched for on the development split; default: the task's metric."""
     grace_examples: Count | None = None

@@ -1,5 +1,5 @@
 """The space of a search beside the rest of its configuration: the default one, what may be varied, and the
-configuration of a single trial. Whatever a trial could be given is validated here, before anything is queued."""
+configuration of a single trial. What a trial could be given is validated here, before anything is queued."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -39,13 +39,11 @@ def default_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[
     Source: BERT, appendix A.3, has 2e-5 to 5e-5 for base and large; small models bear ten times as much.
     """
     points = ",5" if config.search.algorithm == "grid" else ""
-    strategies = (
-        "longest_first,only_first,only_second,ratio,head_tail" if is_pair else "longest_first,head_tail"
-    )
+    between = "only_first,only_second,ratio," if is_pair else ""
     return {
         "optim.lr": f"loguniform:1e-5,{'1e-4' if is_large else '1e-3'}{points}",
         "train.batch_size": "choice:16,32,64,128",
-        "text.truncation": f"choice:{strategies}",
+        "text.truncation": f"choice:longest_first,{between}head_tail",
     }
 
 
@@ -153,10 +151,8 @@ def _check_effect(config: TuneConfig, space: Space, texts: Mapping[str, str], *,
     for path in space:
         if all(path in reasons for reasons in idle):
             raise ConfigError(f"{origin(path, texts[path])} has no effect: {idle[0][path]}.")
-    truncations = (
-        {str(value) for value in space["text.truncation"].ends} if "text.truncation" in space else set()
-    )
-    if truncations and not is_pair and "head_tail" not in truncations:
+    truncation = space["text.truncation"].ends if "text.truncation" in space else ()
+    if truncation and not is_pair and "head_tail" not in truncation:
         raise ConfigError(
             f"{origin('text.truncation', texts['text.truncation'])} has no effect: --task "
             f"{config.task.name} has single texts, which these strategies cut alike.",

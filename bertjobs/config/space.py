@@ -68,9 +68,12 @@ class Range:
     def draw(self, chance: random.Random) -> Value:
         return self._at(chance.random())
 
+    def tidy(self, value: float) -> float:
+        """Return a value with a few digits, inside the range."""
+        return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
+
     def _at(self, ratio: float) -> Value:
-        value = self.low + ratio * (self.high - self.low)
-        return min(max(_rounded(value), self.low), self.high)
+        return self.tidy(self.low + ratio * (self.high - self.low))
 
 
 class LogRange(Range):
@@ -79,8 +82,7 @@ class LogRange(Range):
     is_log = True
 
     def _at(self, ratio: float) -> Value:
-        value = self.low * (self.high / self.low) ** ratio
-        return min(max(_rounded(value), self.low), self.high)
+        return self.tidy(self.low * (self.high / self.low) ** ratio)
 
 
 class WholeRange(Range):
@@ -207,10 +209,6 @@ def _points(path: str, text: str, item: str) -> int:
             f"{origin(path, text)}: {item or 'nothing'} is no number of points.", hint="Give 2 or more."
         )
     return int(item)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
 
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")

@@ -1,5 +1,5 @@
-"""What a worker does with a classifier: build it, train it, predict with it, leave it as an artefact. The same
-for a job of fine-tuning and for each trial of a search."""
+"""What a worker does with a classifier: build it, train it, predict with it, leave it as an artefact. A
+fine-tuning and each trial of a search do the same."""
 
 from dataclasses import dataclass
 

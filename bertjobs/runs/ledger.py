@@ -130,7 +130,7 @@ class Ledger:
 
 
 def _row(trial: Trial, metric: str, epoch: float | None) -> dict[str, Any]:
-    """Return a line of the table; `epoch` is how far it is where that is known, else its last evaluation's."""
+    """Return a line of the table; `epoch` is how far it is, None to say that of its last evaluation."""
     last = trial.history[-1].epoch if trial.history else 0.0
     return {
         "number": trial.number,

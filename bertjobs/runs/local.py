@@ -190,6 +190,10 @@ def _show(job_dir: JobDir, announce: Announce, done: threading.Event) -> None:
 
 
 def _line(values: dict[str, Any]) -> str:
+    if "num_trials" in values:
+        best = values["best"]
+        said = f", best {values['metric']} {best['value']:.4f} (trial {best['number']})" if best else ""
+        return f"{values['num_ended']}/{values['num_trials']} trials{said}"
     parts = [f"step {values['step']}/{values['num_steps']}"]
     if "loss" in values:
         parts.append(f"loss {values['loss']:.4f}")

@@ -1,11 +1,11 @@
-"""Which configuration a trial tries. Random and grid are functions of (seed, number) alone; Bayesian search is
-one of those and of the trials that have ended before. So a search that goes on after a fault, or is run again
-with its seed, tries the same ones."""
+"""Which configuration a trial tries. Random and grid search are functions of (seed, number) alone, Bayesian
+search also of the trials that have ended before. So a search that goes on after a fault, or is run again with
+its seed, tries the same ones."""
 
 import itertools
 import random
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from bertjobs.config.schema_tune import TuneConfig
@@ -34,15 +34,25 @@ def proposals_for(config: TuneConfig, space: Space, *, metric: str) -> Proposals
 
 
 class Random:
-    """Each dimension drawn by itself; never the same configuration twice where there are others."""
+    """Each dimension drawn by itself; drawn again where that was tried before, as long as there is hope."""
+
+    _MAX_DRAWS = 100
 
     def __init__(self, space: Space, *, seed: int, num_trials: int) -> None:
-        self._space, self._seed = space, seed
         self.num_trials = num_trials
+        self._all: list[Values] = []
+        for number in range(1, num_trials + 1):
+            self._all.append(self._draw(space, random.Random(f"{seed}/{number}")))
 
     def values(self, number: int, ended: Sequence[Trial] = ()) -> Values:
-        chance = random.Random(f"{self._seed}/{number}")
-        return {path: dimension.draw(chance) for path, dimension in self._space.items()}
+        return dict(self._all[number - 1])
+
+    def _draw(self, space: Space, chance: random.Random) -> Values:
+        for _ in range(self._MAX_DRAWS):
+            values = {path: dimension.draw(chance) for path, dimension in space.items()}
+            if values not in self._all:
+                break
+        return values
 
 
 class Grid:
@@ -94,7 +104,8 @@ class Bayesian:
                         value=best.value_of(self._metric),
                     )
                 )
-        return {path: _plain(value) for path, value in study.ask(distributions).params.items()}
+        asked = study.ask(distributions).params
+        return {path: _tidy(self._space[path], value) for path, value in asked.items()}
 
     @property
     def _direction(self) -> str:
@@ -110,11 +121,6 @@ class Bayesian:
         return kinds.FloatDistribution(dimension.low, dimension.high, log=is_log)
 
 
-def check_same_search(trials: Sequence[Trial], space: Mapping[str, object]) -> None:
-    """Assert that what was tried before belongs to this space: a job's configuration never changes."""
-    assert all(set(trial.values) == set(space) for trial in trials), "trials of another search"
-
-
-def _plain(value: Value) -> Value:
+def _tidy(dimension: Dimension, value: Value) -> Value:
     """Round as the other algorithms do."""
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    return value if isinstance(dimension, Choice | WholeRange) else dimension.tidy(float(value))

@@ -35,8 +35,8 @@ LIVE_INTERVAL_S = 0.5
 MEDIAN_OF = 3
 """Trials that must have come as far before the median stops one."""
 
-# Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; the working directory of
-# an actor is not to change under the paths of a configuration.
+# Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; the working directory
+# of an actor is not to change under the paths of a configuration.
 _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
@@ -70,7 +70,9 @@ def search(
         os.environ.setdefault(name, value)
     slots = work.slots
     scheduler = _scheduler(run.config.search, course, ended=ledger.ended, metric=work.metric)
-    bundle = {"CPU": slots.cpus_per_worker} | ({"GPU": slots.gpus_per_worker} if slots.gpus_per_worker else {})
+    bundle = {"CPU": slots.cpus_per_worker} | (
+        {"GPU": slots.gpus_per_worker} if slots.gpus_per_worker else {}
+    )
     is_gang = slots.workers_per_trial > 1
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, work=work),
@@ -85,8 +87,8 @@ def search(
             num_samples=len(remaining),
             max_concurrent_trials=slots.num_concurrent,
             reuse_actors=not is_gang,
-            trial_name_creator=lambda trial: f"{run.id}-t{trial.config['number']}",
-            trial_dirname_creator=lambda trial: f"t{trial.config['number']}",
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
         ),
         run_config=tune.RunConfig(
             name=name,
@@ -96,6 +98,10 @@ def search(
         ),
     ).fit()
     _forget(storage / name)
+
+
+def _name_of(trial: TuneTrial) -> str:
+    return f"trial-{trial.config['number']}"
 
 
 class _Next(Searcher):
@@ -135,7 +141,9 @@ class _Listener(tune.Callback):
         self._stopper = run.config.search.stopper
         self._next_s = 0.0
 
-    def on_trial_result(self, iteration: int, trials: Any, trial: TuneTrial, result: Any, **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: TuneTrial, result: Any, **info: Any
+    ) -> None:
         self._ledger.evaluated(trial.config["number"], result["history"])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: TuneTrial, **info: Any) -> None:
@@ -161,8 +169,7 @@ class _Listener(tune.Callback):
             self._run.reporter.progress(self._ledger.live(self._work.board.progress()))
 
     def _publish(self) -> None:
-        """Make what has ended what a next attempt goes on from; it also shows the queue that there is progress
-        between two faults."""
+        """Make what has ended what a next attempt goes on from; the queue counts faults between two of these."""
         ended = [trial.number for trial in self._ledger.ended]
         self._run.job_dir.write_json(f"checkpoints/{ENDED}", {"ended": ended})
         self._run.reporter.publish_checkpoint(ENDED, len(ended))

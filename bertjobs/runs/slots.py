@@ -34,7 +34,9 @@ def share_out(grant: Grant, config: TuneConfig) -> Slots:
     search = config.search
     workers = workers_per_trial(config)
     gpus = gpus_per_trial(config) / workers
-    cpus = _cpus_of_worker(grant, gpus, None if search.cpus_per_trial is None else search.cpus_per_trial / workers)
+    cpus = _cpus_of_worker(
+        grant, gpus, None if search.cpus_per_trial is None else search.cpus_per_trial / workers
+    )
     per_granted = math.floor((grant.cpus_per_worker + QUANTUM) / cpus)
     if gpus:
         per_granted = min(per_granted, math.floor((grant.gpus_per_worker + QUANTUM) / gpus))

@@ -1,5 +1,5 @@
-"""What runs for one trial: the step loop in an actor of its own, used again for the next trial; or, for a trial
-of several workers, a gang of Ray Train that the actor starts and listens to."""
+"""What runs for one trial: the step loop, in an actor that the next trial uses again; or, for a trial of
+several workers, a gang of Ray Train that the actor starts and listens to."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The trials of a search as files in its job's folder: what survives the driver, and what `bertjobs trials` shows.
+"""The trials of a search as files in its job's folder: what survives a driver and what `trials` shows.
 
     trials/search.json      what is searched: metric, space, algorithm, number of trials
     trials/<n>.json         one trial, replaced as a whole after each evaluation
@@ -132,7 +132,7 @@ def rank(trials: Iterable[Trial], metric: str) -> list[Trial]:
 
 
 def find_trial(trials: list[Trial], metric: str, *, number: int | None, named: str) -> Trial:
-    """Return the trial of that number, or the best. Raises: ConfigError: there is none; names what was given."""
+    """Return the trial of that number, or the best. Raises: ConfigError: there is none."""
     if number is None:
         best = best_trial(trials, metric)
         if best is None:

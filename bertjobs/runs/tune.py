@@ -1,4 +1,4 @@
-"""Search: the driver reads and encodes once, has Ray Tune run the trials, and makes the best one the job's model."""
+"""Search: the driver reads and encodes once, has Tune run the trials, and makes the best the job's model."""
 
 import logging
 import math

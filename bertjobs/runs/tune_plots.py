@@ -92,7 +92,11 @@ def draw_parameters(search: Search, trials: Sequence[Trial]) -> bytes:
     all_axes = figure.subplots(1, len(space), sharey=True, squeeze=False)[0]
     for axes, (path, dimension) in zip(all_axes, space.items(), strict=True):
         for trial in ranked:
-            x = trial.values[path] if not isinstance(dimension, Choice) else _place(dimension, trial.values[path])
+            x = (
+                trial.values[path]
+                if not isinstance(dimension, Choice)
+                else _place(dimension, trial.values[path])
+            )
             axes.plot(
                 x, _best_value(trial, search.metric),
                 "x" if trial.state == "stopped" else "o",
@@ -193,7 +197,9 @@ def _label_axis(axes: Axes, place: float, name: str, marks: Mapping[float, str])
     axes.plot([place, place], [0, 1], color="black", linewidth=1)
     axes.text(place, 1.05, name, ha="center", fontsize=11)
     for height, text in marks.items():
-        axes.text(place + 0.03, height, text, va="center", fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 1})
+        axes.text(
+            place + 0.03, height, text, va="center", fontsize=9, bbox={"fc": "white", "ec": "none", "pad": 1}
+        )
 
 
 def _text(value: Any) -> str:

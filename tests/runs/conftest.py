@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,16 @@ class Cluster:
         assert pids, f"there is no process {title!r} to kill"
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
+
+    def left_in_ray(self, table: str) -> list[dict[str, Any]]:
+        """Return the actors or placement groups that are not dead or removed."""
+        status = self.json("cluster", "status")
+        token = Path(status["ray_token_file"]).read_text().strip()
+        url = f"{status['members']['ray']['address']}/api/v0/{table}?limit=1000&detail=true"
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            rows = json.load(answer)["data"]["result"]["result"]
+        return [row for row in rows if row["state"] not in ("DEAD", "REMOVED")]
 
     def kill_members(self, *names: str) -> None:
         """Kill parts of the stack, all at once."""
