@@ -52,6 +52,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "The stack": {
         "cluster": ("cluster:cluster", "Start, show and stop the local Redis, Ray and dispatcher."),
         "dispatcher": ("cluster:dispatcher", "Run the dispatcher of a shared Redis and Ray."),
+        "doctor": ("doctor:doctor", "Check all that jobs need, and name the remedy for what is wrong."),
     },
 }
 

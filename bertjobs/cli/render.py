@@ -15,6 +15,7 @@ import click
 from bertjobs.cli.trial_table import live_rows
 from bertjobs.cli.words import duration_since, number, printable, seconds, sentence, what_of
 from bertjobs.jobs.job import Event, Job, JobSummary, State
+from bertjobs.stack.doctor.check import Check
 
 COLOURS = {
     State.HELD: "yellow",
@@ -28,6 +29,8 @@ COLOURS = {
     State.CANCELLED: "magenta",
     State.TIMED_OUT: "red",
 }
+
+_VERDICT_COLOURS = {"ok": "green", "warning": "yellow", "broken": "red", "unknown": "magenta"}
 
 _GAP = "  "
 _FIGURE = re.compile(r"-|[\d.,]+%?")
@@ -87,6 +90,14 @@ def print_job(job: Job, events: Iterable[Event], *, now: datetime | None = None)
         for e in events
     ]
     print_table(None, rows, wrap=True)
+
+
+def print_check(check: Check) -> None:
+    """Print what the doctor found of one thing, and under it what to do."""
+    verdict = click.style(check.verdict.ljust(8), fg=_VERDICT_COLOURS[check.verdict])
+    click.echo(f"{verdict}{_GAP}{check.name.ljust(17)}{_GAP}{printable(check.found)}")
+    if check.remedy:
+        click.echo(f"{' ' * 8}{_GAP}{' ' * 17}{_GAP}-> {printable(check.remedy)}")
 
 
 def print_results(document: dict[str, Any]) -> None:

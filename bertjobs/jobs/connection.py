@@ -99,6 +99,10 @@ class Connection:
                 hint="Start it, or correct BERTJOBS_REDIS_URL; where neither that nor BERTJOBS_RAY_ADDRESS "
                 "is set, `bertjobs cluster up` starts a local one.",
             ) from e
+        except failures.InvalidResponse as e:
+            raise RedisDown(
+                f"What answers at {self.where} is no Redis.", hint="Correct BERTJOBS_REDIS_URL."
+            ) from e
         except failures.ReadOnlyError as e:
             raise QueueError(
                 f"Redis at {self.where} is a read-only replica.",

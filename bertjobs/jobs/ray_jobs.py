@@ -72,6 +72,10 @@ class RayCluster:
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
 
+    def version(self) -> str:
+        """Read which Ray it is."""
+        return str(self._call("GET", "/api/version")["ray_version"])
+
     def cluster(self) -> Cluster:
         """Read the living nodes with their totals, and what is in use (a few seconds old)."""
         nodes = self._call("GET", "/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]

@@ -17,7 +17,7 @@ SCRIPTS_BESIDE = {"cli": set(), "dispatcher": set(), "driver": {"get"}}
 # What connecting, finding out who one is, and running scripts takes.
 ALWAYS = {"ping", "time", "eval", "evalsha", "script|load"}
 # What `bertjobs doctor` asks, as a user of the queue and for the dispatcher.
-DOCTOR = {"info", "acl|whoami"}
+DOCTOR = {"info", "acl|whoami", "pttl"}
 
 
 @dataclass(frozen=True)

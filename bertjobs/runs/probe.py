@@ -1,0 +1,73 @@
+"""What `bertjobs doctor` runs on every node of Ray: `python -m bertjobs.runs.probe STORAGE`, as a Ray Job.
+
+Prints a line per node, `bertjobs-node` and a JSON object: `node` (its address), `version` (of bertjobs),
+`storage` and `redis` (what is wrong with them there, or nothing), `ahead_s` (its clock against Redis').
+"""
+
+import json
+import logging
+import sys
+import time
+from typing import Any
+
+from bertjobs import __version__
+from bertjobs.errors import BertjobsError
+from bertjobs.jobs.connection import open_connection
+from bertjobs.settings import load_settings
+from bertjobs.storage import JobDir
+
+MARK = "bertjobs-node"
+PATIENCE_S = 30.0
+"""How long a node may take to start a process."""
+
+
+def main(storage: str) -> None:
+    """Ask every living node; one that does not answer in time says so."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
+    addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    tasks = {
+        ray.remote(num_cpus=0, max_retries=0)(look)
+        .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False))
+        .remote(storage): address
+        for node_id, address in addresses.items()
+    }
+    ray.wait(list(tasks), num_returns=len(tasks), timeout=PATIENCE_S)
+    for task, address in tasks.items():
+        try:
+            found = ray.get(task, timeout=0)
+        except ray.exceptions.RayError as e:
+            found = {"error": str(e).strip().splitlines()[-1] or type(e).__name__}
+        print(MARK, json.dumps({"node": address, **found}))
+    ray.shutdown()
+
+
+def look(storage: str) -> dict[str, Any]:
+    """Look at the storage, and at Redis with the rights that drivers have here."""
+    return {"version": __version__, "storage": _storage(storage), **_redis()}
+
+
+def _storage(storage: str) -> str | None:
+    try:
+        JobDir(storage, ".doctor").check_writable()
+    except BertjobsError as e:
+        return str(e)
+    return None
+
+
+def _redis() -> dict[str, Any]:
+    try:
+        connection = open_connection(load_settings())
+        with connection.errors():
+            seconds, micros = connection.client.time()  # type: ignore[misc]
+    except BertjobsError as e:
+        return {"redis": str(e), "ahead_s": 0.0}
+    ahead_s = time.time() - (int(seconds) + int(micros) / 1e6)
+    connection.close()
+    return {"redis": None, "ahead_s": ahead_s}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,1 @@
+"""What `bertjobs doctor` looks at; `examine.py` calls the rest."""

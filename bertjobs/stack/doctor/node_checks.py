@@ -1,0 +1,89 @@
+"""What only a process on each of Ray's nodes can tell: the storage, Redis and the code as they are there."""
+
+import json
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from bertjobs import __version__
+from bertjobs.errors import BertjobsError, StorageError
+from bertjobs.jobs.dispatcher import driver_environment
+from bertjobs.jobs.ray_jobs import Ray
+from bertjobs.runs.probe import MARK
+from bertjobs.settings import Settings
+from bertjobs.stack.doctor.check import Check, broken, ok, warning
+from bertjobs.stack.doctor.queue_checks import check_clock
+from bertjobs.storage import JobDir
+
+PATIENCE_S = 90.0
+"""For a Ray Job that starts a process on every node."""
+
+
+def check_storage_here(storage: str) -> Check:
+    """Write from this machine."""
+    try:
+        JobDir(storage, ".doctor").check_writable()
+    except StorageError as e:
+        return broken("storage", e.message, e.hint)
+    return ok("storage", f"{storage} can be written from here")
+
+
+def check_nodes(settings: Settings, ray: Ray) -> Iterator[Check]:
+    """Have every node look, and judge what they say."""
+    try:
+        said = _ask_nodes(settings, ray)
+    except BertjobsError as e:
+        yield broken("nodes", e.message, e.hint or "See Ray's dashboard.")
+        return
+    answers = [json.loads(line.removeprefix(MARK)) for line in said.splitlines() if line.startswith(MARK)]
+    if not answers:
+        tail = " ".join(said.split())[-300:] or "nothing"
+        remedy = "Install bertjobs on Ray's nodes, for the Python that BERTJOBS_NODE_PYTHON names."
+        yield broken("nodes", f"the job that looks at them could not run: {tail}", remedy)
+        return
+    yield from judge(answers, storage=settings.storage)
+
+
+def judge(answers: Sequence[dict[str, Any]], *, storage: str) -> Iterator[Check]:
+    """Turn what the nodes found into checks, one per thing, naming the nodes where it is wrong."""
+    silent = [a for a in answers if "error" in a]
+    answers = [a for a in answers if "error" not in a]
+    for answer in silent:
+        yield broken("nodes", f"{answer['node']}: {answer['error']}", "See Ray's log there.")
+    for answer in answers:
+        if answer["storage"]:
+            remedy = "Mount the same storage on every node, or set BERTJOBS_STORAGE to an object store."
+            yield broken("storage", f"from node {answer['node']}: {answer['storage']}", remedy)
+        if answer["redis"]:
+            remedy = "Set BERTJOBS_REDIS_USER, ..._PASSWORD_FILE and ..._CA_FILE on the node; see cluster/."
+            yield broken("redis rights", f"from node {answer['node']}: {answer['redis']}", remedy)
+        if answer["version"] != __version__:
+            found = f"node {answer['node']} has bertjobs {answer['version']}, we are {__version__}"
+            yield warning("nodes", found, "Install the same version everywhere.")
+    furthest = max(answers, key=lambda a: abs(a["ahead_s"]), default=None)
+    if furthest is not None:
+        yield check_clock(f"node {furthest['node']}", furthest["ahead_s"])
+    if answers and not any(a["storage"] or a["redis"] for a in answers) and not silent:
+        yield ok("nodes", f"all {len(answers)} write to {storage} and reach Redis as the driver")
+
+
+def _ask_nodes(settings: Settings, ray: Ray) -> str:
+    """Run the probe as a Ray Job. Returns its log. Raises: RayUnreachable, RayRefused."""
+    job = f"bj-doctor-{uuid.uuid4().hex[:8]}"
+    ray.start(
+        job,
+        entrypoint=f"{sys.executable} -m bertjobs.runs.probe {shlex.quote(settings.storage)}",
+        env=driver_environment(settings),
+        metadata={"bertjobs": "doctor"},
+    )
+    give_up_at = time.monotonic() + PATIENCE_S
+    while time.monotonic() < give_up_at:
+        found = ray.job(job)
+        if found is None or found.has_ended:
+            return ray.log(job) or (found.message if found else "")
+        time.sleep(0.3)
+    ray.stop(job)
+    return f"no answer within {PATIENCE_S:.0f} s"
