@@ -46,7 +46,7 @@ class BertConfig:
         if self.hidden_size % self.num_attention_heads:
             raise ModelError(
                 f"hidden_size {self.hidden_size} cannot be divided among {self.num_attention_heads} heads.",
-                hint="Give a divisor of the hidden size with --set model.num_heads=N.",
+                hint="Give a divisor of the hidden size with --num-heads N.",
             )
 
     @property

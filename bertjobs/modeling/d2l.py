@@ -99,7 +99,7 @@ def _num_heads(source: Path, *, given: int | None) -> int:
         if given is None:
             raise ModelError(
                 f"{source}: d2l's files do not say how many attention heads the model has.",
-                hint="Say it with --set model.num_heads=N.",
+                hint="Say it with --num-heads N.",
             )
         return given
     known = REGISTRY[name].num_heads
