@@ -20,7 +20,7 @@ from bertjobs.config import (
     stored_layer,
 )
 from bertjobs.config.presets import read_size, size_names
-from bertjobs.config.search_space import longest_text, search_space
+from bertjobs.config.search_space import max_lens, search_space
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files, own_files
 from bertjobs.text.locate import FILES_OF_SPLIT, find_split
@@ -74,7 +74,8 @@ def _longest_of_trials(config: TuneConfig) -> int:
     """Check what is searched; return the longest sequence of its trials. Raises: ConfigError."""
     is_pair = resolve_task(config.task.name).is_pair
     space = search_space(config, is_large=False, is_pair=is_pair)
-    return longest_text(config, space)
+    _, longest = max_lens(config, space)
+    return longest
 
 
 def split_names(task: Task) -> list[str]:

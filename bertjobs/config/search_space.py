@@ -101,9 +101,10 @@ def corner_configs(
             raise ConfigError(f"--space: a trial could have {given}. {e.message}", hint=e.hint) from e
 
 
-def longest_text(config: TuneConfig, space: Space) -> int:
-    """Return the longest sequence that a trial may have, in wordpieces."""
-    return max(trial.text.max_len for trial in corner_configs(config, space))
+def max_lens(config: TuneConfig, space: Space) -> tuple[int, int]:
+    """Return the smallest and the largest `text.max_len` that a trial may have."""
+    found = [trial.text.max_len for trial in corner_configs(config, space)]
+    return min(found), max(found)
 
 
 def workers_per_trial(config: TuneConfig) -> int:

@@ -141,6 +141,10 @@ class _Listener(tune.Callback):
         self._stopper = run.config.search.stopper
         self._next_s = 0.0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune writes its callbacks into files that nobody reads; a session under a lease has no copy."""
+        return {}
+
     def on_trial_result(
         self, iteration: int, trials: Any, trial: TuneTrial, result: Any, **info: Any
     ) -> None:
@@ -169,7 +173,7 @@ class _Listener(tune.Callback):
             self._run.reporter.progress(self._ledger.live(self._work.board.progress()))
 
     def _publish(self) -> None:
-        """Make what has ended what a next attempt goes on from; the queue counts faults between two of these."""
+        """Make what has ended what a next attempt goes on from; faults are counted between two of these."""
         ended = [trial.number for trial in self._ledger.ended]
         self._run.job_dir.write_json(f"checkpoints/{ENDED}", {"ended": ended})
         self._run.reporter.publish_checkpoint(ENDED, len(ended))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from bertjobs.config import FinetuneConfig, TuneConfig, load, stored_layer
-from bertjobs.config.search_space import corner_configs, longest_text, search_space, space_texts
+from bertjobs.config.search_space import corner_configs, max_lens, search_space, space_texts
 from bertjobs.config.space import Space
 from bertjobs.errors import RunError
 from bertjobs.modeling.config import BertConfig
@@ -59,7 +59,7 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
     metric = config.search.metric or task.metric
     board = open_board()  # while data is read
     train, valid = rows = read_rows(run, task)
-    longest = longest_text(config, search_space(config, is_large=False, is_pair=task.is_pair))
+    shortest, longest = max_lens(config, search_space(config, is_large=False, is_pair=task.is_pair))
     source, tokenizer = load_source(run, train, max_len=longest)
     is_large = _hidden_size(source) >= LARGE_HIDDEN_SIZE
     space = search_space(config, is_large=is_large, is_pair=task.is_pair)
@@ -89,7 +89,7 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
             attempt=run.attempt,
             board=board,
             slots=slots,
-            counts_lengths=any(cut_ratio(EncodedTable.from_arrow(t), max_len=longest) > 0 for t in encoded),
+            counts_lengths=any(cut_ratio(EncodedTable.from_arrow(t), max_len=shortest) > 0 for t in encoded),
         ),
         ledger=ledger,
         proposals=proposals,

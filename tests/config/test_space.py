@@ -14,7 +14,7 @@ from bertjobs.config.search_space import (
     _REFUSED,
     corner_configs,
     default_space,
-    longest_text,
+    max_lens,
     search_space,
     trial_config,
     workers_per_trial,
@@ -225,10 +225,10 @@ def test_the_configuration_of_a_trial_is_a_fine_tuning() -> None:
     assert workers_per_trial(tune_config()) == 1
 
 
-def test_the_longest_text_is_found_among_the_ends() -> None:
+def test_the_extreme_lengths_are_found_among_the_ends() -> None:
     config = tune_config(search__space={"text.max_len": "randint:16,40", "optim.lr": "choice:1e-4,1e-3"})
     space = search_space(config, is_large=False, is_pair=True)
-    assert longest_text(config, space) == 40
+    assert max_lens(config, space) == (16, 40)
     assert len(list(corner_configs(config, space))) == 4
 
 
