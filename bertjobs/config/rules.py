@@ -7,7 +7,8 @@ a preset may set what a flag then makes idle, and a stored configuration has eve
 from collections.abc import Collection
 from typing import Any
 
-from bertjobs.config.rule import WORKERS, Contradiction, Idle
+from bertjobs.config.rule import Contradiction, Idle
+from bertjobs.config.rules_encode import ENCODE_CONTRADICTIONS, ENCODE_IDLE
 from bertjobs.config.rules_finetune import EVALUATE_CONTRADICTIONS, FINETUNE_CONTRADICTIONS, FINETUNE_IDLE
 from bertjobs.config.rules_pretrain import PRETRAIN_CONTRADICTIONS, PRETRAIN_IDLE
 from bertjobs.config.rules_tune import TUNE_CONTRADICTIONS, TUNE_IDLE
@@ -17,14 +18,14 @@ _CONTRADICTIONS: dict[str, tuple[Contradiction, ...]] = {
     "finetune": FINETUNE_CONTRADICTIONS,
     "tune": TUNE_CONTRADICTIONS,
     "evaluate": EVALUATE_CONTRADICTIONS,
-    "encode": (WORKERS,),
+    "encode": ENCODE_CONTRADICTIONS,
 }
 _IDLE: dict[str, tuple[Idle, ...]] = {
     "pretrain": PRETRAIN_IDLE,
     "finetune": FINETUNE_IDLE,
     "tune": TUNE_IDLE,
     "evaluate": (),
-    "encode": (),
+    "encode": ENCODE_IDLE,
 }
 
 
