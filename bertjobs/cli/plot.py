@@ -7,6 +7,7 @@ import click
 
 from bertjobs.cli.open_queue import open_queue
 from bertjobs.cli.render import print_json, print_line
+from bertjobs.cli.trials import read_trials_of
 from bertjobs.cli.words import printable
 from bertjobs.errors import DataError, StorageError
 from bertjobs.jobs.job import Job
@@ -25,6 +26,10 @@ def plot(job: str, output: Path | None, as_json: bool) -> None:
     store = open_queue()
     found = store.get(job)
     pictures = [_draw(store, found, output)] if found.kind == "finetune" else []
+    if found.kind == "tune":
+        if output is not None:
+            raise click.UsageError("--output: a search has several pictures; they are in its own folder.")
+        pictures = [] if found.state.is_terminal else _draw_search(found)
     if "plots" in found.artifacts:
         pictures += [str(path) for path in found.artifacts["plots"] if path not in pictures]
     if not pictures:
@@ -54,6 +59,14 @@ def _draw(store: JobStore, job: Job, output: Path | None) -> str:
     except OSError as e:
         raise StorageError(f"--output {output}: {e.strerror}.", hint="Give another file.") from e
     return str(output.absolute())
+
+
+def _draw_search(job: Job) -> list[str]:
+    """Draw what the trials of a search that still runs have come to so far."""
+    from bertjobs.runs.tune_plots import save_plots  # matplotlib, as above
+
+    search, trials = read_trials_of(job)
+    return [job.job_dir.path_of(name) for name in save_plots(job.job_dir, search, trials)]
 
 
 def _series(store: JobStore, job: Job) -> list[dict[str, Any]]:

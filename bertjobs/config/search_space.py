@@ -87,7 +87,7 @@ def trial_config(
 def corner_configs(
     config: TuneConfig, space: Space, texts: Mapping[str, str] | None = None
 ) -> Iterator[FinetuneConfig]:
-    """Yield the trials at the ends of every two dimensions: no rule of ours is about a value between.
+    """Yield the trials at the ends of every three dimensions: rules are about no more, and no value between.
 
     Raises: ConfigError: one of them is not allowed; named after the dimension, or after the values.
     """
@@ -121,9 +121,9 @@ def gpus_per_trial(config: TuneConfig) -> float:
 def _corners(space: Space) -> list[Values]:
     first = {path: dimension.ends[0] for path, dimension in space.items()}
     found: dict[tuple[tuple[str, object], ...], Values] = {}
-    for pair in itertools.combinations(space, 2) if len(space) > 1 else [tuple(space)]:
-        for ends in itertools.product(*(space[path].ends for path in pair)):
-            values = first | dict(zip(pair, ends, strict=True))
+    for paths_of_rule in itertools.combinations(space, min(len(space), 3)):
+        for ends in itertools.product(*(space[path].ends for path in paths_of_rule)):
+            values = first | dict(zip(paths_of_rule, ends, strict=True))
             found[tuple(values.items())] = values
     return list(found.values())
 

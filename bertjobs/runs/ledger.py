@@ -45,9 +45,13 @@ class Ledger:
         return [trial for trial in self.trials if trial.has_ended]
 
     def remaining(self) -> list[int]:
-        """Return the numbers that are still to be tried; those that were broken off go first."""
+        """Return the numbers that are still to be tried; those that were broken off go first.
+
+        Where no trial has come to a result, those that failed are among them: someone fixed what they met.
+        """
         numbers = range(1, self.search.num_trials + 1)
-        begun = [n for n in numbers if n in self._trials and not self._trials[n].has_ended]
+        kept = {trial.number for trial in self.ended if self.best() is not None or trial.state != "failed"}
+        begun = [n for n in numbers if n in self._trials and n not in kept]
         return begun + [n for n in numbers if n not in self._trials]
 
     def values_of(self, number: int) -> Values | None:
@@ -57,7 +61,7 @@ class Ledger:
     def begin(self, number: int, values: Values, config: dict[str, Any]) -> None:
         """Note that a trial begins, or goes on."""
         trial = self._trials.setdefault(number, Trial(number=number, values=values, config=config))
-        self._keep(replace(trial, state="running"))
+        self._keep(replace(trial, state="running", reason="", message=""))
 
     def evaluated(self, number: int, history: Sequence[Mapping[str, Any]]) -> None:
         """Note what a trial is worth: all its evaluations, as JSON."""

@@ -44,6 +44,9 @@ _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
+_GANG_STARTER = {"CPU": 0.001}
+"""What starts a gang and listens to it; the workers have a placement group of their own, and none is empty."""
+
 VALUE, TIME = "value", "num_examples"
 """What trials are compared by, and what is the same point in two of them."""
 
@@ -76,7 +79,7 @@ def search(
     is_gang = slots.workers_per_trial > 1
     trainable = tune.with_resources(
         tune.with_parameters(run_trial, work=work),
-        {"CPU": 0} if is_gang else bundle,  # a gang's workers bring a placement group of their own
+        _GANG_STARTER if is_gang else bundle,
     )
     storage, name = run.settings.cache / "ray", f"{run.id}-a{run.attempt}"
     tune.Tuner(

@@ -130,6 +130,18 @@ def test_values_that_contradict_each_other_somewhere_are_refused_with_the_trial(
     assert "take more than all steps" in e.value.message
 
 
+def test_three_values_that_contradict_each_other_only_together_are_found() -> None:
+    texts = {
+        "optim.schedule": "choice:linear,wsd",
+        "optim.warmup_ratio": "uniform:0,0.7",
+        "optim.decay_ratio": "uniform:0.1,0.5",
+    }
+    with pytest.raises(
+        ConfigError, match=r"schedule=wsd and optim\.warmup_ratio=0\.7 and optim\.decay_ratio=0\.5"
+    ):
+        space_of(texts)
+
+
 def test_a_dimension_that_has_an_effect_beside_one_value_of_another_is_kept() -> None:
     texts = {"optim.schedule": "choice:linear,wsd", "optim.decay_ratio": "uniform:0.1,0.2"}
     assert set(space_of(texts)) == set(texts)

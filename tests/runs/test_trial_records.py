@@ -133,6 +133,15 @@ def test_a_next_driver_keeps_what_has_ended_and_begins_with_what_was_broken_off(
     assert [t.number for t in ledger.ended] == [1, 3]
 
 
+def test_a_search_that_came_to_nothing_tries_what_failed_again(job_dir: JobDir) -> None:
+    failed = [trial(n, state="failed", reason="OutOfMemory", message="No room.") for n in (1, 2)]
+    ledger = Ledger(job_dir, search=SEARCH, trials=failed)
+    assert ledger.remaining() == [1, 2, 3, 4]
+    ledger.begin(1, {}, {})
+    assert (ledger.trials[0].state, ledger.trials[0].reason) == ("running", "")
+    assert Ledger(job_dir, search=SEARCH, trials=[*failed, trial(3, 0.5)]).remaining() == [4]
+
+
 def test_only_the_best_trial_that_has_ended_and_those_that_run_keep_checkpoints(job_dir: JobDir) -> None:
     ledger = Ledger(job_dir, search=SEARCH)
     for number in (1, 2, 3, 4):
