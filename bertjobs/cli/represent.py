@@ -71,6 +71,8 @@ def encode(
     from bertjobs.runs.vector_files import check_vector_file, to_json, write_vector_file
 
     if output is not None:
+        if as_json:
+            raise click.UsageError("--output and --json exclude each other; a file may be .json.")
         check_vector_file(output)
     found = represent_texts(
         _with_stdin(texts), words=words, config=config, settings=load_settings(), warn=print_note

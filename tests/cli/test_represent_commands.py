@@ -119,6 +119,7 @@ def test_masks_are_filled_with_probabilities(run: Run, model: str) -> None:
         (["encode", "a", "--model", "MODEL", "--pair-separator", ""], "--pair-separator: '' is not allowed"),
         (["encode", "a", "--model", "MODEL", "-o", "x.csv"], "--output x.csv: .csv is not known."),
         (["encode", "a", "--model", "MODEL", "-o", "no/x.npy"], "--output no/x.npy: its folder is not there"),
+        (["encode", "a", "--model", "MODEL", "-o", "x.npy", "--json"], "--output and --json exclude each"),
         (["fill-mask", "--model", "MODEL"], "No text was given."),
         (["fill-mask", "a crane", "--model", "MODEL"], "The text 'a crane' has no mask."),
         (["fill-mask", "a [MASK]", "--model", "MODEL", "--top-k", "0"], "0 is not in the range x>=1"),
