@@ -45,7 +45,7 @@ _TUNE_ENVIRONMENT = {
 }
 
 _GANG_STARTER = {"CPU": 0.001}
-"""What starts a gang and listens to it; the workers have a placement group of their own, and none is empty."""
+"""What starts a gang and listens: no placement group may be empty, and the workers have one of their own."""
 
 VALUE, TIME = "value", "num_examples"
 """What trials are compared by, and what is the same point in two of them."""
