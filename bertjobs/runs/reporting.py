@@ -72,5 +72,5 @@ class TrainingHooks:
 def stop_reason(command: str) -> BertjobsError:
     """Return what ends an attempt that stopped because it was asked to."""
     if command == "cancel":
-        return Cancelled("Cancelled while training.")
-    return DriverStopped("Stopped after a checkpoint, as asked.")
+        return Cancelled("Cancelled while it ran.")
+    return DriverStopped("Stopped as asked, to go on from its last checkpoint.")

@@ -9,16 +9,14 @@ Memory is bounded by the blocks under way. Nothing is there under its name befor
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
-from itertools import accumulate
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, ExecutionResources
@@ -31,6 +29,8 @@ from bertjobs.modeling.build import build_pretraining
 from bertjobs.runs import gang
 from bertjobs.runs.embeddings import FOLDER, PartWriter, embeddings_table
 from bertjobs.runs.encoder import TrainedEncoder, load_encoder
+from bertjobs.runs.lines_done import LinesDone
+from bertjobs.runs.reporting import stop_reason
 from bertjobs.runs.run import Outcome, Run
 from bertjobs.text.corpus_files import own_files
 from bertjobs.text.lines import LineSpan, plan_lines, read_lines
@@ -54,26 +54,37 @@ def run_encode(run: Run[EncodeConfig]) -> Outcome:
     run.reporter.set_phase("counting lines")
     spans = plan_lines(own_files(run.config.data.path, flag="--data"), run.config.data)
     files = list(dict.fromkeys(span.path for span in spans))
-    counts = _Counts(spans, files)
-    log.info("encode %d lines of %d files in %d spans", counts.num_lines, len(files), len(spans))
+    done = LinesDone(spans, files)
+    log.info("encode %d lines of %d files in %d spans", done.num_lines, len(files), len(spans))
     run.reporter.set_phase("starting workers")
     began = time.monotonic()
     with run.job_dir.new_dir(FOLDER) as folder:
-        writer = PartWriter(folder, files=files)
-        for table in _embeddings(run, trained, spans, files):
-            writer.add(table)
-            counts.add(table)
-            run.reporter.progress(counts.progress())
-        writer.close()
-        if not counts.num_texts:
-            raise DataError(
-                f"--data {run.config.data.path}: all of its {counts.num_lines} lines are blank or broken.",
-                hint="Give files with text in them.",
-            )
-        run.reporter.command()  # raises where the lease is lost: another attempt's vectors must stay
-    metrics = counts.metrics(run_s=time.monotonic() - began) | {"dim": trained.loaded.config.hidden_size}
+        _write(_embeddings(run, trained, spans, files), folder, run=run, done=done)
+    metrics = done.metrics(run_s=time.monotonic() - began) | {"dim": trained.loaded.config.hidden_size}
     run.job_dir.write_json("metrics.json", metrics)
     return Outcome(metrics=metrics, artifacts={FOLDER: run.job_dir.path_of(FOLDER)})
+
+
+def _write(tables: Iterable[pa.Table], folder: Path, *, run: Run[EncodeConfig], done: LinesDone) -> None:
+    """Write the workers' tables as they come.
+
+    Raises: DataError: there was no text in any line. Cancelled, DriverStopped: that was asked for meanwhile.
+    """
+    writer = PartWriter(folder, files=done.files)
+    for table in tables:
+        writer.add(table)
+        done.add(table)
+        run.reporter.progress(done.progress())
+        if asked := run.reporter.command():  # raises where the lease is lost, as every report does
+            raise stop_reason(asked)
+    writer.close()
+    if not done.num_texts:
+        raise DataError(
+            f"--data {run.config.data.path}: all of its {done.num_lines} lines are blank or broken.",
+            hint="Give files with text in them.",
+        )
+    if run.reporter.command() == "cancel":  # or it raises: another attempt's vectors must stay
+        raise stop_reason("cancel")
 
 
 class ReadLines:
@@ -137,54 +148,6 @@ class RepresentLines:
             is_cut_R=uncut_R > num_tokens_R,
             vectors_RD=vectors_RD,
         )
-
-
-class _Counts:
-    """What has been written, for the reports and the final metrics."""
-
-    def __init__(self, spans: Sequence[LineSpan], files: Sequence[str]) -> None:
-        num_lines_of = dict.fromkeys(files, 0)
-        for span in spans:
-            num_lines_of[span.path] += span.num_lines
-        self._ends = list(accumulate(num_lines_of.values(), initial=0))
-        """Lines before each file, and in all."""
-        self._num_done = 0
-        self.num_texts = self._num_tokens = self._num_cut = 0
-        self._first_at: float | None = None
-        self._num_at_first = 0
-
-    @property
-    def num_lines(self) -> int:
-        return self._ends[-1]
-
-    def add(self, table: pa.Table) -> None:
-        """Count a table of vectors."""
-        self.num_texts += table.num_rows
-        self._num_tokens += pc.sum(table["num_tokens"]).as_py()
-        self._num_cut += pc.sum(table["is_cut"]).as_py()
-        self._num_done = self._ends[table["file"][-1].as_py()] + table["line"][-1].as_py()
-        if self._first_at is None:  # workers start before it, which says nothing of their speed
-            self._first_at, self._num_at_first = time.monotonic(), self.num_texts
-
-    def progress(self) -> dict[str, Any]:
-        """Return what is reported: lines done as steps, and once it is known the speed."""
-        assert self._first_at is not None
-        report: dict[str, Any] = {"step": self._num_done, "num_steps": self.num_lines, "epoch": 0}
-        if self.num_texts > self._num_at_first:
-            rate = (self.num_texts - self._num_at_first) / (time.monotonic() - self._first_at)
-            report |= {"examples_per_s": rate, "eta_s": (self.num_lines - self._num_done) / rate}
-        return report
-
-    def metrics(self, *, run_s: float) -> dict[str, Any]:
-        """Return the final figures; the speed is over all the time, starting the workers included."""
-        return {
-            "num_texts": self.num_texts,
-            "num_tokens": self._num_tokens,
-            "num_cut": self._num_cut,
-            "num_left_out": self.num_lines - self.num_texts,
-            "texts_per_s": self.num_texts / run_s,
-            "run_s": run_s,
-        }
 
 
 def _embeddings(

@@ -70,7 +70,9 @@ def plan_lines(files: Sequence[SourceFile], data: LinesSection) -> list[LineSpan
                 return [*spans, replace(span, num_lines=left)]
             spans.append(span)
             left = None if left is None else left - span.num_lines
-    return spans
+    if not any(span.num_lines for span in spans):
+        raise DataError(f"--data {data.path}: there are no rows in it.", hint="Give files with text in them.")
+    return [span for span in spans if span.num_lines]
 
 
 def read_lines(

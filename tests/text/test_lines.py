@@ -152,6 +152,12 @@ def test_what_is_no_text_is_refused_when_planned(tmp_path, content, message):
         plan_lines([SourceFile(tmp_path / "x.txt")], section(tmp_path))
 
 
+def test_a_parquet_file_without_rows_is_refused(tmp_path):
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"--data .*x\.parquet: there are no rows in it"):
+        read_all(tmp_path / "x.parquet")
+
+
 def test_a_path_that_leads_nowhere_is_called_by_its_flag(tmp_path):
     with pytest.raises(DataError, match=r"--data .*/none: there is no such file or folder with text\."):
         own_files(str(tmp_path / "none"), flag="--data")
