@@ -18,6 +18,7 @@ _REFUSED: Mapping[str, str] = {
     "task": "the trials of a search learn one task",
     "data": _ONE_DATA_SET,
     "resources": "a search shares out one grant among its trials",
+    "search": "it says how trials are chosen",
     "origin": "it says where a configuration came from",
     "model.source": _ONE_MODEL,
     "model.num_heads": _ONE_MODEL,

@@ -126,6 +126,11 @@ def join_space(given: Iterable[str]) -> dict[str, Any]:
                 f"--space {item}: expected a dotted path and a range.",
                 hint="As in optim.lr=loguniform:1e-5,1e-4.",
             )
+        if not sep and not Path(item).exists():
+            raise ConfigError(
+                f"--space {item}: there is no such file, and it is no path with a range.",
+                hint="As in optim.lr=loguniform:1e-5,1e-4, or a YAML file of such lines.",
+            )
         added = {path: text} if sep else read_yaml(Path(item), flag="--space")
         if twice := joined.keys() & added:
             raise ConfigError(f"--space {item}: {', '.join(sorted(twice))} was given before.")

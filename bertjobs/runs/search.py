@@ -5,35 +5,29 @@ fault: rungs of ASHA are not in them, and trials begin from our checkpoints, whi
 """
 
 import logging
-import math
 import os
 import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from ray.tune.search import Searcher
 
-from bertjobs.config.schema_tune import SearchSection, TuneConfig
+from bertjobs.config.schema_tune import TuneConfig
 from bertjobs.config.search_space import trial_config
 from bertjobs.runs.ledger import Ledger
 from bertjobs.runs.proposals import Proposals
 from bertjobs.runs.reporting import stop_reason
 from bertjobs.runs.run import Run
+from bertjobs.runs.stopper import VALUE, Course, stopper_for
 from bertjobs.runs.trial_work import TrialWork, run_trial
-from bertjobs.runs.trials import Trial, score_of
 
 log = logging.getLogger(__name__)
 
 LIVE_INTERVAL_S = 0.5
 """Least time between two reports of the whole table."""
-MEDIAN_OF = 3
-"""Trials that must have come as far before the median stops one."""
 
 # Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; the working directory
 # of an actor is not to change under the paths of a configuration.
@@ -46,17 +40,6 @@ _TUNE_ENVIRONMENT = {
 
 _GANG_STARTER = {"CPU": 0.001}
 """What starts a gang and listens: no placement group may be empty, and the workers have one of their own."""
-
-VALUE, TIME = "value", "num_examples"
-"""What trials are compared by, and what is the same point in two of them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Course:
-    """How long a trial is, at most, and from when on it may be stopped."""
-
-    num_examples: int
-    grace_examples: int
 
 
 def search(
@@ -72,7 +55,7 @@ def search(
     for name, value in _TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     slots = work.slots
-    scheduler = _scheduler(run.config.search, course, ended=ledger.ended, metric=work.metric)
+    scheduler = stopper_for(run.config.search, course, ended=ledger.ended, metric=work.metric)
     bundle = {"CPU": slots.cpus_per_worker} | (
         {"GPU": slots.gpus_per_worker} if slots.gpus_per_worker else {}
     )
@@ -184,54 +167,6 @@ class _Listener(tune.Callback):
 
 ENDED = "trials.json"
 """The checkpoint of a search: the numbers of the trials that need not be run again."""
-
-
-def _scheduler(
-    search: SearchSection, course: Course, *, ended: Iterable[Trial], metric: str
-) -> TrialScheduler:
-    """Return Tune's stopper, told of the trials of earlier attempts."""
-    if search.stopper == "none" or course.num_examples <= course.grace_examples:
-        return FIFOScheduler()
-    scheduler: TrialScheduler
-    if search.stopper == "asha":
-        scheduler = AsyncHyperBandScheduler(
-            time_attr=TIME,
-            metric=VALUE,
-            mode="max",
-            # At its end a trial is complete; there is no rung.
-            max_t=course.num_examples - 1,
-            grace_period=course.grace_examples,
-            reduction_factor=search.reduction_factor,
-            stop_last_trials=False,
-        )
-    else:
-        scheduler = MedianStoppingRule(
-            time_attr=TIME,
-            metric=VALUE,
-            mode="max",
-            grace_period=course.grace_examples,
-            min_samples_required=MEDIAN_OF,
-            min_time_slice=math.inf,  # or it would pause a trial to let others come as far
-        )
-    _replay(scheduler, ended, metric=metric)
-    return scheduler
-
-
-@dataclass(frozen=True)
-class _Before:
-    """A trial of an earlier attempt, as much of it as a stopper looks at."""
-
-    trial_id: str
-
-
-def _replay(scheduler: Any, ended: Iterable[Trial], *, metric: str) -> None:
-    """Show the stopper the evaluations of trials that ended before this attempt."""
-    for trial in ended:
-        before = _Before(f"before-{trial.number}")
-        scheduler.on_trial_add(None, before)
-        for evaluation in trial.history:
-            result = {TIME: evaluation.num_examples, VALUE: score_of(evaluation, metric)}
-            scheduler.on_trial_result(None, before, result)
 
 
 def _why(trial: TuneTrial) -> tuple[str, str]:

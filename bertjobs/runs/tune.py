@@ -23,8 +23,9 @@ from bertjobs.runs.lengths import cut_ratio
 from bertjobs.runs.predictions import write_predictions
 from bertjobs.runs.proposals import proposals_for
 from bertjobs.runs.run import Outcome, Run
-from bertjobs.runs.search import Course, search
+from bertjobs.runs.search import search
 from bertjobs.runs.slots import share_out
+from bertjobs.runs.stopper import Course
 from bertjobs.runs.trial_work import TrialWork
 from bertjobs.runs.trials import Search, Trial, counts, folder_of, read_trials
 from bertjobs.runs.tune_plots import save_plots

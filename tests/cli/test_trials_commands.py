@@ -96,7 +96,7 @@ def _connect() -> JobStore:
             ["--space", "optim.lr=loguniform:0,1"],
             "--space optim.lr=loguniform:0,1: a log range cannot include 0",
         ),
-        (["--space", "nosuch.yaml"], "--space nosuch.yaml: No such file or directory."),
+        (["--space", "nosuch.yaml"], "--space nosuch.yaml: there is no such file"),
         (["--gpus-per-trial", "2"], "--gpus-per-trial: a trial needs 2 GPU(s), but the search has 0 in all."),
         (
             ["--gpus", "2", "--gpus-per-trial", "4"],

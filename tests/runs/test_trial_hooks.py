@@ -10,7 +10,7 @@ from bertjobs.config import Layer, load
 from bertjobs.config.schema import TextSection, TrainSection
 from bertjobs.runs.lengths import count_correct, cut_ratio
 from bertjobs.runs.reporting import TrainingHooks
-from bertjobs.runs.search import Course, _replay, _scheduler
+from bertjobs.runs.stopper import Course, replay, stopper_for
 from bertjobs.runs.trial_hooks import LATEST, TrialHooks
 from bertjobs.runs.trials import Evaluation, Trial
 from bertjobs.storage import JobDir
@@ -122,8 +122,8 @@ def test_a_stopper_knows_the_trials_of_an_earlier_attempt(stopper: str) -> None:
     config = load("tune", Layer({"search.stopper": stopper}, {}, is_given=False))
     course = Course(num_examples=900, grace_examples=100)
     ended = [trial_with(n, 0.5 + n / 10, at=(100, 300)) for n in (1, 2, 3)]
-    fresh = _scheduler(config.search, course, ended=(), metric="accuracy")  # type: ignore[attr-defined]
-    informed = _scheduler(config.search, course, ended=ended, metric="accuracy")  # type: ignore[attr-defined]
+    fresh = stopper_for(config.search, course, ended=(), metric="accuracy")  # type: ignore[attr-defined]
+    informed = stopper_for(config.search, course, ended=ended, metric="accuracy")  # type: ignore[attr-defined]
     poor = trial_with(9, 0.1, at=(100,))
     assert decision_on(fresh, poor) == "CONTINUE"
     assert decision_on(informed, poor) == "STOP"
@@ -132,7 +132,7 @@ def test_a_stopper_knows_the_trials_of_an_earlier_attempt(stopper: str) -> None:
 
 def test_a_complete_trial_is_never_stopped_at_its_end() -> None:
     config = load("tune")
-    scheduler = _scheduler(
+    scheduler = stopper_for(
         config.search, Course(num_examples=900, grace_examples=100), ended=(), metric="accuracy"
     )  # type: ignore[attr-defined]
     for number in (1, 2, 3):
@@ -162,7 +162,7 @@ def trial_with(number: int, accuracy: float, *, at: tuple[int, ...]) -> Trial:
 
 
 def test_replaying_nothing_changes_nothing() -> None:
-    _replay(None, (), metric="accuracy")
+    replay(None, (), metric="accuracy")
 
 
 def table(lengths: list[tuple[int, int]], labels: list[int]) -> EncodedTable:
