@@ -142,11 +142,9 @@ def test_a_fine_tuned_d2l_model_reopens_here_and_is_refused_by_transformers(fold
 
 def test_an_unknown_head_count_is_asked_for(archive, folder, tmp_path):
     for source in (archive, folder):
-        with pytest.raises(
-            ModelError, match=r"do not say how many attention heads .* --set model\.num_heads=N"
-        ):
+        with pytest.raises(ModelError, match=r"do not say how many attention heads .* --num-heads N"):
             load_weights(source, cache=tmp_path)
-    with pytest.raises(ModelError, match=r"hidden_size 16 cannot be divided among 3 heads.*model\.num_heads"):
+    with pytest.raises(ModelError, match=r"hidden_size 16 cannot be divided among 3 heads.*--num-heads"):
         load_weights(archive, cache=tmp_path, num_heads=3)
 
 
