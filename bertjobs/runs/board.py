@@ -52,5 +52,5 @@ class BoardHandle:
 
 
 def open_board() -> BoardHandle:
-    """Start a board; it ends with the driver."""
-    return BoardHandle(ray.remote(num_cpus=0, max_restarts=-1)(Board).remote())
+    """Start a board; it ends with the driver. Killed before that it comes back, empty."""
+    return BoardHandle(ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote())

@@ -29,10 +29,11 @@ log = logging.getLogger(__name__)
 LIVE_INTERVAL_S = 0.5
 """Least time between two reports of the whole table."""
 
-# Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; the working directory
-# of an actor is not to change under the paths of a configuration.
+# Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; Ctrl-C must end the run,
+# not conclude it; the working directory of an actor must not change under the paths of a configuration.
 _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -1,5 +1,5 @@
-"""When a trial is stopped early: Ray Tune's stoppers, over examples seen. That is the same point in two trials
-whatever their batches, and goes on after a fault, where `training_iteration` begins anew."""
+"""When a trial is stopped early: Ray Tune's stoppers, over examples seen. That is the same point in two
+trials whatever their batches, and in one that goes on after a fault; `training_iteration` is neither."""
 
 import math
 from collections.abc import Iterable
