@@ -2,7 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from bertjobs.jobs.admission import Waiting
@@ -62,7 +62,7 @@ class Backlog:
         """Return how long a job has been in the queue."""
         return (self._now_ms - self._jobs[job_id].queued_at_ms) / 1000
 
-    def compare(self, reasons: Sequence[tuple[str, Pending]]) -> Reasons:
+    def compare(self, reasons: Iterable[tuple[str, Pending]]) -> Reasons:
         """Return in what these reasons differ from what is written."""
         group_of, groups, texts = self._group_of, {}, {}
         for job_id, reason in reasons:

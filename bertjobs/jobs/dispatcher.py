@@ -11,11 +11,21 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 from bertjobs.errors import BertjobsError, ConfigError
-from bertjobs.jobs.admission import SHORT_OF_ROOM, Admit, Reject, Sizes, Wait, admit, totals_of
+from bertjobs.jobs.admission import (
+    SHORT_OF_ROOM,
+    Admit,
+    Reject,
+    Sizes,
+    Verdict,
+    Wait,
+    Waiting,
+    admit,
+    totals_of,
+)
 from bertjobs.jobs.attendant import Attendant
 from bertjobs.jobs.connection import NotLeader, RedisDown, WrongState, open_connection, patiently
 from bertjobs.jobs.dispatch_store import DispatchStore
@@ -115,19 +125,19 @@ class Dispatcher:
             rules=self._mirror.rules,
             sizes=self._sizes,
         )
-        decided = list(zip(queue, verdicts, strict=False))  # a pass that has started enough decides no more
-        self.has_more = len(verdicts) < len(queue)
-        waits = [(job.job_id, verdict.reason) for job, verdict in decided if isinstance(verdict, Wait)]
-        if reasons := backlog.compare(waits):
+        self.has_more = len(verdicts) < len(queue)  # a pass that has started enough decides no more
+        if reasons := backlog.compare(_waits(queue, verdicts)):
             self._store.explain(reasons)
             backlog.note(reasons)
-        for job, verdict in decided:
-            if isinstance(verdict, Reject):
+        started = []
+        for job, verdict in zip(queue, verdicts, strict=False):
+            if isinstance(verdict, Admit):
+                started.append(self._claim(job.job_id, verdict))
+            elif isinstance(verdict, Reject):
                 logger.warning("%s: %s", job.job_id, verdict.reason.message)
                 self._store.reject(job.job_id, verdict.reason)
-        started = [self._claim(job.job_id, verdict) for job, verdict in decided if isinstance(verdict, Admit)]
         self._attendant.start([attempt for attempt in started if attempt is not None])
-        return cluster, self._first_waiting_s(waits)
+        return cluster, self._first_waiting_s(queue, verdicts)
 
     def _cluster(self) -> Cluster | None:
         if self._attendant.unreachable:
@@ -151,11 +161,17 @@ class Dispatcher:
         logger.info("%s attempt %d: granted", attempt.job_id, attempt.number)
         return attempt
 
-    def _first_waiting_s(self, waits: list[tuple[str, Pending]]) -> float:
-        for job_id, reason in waits:
+    def _first_waiting_s(self, queue: Sequence[Waiting], verdicts: Sequence[Verdict]) -> float:
+        for job_id, reason in _waits(queue, verdicts):
             if reason.word in SHORT_OF_ROOM:
                 return self._mirror.backlog.waited_s(job_id)
         return 0.0
+
+
+def _waits(queue: Sequence[Waiting], verdicts: Sequence[Verdict]) -> Iterator[tuple[str, Pending]]:
+    for job, verdict in zip(queue, verdicts, strict=False):
+        if isinstance(verdict, Wait):
+            yield job.job_id, verdict.reason
 
 
 def driver_environment(settings: Settings) -> dict[str, str]:

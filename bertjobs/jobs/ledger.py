@@ -8,6 +8,8 @@ from bertjobs.jobs.admission import Holding
 from bertjobs.jobs.job import State
 from bertjobs.jobs.watch import Live
 
+NEVER = float("inf")
+
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
@@ -25,8 +27,9 @@ class _Entry:
     def of(cls, live: Live, now_ms: int) -> "_Entry":
         asked = (live.told_ago_s, live.drained_ago_s, live.ended_ago_s)
         is_running = live.state is State.RUNNING and live.is_submitted and live.heard_ago_s is not None
-        ends_at_ms = float("inf") if live.time_left_s is None else now_ms + 1000 * live.time_left_s
-        return cls(live, now_ms, ends_at_ms, is_running and asked == (None, None, None), _holding(live))
+        ends_at_ms = NEVER if live.time_left_s is None else now_ms + 1000 * live.time_left_s
+        is_quiet = is_running and asked == (None, None, None)
+        return cls(live, now_ms, ends_at_ms, is_quiet, _holding(live, ends_in_s=live.time_left_s))
 
     def at(self, now_ms: int) -> Live:
         """Return it as it is now, as far as nothing has been heard of it since."""
@@ -80,10 +83,12 @@ class Ledger:
     def holdings(self) -> list[Holding]:
         """Return what each attempt holds."""
         return [
-            entry.holding if entry.holding.ends_in_s is None else _holding(entry.at(self.now_ms))
+            entry.holding
+            if entry.ends_at_ms == NEVER
+            else _holding(entry.live, ends_in_s=(entry.ends_at_ms - self.now_ms) / 1000)
             for entry in self._entries.values()
         ]
 
 
-def _holding(live: Live) -> Holding:
-    return Holding(job_id=live.job_id, plan=live.plan, ends_in_s=live.time_left_s, user=live.user)
+def _holding(live: Live, *, ends_in_s: float | None) -> Holding:
+    return Holding(job_id=live.job_id, plan=live.plan, ends_in_s=ends_in_s, user=live.user)
