@@ -20,7 +20,7 @@ from hosts import Host, Network, why_no_hosts
 from secure_redis import SecureRedis
 
 NAMES = ("redis", "ray-head", "ray-worker-1", "ray-worker-2", "desk")
-PATIENCE_S = 150.0
+PATIENCE_S = 240.0
 """How long anything may take to come; only a hang takes that long."""
 CODE = Path(bertjobs.__file__).parents[1]
 PYTHON = [sys.executable, "-m"]
@@ -156,7 +156,7 @@ class SharedCluster:
             if time.monotonic() > deadline:
                 logs = {path.name: path.read_text()[-2000:] for path in self.logs.iterdir()}
                 raise AssertionError("\n".join([or_tell(), *(f"-- {n}\n{t}" for n, t in logs.items())]))
-            time.sleep(0.2)  # for processes outside, not for our own code
+            time.sleep(1.0)  # for processes outside, not for our own code
 
     def num_nodes(self) -> int:
         """Count Ray's living nodes, as a user at the desk could."""

@@ -10,7 +10,7 @@ import pytest
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
 # Each of Ray's workers has two CPUs and so holds one training worker; the head's one is for reading data.
-ACROSS = "--preset demo --epochs 4 --checkpoint-steps 5 --workers 2 --cpus-per-worker 2"
+ACROSS = "--preset demo --epochs 2 --checkpoint-steps 5 --workers 2 --cpus-per-worker 2"
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def test_what_is_lost_one_after_the_other_costs_no_step(shared, sample, undistur
     """A host is cut off, a raylet, the leading dispatcher and Redis are killed while one job trains."""
 
     def disturb(job: str) -> None:
-        shared.wait_for(job, is_running_after(step=7))
+        shared.wait_for(job, is_running_after(step=3))
         shared.network.cut("ray-worker-2")
         waiting = shared.wait_for(job, lambda status: status["state"] == "QUEUED")
         assert waiting["reason"] in ("ExceedsCluster", "Submitted")
@@ -48,13 +48,13 @@ def test_what_is_lost_one_after_the_other_costs_no_step(shared, sample, undistur
         shared.start_node("ray-worker-2")
 
         shared.wait_for(job, lambda status: status["attempts"] == 2)
-        shared.wait_for(job, is_running_after(step=20))
+        shared.wait_for(job, is_running_after(step=15))
         shared.hosts["ray-worker-1"].kill("/raylet")
         shared.wait_for(job, lambda status: status["state"] == "QUEUED")
         shared.start_node("ray-worker-1")
 
         shared.wait_for(job, lambda status: status["attempts"] == 3)
-        shared.wait_for(job, is_running_after(step=40))
+        shared.wait_for(job, is_running_after(step=30))
         leader = shared.leader()
         shared.kill_at_desk(leader)
         shared.hosts["redis"].kill("")

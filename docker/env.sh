@@ -1,0 +1,9 @@
+# What a user of the cluster in compose.yaml has in the environment: . docker/env.sh
+# Source it in the folder that holds docker/; paths become absolute, so any folder will do afterwards.
+export BERTJOBS_REDIS_URL=rediss://localhost:6380/0
+export BERTJOBS_REDIS_USER=cli
+export BERTJOBS_REDIS_PASSWORD_FILE="$PWD/docker/secrets/redis-cli-password"
+export BERTJOBS_REDIS_CA_FILE="$PWD/docker/secrets/redis-tls/ca.crt"
+export BERTJOBS_RAY_ADDRESS=http://localhost:8265
+export RAY_AUTH_TOKEN_PATH="$PWD/docker/secrets/ray-token"
+export BERTJOBS_STORAGE="${BERTJOBS_STORAGE:-/srv/bertjobs}"

