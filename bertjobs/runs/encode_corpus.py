@@ -115,8 +115,8 @@ def _publish(scratch: Path, folder: Path, index: Mapping[str, Any]) -> None:
 
 
 def _stored(folder: Path, entries: Sequence[Mapping[str, Any]]) -> StoredBlocks:
-    return StoredBlocks.of(
-        [BlockInfo.from_json(entry["info"]) for entry in entries],
-        files=[folder / entry["file"] for entry in entries],
+    return StoredBlocks(
+        infos=tuple(BlockInfo.from_json(entry["info"]) for entry in entries),
+        files=tuple(folder / entry["file"] for entry in entries),
         node_id=ray.get_runtime_context().get_node_id(),
     )
