@@ -10,26 +10,8 @@ from declarations import CLUSTER, compose, documents
 
 from bertjobs.jobs.metric_names import QUEUE_METRICS, RAY_PREFIX, TRAINING_METRICS
 
-WORDS = set(
-    [
-        "sum",
-        "max",
-        "min",
-        "avg",
-        "by",
-        "le",
-        "and",
-        "or",
-        "unless",
-        "absent",
-        "rate",
-        "increase",
-        "histogram_quantile",
-        "label_values",
-        "on",
-        "ignoring",
-    ]
-)
+FUNCTIONS = "sum max min avg absent rate increase histogram_quantile label_values"
+WORDS = {*FUNCTIONS.split(), "by", "le", "and", "or", "unless"}
 
 
 def rules() -> list[dict[str, object]]:
