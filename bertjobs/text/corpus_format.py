@@ -1,6 +1,7 @@
 """How a file of a corpus is read: what a document is, where sentences end, and which lines are headings."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +11,8 @@ from bertjobs.text.source_file import SourceFile
 
 Container = Literal["text", "jsonl", "parquet"]
 
-TITLE = re.compile(rb"(?:\A|(?<=\n)) ?= [^=\r\n]+ = ?(?=\r?\n|\Z)")
-"""WikiText's headings of level 1, each on a line of its own: an article begins there."""
+_TITLE = re.compile(rb"\n ?= [^=\r\n]+ = ?(?=\r?\n|\Z)")
+"""WikiText's headings of level 1, on lines of their own; a document begins with the first line anyway."""
 _HEADING = re.compile(r"=( =)* .+ =( =)*")
 _AFTER_PUNCTUATION = re.compile(r"(?<=[.!?])\s+")
 
@@ -51,6 +52,11 @@ class CorpusFormat:
             else:
                 found.append(line)
         return [sentence for sentence in found if sentence and not sentence.isspace()]
+
+
+def article_begins(content: bytes) -> Iterator[int]:
+    """Yield the places, but the first byte, at which articles of WikiText begin."""
+    return (found.start() + 1 for found in _TITLE.finditer(content))
 
 
 def is_heading(line: str) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertjobs.errors import DataError
-from bertjobs.text.corpus_format import TITLE
+from bertjobs.text.corpus_format import article_begins
 from bertjobs.text.corpus_pieces import Piece, Span, open_parquet
 from bertjobs.text.source_file import SourceFile, binary_kind
 
@@ -56,7 +56,7 @@ def _text_documents(piece: Piece, found: Documents) -> Iterable[str]:
 
 def _articles(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Cut before each title; yield the parts with their places."""
-    begins = [0, *(at for title in TITLE.finditer(content) if (at := title.start()) > 0), len(content)]
+    begins = [0, *article_begins(content), len(content)]
     for begin, end in itertools.pairwise(begins):
         yield begin, content[begin:end]
 

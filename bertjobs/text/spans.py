@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from bertjobs.config.schema_pretrain import CorpusSection
 from bertjobs.errors import DataError
-from bertjobs.text.corpus_format import TITLE, CorpusFormat, format_of
+from bertjobs.text.corpus_format import CorpusFormat, article_begins, format_of
 from bertjobs.text.corpus_pieces import Piece, Span, open_parquet
 from bertjobs.text.documents import read_span
 from bertjobs.text.source_file import SourceFile
@@ -103,7 +103,7 @@ def _cut_before(stream: BinaryIO, begin: int, limit: int, form: CorpusFormat) ->
 def _last_document(window: bytes, form: CorpusFormat) -> int:
     """Return the last place in the window at which a document begins; 0 or less where there is none."""
     if form.document == "article":
-        return max((found.start() for found in TITLE.finditer(window) if window[: found.start()]), default=0)
+        return max(article_begins(window), default=0)
     return 0 if form.document == "file" else window.rfind(b"\n") + 1
 
 
