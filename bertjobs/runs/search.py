@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 LIVE_INTERVAL_S = 0.5
 """Least time between two reports of the whole table."""
 
-# Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; Ctrl-C must end the run,
+# Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; Ctrl-C must end a run,
 # not conclude it; the working directory of an actor must not change under the paths of a configuration.
 _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+OF_RAY_DATA = ("_StatsActor", "_AutoscalingCoordinatorActor")
+"""What Ray Data starts once and keeps for all jobs; they take no resources."""
 PATIENCE_S = 180.0
 """How long a state may take to come; only a hang takes that long."""
 
@@ -75,14 +77,18 @@ class Cluster:
             os.kill(pid, signal.SIGKILL)
 
     def left_in_ray(self, table: str) -> list[dict[str, Any]]:
-        """Return the actors or placement groups that are not dead or removed."""
+        """Return the actors or placement groups of jobs that are not dead or removed."""
         status = self.json("cluster", "status")
         token = Path(status["ray_token_file"]).read_text().strip()
         url = f"{status['members']['ray']['address']}/api/v0/{table}?limit=1000&detail=true"
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
         with urllib.request.urlopen(request, timeout=30) as answer:
             rows = json.load(answer)["data"]["result"]["result"]
-        return [row for row in rows if row["state"] not in ("DEAD", "REMOVED")]
+        return [
+            row
+            for row in rows
+            if row["state"] not in ("DEAD", "REMOVED") and row.get("class_name") not in OF_RAY_DATA
+        ]
 
     def kill_members(self, *names: str) -> None:
         """Kill parts of the stack, all at once."""
