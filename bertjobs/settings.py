@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,13 +35,29 @@ class Settings:
     is_stack_member: bool
     """`BERTJOBS_STACK_MEMBER`, set by the embedded stack for its own processes: all of them, Ray's workers
     included, have the same `BERTJOBS_*`, so nothing need be handed on."""
+    shared_folders: tuple[Path, ...]
+    """`BERTJOBS_SHARED_FOLDERS`, separated by colons, and the storage if it is a folder: what the nodes of a
+    cluster see under the same path. Files that a job names and that lie elsewhere are sent along."""
+    max_upload_mb: float
+    """`BERTJOBS_MAX_UPLOAD_MB`: most that a job may send along. Default 1000."""
+    node_python: str
+    """`BERTJOBS_NODE_PYTHON`: the Python of Ray's nodes. Default: where ours is on this machine."""
     lease_s: float
     """`BERTJOBS_LEASE_S`: seconds without a heartbeat after which the dispatcher asks Ray. Default 15."""
+    keep_s: float | None
+    """`BERTJOBS_KEEP_S`: seconds that a job without `--keep` is kept after its end. Default: for good."""
+    metrics_port: int | None
+    """`BERTJOBS_METRICS_PORT`: where the dispatcher serves `/metrics` for Prometheus. Default: nowhere."""
 
     @property
     def is_embedded(self) -> bool:
         """Whether Redis, Ray and the dispatcher are ours to start."""
         return self.redis_url is None and self.ray_address is None
+
+    @property
+    def is_one_machine(self) -> bool:
+        """Whether jobs certainly run where they are submitted, so that all paths are the same."""
+        return self.is_embedded or str(self.redis_url).startswith("unix:")
 
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -51,6 +68,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     env = os.environ if environ is None else environ
     home = Path(env.get("BERTJOBS_HOME") or "~/.bertjobs").expanduser().absolute()
     redis_url, ray_address = env.get("BERTJOBS_REDIS_URL") or None, env.get("BERTJOBS_RAY_ADDRESS") or None
+    storage = _storage(env.get("BERTJOBS_STORAGE") or str(home / "jobs"))
     return Settings(
         home=home,
         redis_url=redis_url,
@@ -58,10 +76,15 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         redis_password=_password(env),
         redis_ca_file=_file(env, "BERTJOBS_REDIS_CA_FILE"),
         ray_address=ray_address,
-        storage=_storage(env.get("BERTJOBS_STORAGE") or str(home / "jobs")),
+        storage=storage,
         cache=Path(env.get("BERTJOBS_CACHE") or home / "cache").expanduser().absolute(),
         is_stack_member="BERTJOBS_STACK_MEMBER" in env,
+        shared_folders=_folders(storage, env.get("BERTJOBS_SHARED_FOLDERS") or ""),
+        max_upload_mb=_positive(env, "BERTJOBS_MAX_UPLOAD_MB", 1000.0, unit="MB"),
+        node_python=env.get("BERTJOBS_NODE_PYTHON") or sys.executable,
         lease_s=_positive(env, "BERTJOBS_LEASE_S", 15.0),
+        keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
+        metrics_port=_port(env, "BERTJOBS_METRICS_PORT"),
     )
 
 
@@ -69,6 +92,11 @@ def _storage(given: str) -> str:
     """Make a folder absolute: the job runs elsewhere than where it was submitted."""
     path = given.removeprefix("file://")
     return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _folders(storage: str, given: str) -> tuple[Path, ...]:
+    named = [Path(folder).expanduser().absolute() for folder in given.split(":") if folder]
+    return (*named, Path(storage)) if storage.startswith("/") else tuple(named)
 
 
 def _file(env: Mapping[str, str], name: str) -> Path | None:
@@ -90,7 +118,16 @@ def _password(env: Mapping[str, str]) -> str | None:
         ) from e
 
 
-def _positive(env: Mapping[str, str], name: str, default: float) -> float:
+def _port(env: Mapping[str, str], name: str) -> int | None:
+    given = env.get(name)
+    if not given:
+        return None
+    if not (given.isdecimal() and 0 < int(given) < 65536):
+        raise ConfigError(f"{name}={given} is no port.", hint="Give a number from 1 to 65535, or unset it.")
+    return int(given)
+
+
+def _positive(env: Mapping[str, str], name: str, default: float, *, unit: str = "seconds") -> float:
     given = env.get(name)
     if not given:
         return default
@@ -99,7 +136,9 @@ def _positive(env: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < math.inf:
+        usual = f"{default:g} {'s' if unit == 'seconds' else unit}" if default else "no limit"
         raise ConfigError(
-            f"{name}={given} is not a positive number of seconds.", hint=f"Unset it for {default:g} s."
+            f"{name}={given} is not a positive number of {unit}.",
+            hint=f"Unset it for {usual}.",
         )
     return value

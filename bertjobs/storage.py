@@ -42,6 +42,11 @@ class JobDir:
         self._is_remote = bool(_URI.match(root)) and not root.startswith("file://")
         self._local = Path(root.removeprefix("file://")) / job_id
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is reached by an address, not by a path."""
+        return self._is_remote
+
     def path_of(self, name: str) -> str:
         """Return where an artefact is, for a person or another program."""
         return f"{self.uri}/{name}" if self._is_remote else str(self._local / name)

@@ -1,0 +1,163 @@
+"""Files that only the submitting machine has, on their way to the nodes: sent into the storage, where a name
+made of their content lets the same file travel once, and fetched from an object store by the driver.
+
+What lies in the storage, or in a folder that the nodes share, stays where it is. Imports no ray.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bertjobs.config import JobConfig, Layer, load, stored_layer
+from bertjobs.errors import ConfigError
+from bertjobs.settings import Settings
+from bertjobs.storage import JobDir
+from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files
+from bertjobs.text.locate import DOWNLOADS, downloads_dir
+
+FLAG_OF_PATH = {
+    "task.name": "--task",
+    "data.path": "--data",
+    "data.corpus": "--corpus",
+    "data.valid": "--valid",
+    "data.valid_split": "--valid-split",
+    "data.split": "--split",
+    "model.source": "--model",
+    "model.vocab": "--vocab",
+}
+"""Where a configuration names files; absolute by the time that it comes here."""
+INPUTS = "inputs"
+"""The folder of the storage that holds them: inputs/<content>/<name>."""
+READ_BY_ALL_NODES = ("pretrain", "encode")
+"""Kinds whose data the nodes open themselves, each its part; of the others the driver reads it."""
+
+Announce = Callable[[str], None]
+
+
+def send_inputs(kind: str, config: JobConfig, *, settings: Settings, announce: Announce) -> JobConfig:
+    """Return the config with the places of its files as the nodes see them; sends what they cannot.
+
+    Raises: ConfigError: too much to send, or no storage that the nodes could see. StorageError: no room, no
+    right.
+    """
+    if settings.is_one_machine:
+        return config
+    _check_storage(settings)
+    unseen = {
+        path: local
+        for path, local in _local_files(kind, config, cache=settings.cache).items()
+        if not any(local.is_relative_to(folder) for folder in settings.shared_folders)
+    }
+    _check_unseen(kind, unseen, settings)
+    sent = {path: _send(local, settings.storage, announce) for path, local in unseen.items()}
+    return load(kind, stored_layer(config.model_dump()), Layer(sent, {}, is_given=False))
+
+
+def fetch_inputs(kind: str, config: JobConfig, *, storage: str, cache: Path) -> JobConfig:
+    """Return the config with local copies of what was sent into an object store.
+
+    Raises: StorageError: it cannot be read.
+    """
+    folder = JobDir(storage, INPUTS)
+    fetched = {}
+    for path in FLAG_OF_PATH:
+        value = _value(config, path)
+        if value is not None and folder.is_remote and value.startswith(f"{folder.uri}/"):
+            key, name = value.removeprefix(f"{folder.uri}/").split("/")
+            fetched[path] = str(_fetch(folder, key, cache / INPUTS) / name)
+    return load(kind, stored_layer(config.model_dump()), Layer(fetched, {}, is_given=False))
+
+
+def content_key(path: Path) -> str:
+    """Name a file or folder by what is in it."""
+    digest = hashlib.sha256()
+    for file in _files(path):
+        digest.update(f"{file.relative_to(path.parent)}\0{file.stat().st_size}\0".encode())
+        with file.open("rb") as f:
+            while block := f.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:32]
+
+
+def _local_files(kind: str, config: JobConfig, *, cache: Path) -> dict[str, Path]:
+    """Return the files that the config names, and the downloads that it means without naming them."""
+    values = {path: _value(config, path) for path in FLAG_OF_PATH}
+    found = {path: Path(value) for path, value in values.items() if value and value.startswith("/")}
+    if values["data.path"] is None:
+        if values["task.name"] in DOWNLOADS:
+            found["data.path"] = downloads_dir(cache) / DOWNLOADS[values["task.name"]]
+        if values["data.corpus"] in PUBLISHED_CORPORA:
+            train, *_ = find_files(values["data.corpus"], None, split="train", cache=cache)
+            found["data.path"] = train.parent
+    return found
+
+
+def _value(config: JobConfig, path: str) -> str | None:
+    section, field = path.split(".")
+    found: Any = getattr(getattr(config, section, None), field, None)
+    return found if isinstance(found, str) else None
+
+
+def _check_storage(settings: Settings) -> None:
+    if settings.storage == str(settings.home / "jobs"):
+        raise ConfigError(
+            f"Jobs would be kept in {settings.storage}, which the nodes of a shared cluster cannot see.",
+            hint="Set BERTJOBS_STORAGE to a folder that all of them mount, or to an object store.",
+        )
+
+
+def _check_unseen(kind: str, unseen: dict[str, Path], settings: Settings) -> None:
+    remedy = "Put it where the nodes see it too, and name that folder in BERTJOBS_SHARED_FOLDERS"
+    total_bytes = 0
+    for path, local in unseen.items():
+        what = f"{FLAG_OF_PATH[path]} {local}: the nodes of the cluster cannot see it"
+        if not local.exists():  # a pattern of names
+            raise ConfigError(f"{what}, and patterns are not sent.", hint=f"{remedy}, or give a folder.")
+        if kind in READ_BY_ALL_NODES and path.startswith("data.") and "://" in settings.storage:
+            raise ConfigError(f"{what}, and they read it from a folder.", hint=f"{remedy}.")
+        total_bytes += sum(file.stat().st_size for file in _files(local))
+        if total_bytes > settings.max_upload_mb * 1e6:
+            size = f"{total_bytes / 1e6:.0f} MB are more than is sent along ({settings.max_upload_mb:g})"
+            raise ConfigError(f"{what}, and {size}.", hint=f"{remedy}, or raise BERTJOBS_MAX_UPLOAD_MB.")
+
+
+def _send(local: Path, storage: str, announce: Announce) -> str:
+    key, folder = content_key(local), JobDir(storage, INPUTS)
+    if not folder.exists(key):
+        announce(f"Sending {local} to {folder.path_of(key)}.")
+        with folder.new_dir(key) as scratch:
+            _copy(local, scratch)
+    return folder.path_of(f"{key}/{local.name}")
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copy a file or folder into another folder."""
+    for file in _files(source):
+        target = folder / file.relative_to(source.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the file, or the files under the folder, sorted; hidden ones (.git) stay behind."""
+    if path.is_file():
+        return [path]
+    found = [p for p in path.rglob("*") if p.is_file()]
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
+
+
+def _fetch(folder: JobDir, key: str, cache: Path) -> Path:
+    """Return a local copy of one input; several drivers of a node may come at once."""
+    target = cache / key
+    if target.exists():
+        return target
+    cache.mkdir(parents=True, exist_ok=True)
+    with folder.open_dir(key) as source, tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as scratch:
+        copied = Path(scratch) / key
+        shutil.copytree(source, copied)
+        if not target.exists():
+            copied.rename(target)
+    return target
