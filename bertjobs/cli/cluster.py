@@ -4,7 +4,9 @@ from typing import Any
 
 import click
 
+from bertjobs.cli.open_queue import dashboard_page, open_queue
 from bertjobs.cli.render import print_facts, print_json, print_line, print_note, print_table
+from bertjobs.cli.sharing import clean, drain, limit, undrain
 from bertjobs.cli.words import printable
 from bertjobs.errors import QueueError
 from bertjobs.settings import load_settings
@@ -15,6 +17,10 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 @click.group()
 def cluster() -> None:
     """Start, show and stop the local Redis, Ray and dispatcher."""
+
+
+for _command in (drain, undrain, limit, clean):
+    cluster.add_command(_command)
 
 
 @cluster.command("up")
@@ -47,16 +53,25 @@ def down() -> None:
 
 
 @cluster.command("dashboard")
-def dashboard() -> None:
-    """Print the address of Ray's dashboard."""
+@click.argument("job", required=False)
+def dashboard(job: str | None) -> None:
+    """Print the address of Ray's dashboard, or of a job's page there."""
     from bertjobs import stack
 
     found = stack.status(load_settings())
     if found["dashboard_url"] is None:
         raise QueueError("Ray has not been started.", hint="`bertjobs cluster up` starts it.")
-    print_line(found["dashboard_url"])
+    print_line(found["dashboard_url"] if job is None else _page_of(job))
     if found["ray_token_file"]:
         print_note(f"It asks for the token in {found['ray_token_file']}.")
+
+
+def _page_of(job: str) -> str:
+    found = open_queue().get(job)
+    page = dashboard_page(found)
+    if page is None:
+        raise QueueError(f"{found.id} is {found.state} and was not given to Ray yet.")
+    return page
 
 
 @click.command()

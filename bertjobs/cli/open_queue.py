@@ -4,6 +4,7 @@ import getpass
 import os
 
 from bertjobs.cli.render import print_note
+from bertjobs.jobs.job import Job
 from bertjobs.jobs.store import JobStore, connect
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack import ensure
@@ -17,6 +18,17 @@ def open_queue(*, settings: Settings | None = None, needs_ray: bool = False) -> 
     settings = settings or load_settings()
     addresses = ensure(settings, announce=print_note, need_ray=needs_ray)
     return connect(addresses.fill(settings))
+
+
+def dashboard_page(job: Job) -> str | None:
+    """Return the address of a job's latest attempt on Ray's dashboard; None before the first, or without Ray.
+
+    It holds no token: the dashboard asks for it.
+    """
+    address = ensure(load_settings(), announce=print_note, need_ray=False).dashboard_url
+    if job.attempt is None or address is None:
+        return None
+    return f"{address.rstrip('/')}/#/jobs/{job.attempt.submission_id}"
 
 
 def current_user() -> str:

@@ -73,11 +73,13 @@ def print_jobs(jobs: Sequence[JobSummary], *, now: datetime | None = None) -> No
     print_table(header, rows)
 
 
-def print_job(job: Job, events: Iterable[Event], *, now: datetime | None = None) -> None:
+def print_job(
+    job: Job, events: Iterable[Event], *, dashboard: str | None = None, now: datetime | None = None
+) -> None:
     """Print all that is known of a job: facts, results, attempts, timeline."""
     now = now or datetime.now(UTC)
     click.echo(f"{click.style(job.id, bold=True)}  {_state(job)}  {what_of(job)}".rstrip())
-    print_facts(_facts(job, now))
+    print_facts([*_facts(job, now), ("dashboard", dashboard or "")])
     if "trials" in job.progress:
         click.secho("\nTrials", bold=True)
         print_table(*live_rows(job.progress))

@@ -1,11 +1,11 @@
 """`bertjobs submit`: check the request, then queue it. The id is the answer."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import click
 
+from bertjobs.cli.duration import Duration
 from bertjobs.cli.follow import wait_for
 from bertjobs.cli.inputs import locate_inputs, model_of, names_job, with_model
 from bertjobs.cli.open_queue import current_user, open_queue
@@ -15,6 +15,7 @@ from bertjobs.config import KINDS_WITH_MODEL, JobConfig
 from bertjobs.errors import ModelError
 from bertjobs.jobs.job import State
 from bertjobs.jobs.store import MAX_PRIORITY, JobStore
+from bertjobs.runs.travel import send_inputs
 from bertjobs.settings import load_settings
 
 
@@ -23,22 +24,8 @@ def submit() -> None:
     """Queue a job and print its id."""
 
 
-class Duration(click.ParamType[float]):
-    """Seconds, or a time in units: `90`, `90s`, `45m`, `2h30m`, `1d`."""
-
-    name = "duration"
-    _PARTS = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = self._PARTS.fullmatch(f"{value}s" if str(value).isdecimal() else str(value))
-        if found is None or not any(found.groups()):
-            self.fail(f"{value} is no duration; give seconds, or as in 90s, 45m, 2h30m, 1d.", param, ctx)
-        units_s = (86400.0, 3600.0, 60.0, 1.0)
-        total_s = sum(int(n or 0) * unit_s for n, unit_s in zip(found.groups(), units_s, strict=True))
-        return total_s or self.fail("a job needs more than no time at all.", param, ctx)
-
-
 _PRIORITY = f"Larger goes first.  [{-MAX_PRIORITY} to {MAX_PRIORITY}; default: 0]"
+_KEEP = "How long to keep it after its end, as in 30d.  [default: BERTJOBS_KEEP_S, or for good]"
 _RETRIES = "Try again this often when the work itself fails; lost machines do not count.  [default: 0]"
 
 
@@ -52,6 +39,7 @@ def queue_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--hold", is_flag=True, help="Do not start it before `bertjobs release`."),
         click.option("--idempotency-key", metavar="KEY", help="The same key again finds the first job."),
         click.option("--time-limit", "time_limit_s", type=Duration(), help="Stop it after, say, 2h30m."),
+        click.option("--keep", "keep_s", type=Duration(), help=_KEEP),
         click.option("--max-retries", type=retries, metavar="INT", default=0, help=_RETRIES),
         click.option("--wait", is_flag=True, help="Stay until it has ended; exit 1 if it failed."),
         click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
@@ -97,12 +85,20 @@ def encode(**request: Any) -> int:
 
 
 def _submit(
-    kind: str, *, config: JobConfig, after: tuple[str, ...], wait: bool, as_json: bool, **queue: Any
+    kind: str,
+    *,
+    config: JobConfig,
+    after: tuple[str, ...],
+    wait: bool,
+    as_json: bool,
+    keep_s: float | None,
+    **queue: Any,
 ) -> int:
     settings = load_settings()
     config = locate_inputs(kind, config, cache=settings.cache)
     store = open_queue(settings=settings, needs_ray=True)
     config, after = _follow_model(kind, config, after, store)
+    config = send_inputs(kind, config, settings=settings, announce=print_note)
     job, is_new = store.submit(
         kind,
         config.model_dump(mode="json"),
@@ -110,6 +106,8 @@ def _submit(
         resources=config.resources.model_dump(mode="json"),
         user=current_user(),
         after=after,
+        uses=[model] if names_job(model := model_of(config)) else [],
+        keep_s=keep_s or settings.keep_s,
         **queue,
     )
     if not is_new:

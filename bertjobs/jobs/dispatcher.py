@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from types import FrameType
 
 from bertjobs.errors import BertjobsError, ConfigError
@@ -29,6 +30,7 @@ from bertjobs.jobs.admission import (
 from bertjobs.jobs.attendant import Attendant
 from bertjobs.jobs.connection import NotLeader, RedisDown, WrongState, open_connection, patiently
 from bertjobs.jobs.dispatch_store import DispatchStore
+from bertjobs.jobs.janitor import Janitor
 from bertjobs.jobs.mirror import Mirror
 from bertjobs.jobs.observe import Picture, Unobserved
 from bertjobs.jobs.ray_jobs import Ray, RayCluster, RayRefused, RayUnreachable, ray_token
@@ -204,26 +206,45 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             hint="Set BERTJOBS_RAY_ADDRESS to the dashboard's (http://host:8265); "
             "`bertjobs cluster up` needs no address.",
         )
-    connection = patiently(lambda: open_connection(settings), for_s=60.0)
-    owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
-    store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S)
-    ray = RayCluster(settings.ray_address, token=ray_token())
-    sight = RayWatch(ray)
-    dispatcher = Dispatcher(
-        store, ray, env=driver_environment(settings), limits=Limits(lease_s=settings.lease_s), sight=sight
-    )
-    sight.start()
-    logger.info("dispatching from %s to %s as %s", connection.where, settings.ray_address, owner)
-    try:
+    with ExitStack() as ends:
+        connection = patiently(lambda: open_connection(settings), for_s=60.0)
+        ends.callback(connection.close)
+        owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
+        store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S)
+        ray = RayCluster(settings.ray_address, token=ray_token())
+        sight, janitor = RayWatch(ray), Janitor(store)
+        dispatcher = Dispatcher(
+            store,
+            ray,
+            env=driver_environment(settings),
+            limits=Limits(lease_s=settings.lease_s),
+            sight=sight,
+            observer=_observer(settings, ends),
+        )
+        for helper in (sight, janitor):
+            helper.start()
+            ends.callback(helper.close)
+        ends.callback(_resign, store)
+        logger.info("dispatching from %s to %s as %s", connection.where, settings.ray_address, owner)
         while not should_stop():
             _pass(dispatcher, store)
-    finally:
-        try:
-            store.resign()
-        except BertjobsError as e:
-            logger.warning("not resigned: %s", e)
-        sight.close()
-        connection.close()
+
+
+def _observer(settings: Settings, ends: ExitStack) -> Unobserved:
+    if settings.metrics_port is None:
+        return Unobserved()
+    from bertjobs.jobs.exposition import MetricsServer, QueueMetrics  # 60 ms that most need not pay
+
+    metrics = QueueMetrics()
+    ends.callback(MetricsServer(metrics, port=settings.metrics_port).close)
+    return metrics
+
+
+def _resign(store: DispatchStore) -> None:
+    try:
+        store.resign()
+    except BertjobsError as e:
+        logger.warning("not resigned: %s", e)
 
 
 def _pass(dispatcher: Dispatcher, store: DispatchStore) -> None:

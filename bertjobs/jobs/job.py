@@ -111,6 +111,8 @@ class Attempt:
     """State the job took when the attempt ended: RETRYING, or a terminal one."""
     reason: str
     message: str
+    version: str
+    """The dispatcher's, which the driver's must equal."""
     log_is_complete: bool
     """Whether the dispatcher has copied the last line of the driver's log to storage."""
 

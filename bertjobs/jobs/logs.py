@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from bertjobs.storage import JobDir
 
+LOG_FOLDER = "logs"
 COPY_INTERVAL_S = 1.0
 MAX_SHARE = 0.05
 """Share of its time that a dispatcher may spend on copying one log; a long log is copied less often."""
@@ -12,7 +13,7 @@ MAX_SHARE = 0.05
 
 def log_name(attempt: int) -> str:
     """Return the place of an attempt's log in the job's folder."""
-    return f"logs/a{attempt}.log"
+    return f"{LOG_FOLDER}/a{attempt}.log"
 
 
 class LogCopy:

@@ -78,6 +78,7 @@ def attempt_of(fields: Mapping[str, str]) -> Attempt:
         outcome=_optional(fields, "outcome", State),
         reason=_text(fields, "reason"),
         message=_text(fields, "message"),
+        version=_text(fields, "version"),
         log_is_complete="gone_at" in fields,
     )
 

@@ -37,7 +37,7 @@ AWAY_S = 10.0
 OUTAGE_S = 120.0
 """How long publishing and finishing wait for a Redis that is down before they give up."""
 
-Command = Literal["cancel", "checkpoint"]
+Command = Literal["cancel", "checkpoint", "drain"]
 T = TypeVar("T")
 
 
@@ -101,7 +101,8 @@ class JobSession:
             self._has_stepped = self._has_stepped or values["step"] >= 1
 
     def command(self) -> Command | None:
-        """Return what the driver was asked to do. A cancellation stays; a checkpoint is asked for once.
+        """Return what the driver was asked to do: `cancel`, `checkpoint`, or `drain`, which is a checkpoint
+        and leaving because the queue is drained. A checkpoint is asked for once; the others stay.
 
         Raises: LeaseLost: another attempt owns the job, or it has ended.
         """
@@ -111,8 +112,10 @@ class JobSession:
         now = time.monotonic()
         if not self._command and now - self._asked_at >= 1.0 and now >= self._away_until:
             self._report()
-        asked, self._command = self._command, "cancel" if self._command == "cancel" else ""
-        return asked if asked in ("cancel", "checkpoint") else None  # type: ignore[return-value]
+        asked = self._command
+        if asked == "checkpoint":
+            self._command = ""
+        return asked if asked in ("cancel", "checkpoint", "drain") else None  # type: ignore[return-value]
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to the series behind the curves; dropped while Redis is down. Raises: LeaseLost."""

@@ -9,15 +9,23 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from bertjobs.errors import BertjobsError, Cancelled, LeaseLost
+from bertjobs import __version__
+from bertjobs.errors import BertjobsError, LeaseLost, RunError
 from bertjobs.jobs.session import JobSession
 from bertjobs.settings import Settings, load_settings
 from bertjobs.storage import JobDir
 
 log = logging.getLogger("bertjobs.driver")
+
+
+class VersionMismatch(RunError):
+    """The package on this node is another than the dispatcher's: what it reads and writes may differ."""
+
+    failure = "VersionMismatch"
 
 
 class Terminated(BaseException):
@@ -41,6 +49,7 @@ def _hold(session: JobSession, settings: Settings) -> int:
     with session.keep_alive():
         try:
             session.start()
+            _check_version(session.attempt.version)
             _work(session, settings)
         except LeaseLost:
             raise
@@ -49,6 +58,15 @@ def _hold(session: JobSession, settings: Settings) -> int:
         except Exception as e:
             return _end(session, e)
     return 0
+
+
+def _check_version(dispatchers: str) -> None:
+    if dispatchers != __version__:
+        raise VersionMismatch(
+            f"The dispatcher is bertjobs {dispatchers or 'of an unknown version'}, this node has {__version__}.",
+            hint="Install one version on all nodes and where the dispatcher runs, restart the dispatcher, "
+            "and `bertjobs retry` the job.",
+        )
 
 
 def _work(session: JobSession, settings: Settings) -> None:
@@ -60,6 +78,7 @@ def _work(session: JobSession, settings: Settings) -> None:
     from bertjobs.runs.kinds import DRIVER_OF_KIND
     from bertjobs.runs.reporting import OpenSession
     from bertjobs.runs.run import Run, remaining_checkpoint
+    from bertjobs.runs.travel import fetch_inputs
 
     job, attempt = session.job, session.attempt
     job_dir = JobDir(job.storage, job.id)
@@ -72,9 +91,14 @@ def _work(session: JobSession, settings: Settings) -> None:
             Run(
                 id=job.id,
                 attempt=attempt.number,
-                config=load(job.kind, stored_layer(job.config)),
+                config=fetch_inputs(
+                    job.kind,
+                    load(job.kind, stored_layer(job.config)),
+                    storage=job.storage,
+                    cache=settings.cache,
+                ),
                 job_dir=job_dir,
-                settings=settings,
+                settings=replace(settings, storage=job.storage),  # the submitter's: earlier jobs are there
                 grant=attempt.grant,
                 reporter=session,
                 open_reporter=OpenSession(job_id=job.id, attempt=attempt.number, token=attempt.token),
@@ -88,10 +112,10 @@ def _work(session: JobSession, settings: Settings) -> None:
 
 def _why_terminated(session: JobSession) -> BaseException:
     """Ask the queue what SIGTERM meant. Raises: LeaseLost: it meant that."""
-    from bertjobs.runs.reporting import DriverStopped  # slow, as in _work
+    from bertjobs.runs.reporting import DriverStopped, stop_reason  # slow, as in _work
 
-    if session.command() == "cancel":
-        return Cancelled("Cancelled.")
+    if (command := session.command()) in ("cancel", "drain"):
+        return stop_reason(command)
     return DriverStopped("The driver was told to end by SIGTERM from outside.")
 
 

@@ -3,9 +3,12 @@
 import time
 from dataclasses import dataclass
 
+import torch
+
 from bertjobs.errors import BertjobsError, Cancelled, RunError
 from bertjobs.jobs.session import JobSession
 from bertjobs.runs.run import Reporter
+from bertjobs.runs.training_metrics import TrainingGauges
 from bertjobs.settings import load_settings
 from bertjobs.training.progress import EpochResult, Progress
 
@@ -19,6 +22,12 @@ class DriverStopped(RunError):
     """This attempt was asked to end, the job was not: it goes on from its checkpoint."""
 
     failure = "DriverStopped"
+
+
+class Drained(RunError):
+    """The queue is drained: the job goes on from its checkpoint when it is open again."""
+
+    failure = "Drained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +49,8 @@ class TrainingHooks:
         self._reporter = reporter
         self._metric = metric
         self._last_report = self._last_point = float("-inf")
+        # Outside the queue there is no job to label them with.
+        self._gauges = TrainingGauges(reporter.job) if isinstance(reporter, JobSession) else None
 
     def on_progress(self, progress: Progress) -> None:
         now, is_last = time.monotonic(), progress.step == progress.num_steps
@@ -49,6 +60,8 @@ class TrainingHooks:
         if now - self._last_point >= SERIES_INTERVAL_S or is_last:
             self._last_point = now
             self._reporter.log_metrics(progress.to_json())
+            if self._gauges is not None:
+                self._gauges.show(progress, now_s=now, gpu_memory_bytes=_gpu_memory_bytes())
 
     def on_epoch(self, result: EpochResult) -> None:
         metrics = result.metrics
@@ -69,8 +82,14 @@ class TrainingHooks:
         return self._reporter.command()
 
 
+def _gpu_memory_bytes() -> int | None:
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+
 def stop_reason(command: str) -> BertjobsError:
     """Return what ends an attempt that stopped because it was asked to."""
     if command == "cancel":
         return Cancelled("Cancelled while it ran.")
+    if command == "drain":
+        return Drained("The queue was drained.")
     return DriverStopped("Stopped as asked, to go on from its last checkpoint.")

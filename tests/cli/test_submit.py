@@ -164,7 +164,7 @@ def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -
         (["--valid-split", "nowhere.jsonl"], "--split nowhere.jsonl: there is no such file"),
         (["--priority", "1001"], "Invalid value for '--priority': 1001 is not in the range"),
         (["--time-limit", "soon"], "Invalid value for '--time-limit': soon is no duration"),
-        (["--time-limit", "0"], "Invalid value for '--time-limit': a job needs more than no time at all."),
+        (["--time-limit", "0"], "Invalid value for '--time-limit': it must be more than no time at all."),
         (["--max-retries", "-1"], "Invalid value for '--max-retries': -1 is not in the range"),
     ],
 )

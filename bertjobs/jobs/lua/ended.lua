@@ -1,17 +1,22 @@
--- Read the jobs that ended before a time, or without one those whose own time to be kept is over.
+-- Read the jobs that ended longer ago than some time, or without one those whose own time to be kept is over. A job
+-- that was thinned and is still followed is left out of the second: there is nothing to be done with it yet.
 local ids = {}
-if arg.before_ms then
+if arg.older_than_ms then
+  local before = now_ms() - arg.older_than_ms
   for state in pairs(TERMINAL) do
     for _, id in ipairs(redis.call('ZRANGE', 'bj:state:' .. state, 0, -1)) do
-      if tonumber(redis.call('HGET', job_key(id), 'ended_at')) <= arg.before_ms then ids[#ids + 1] = id end
+      if tonumber(redis.call('HGET', job_key(id), 'ended_at')) <= before then ids[#ids + 1] = id end
     end
   end
 else
-  ids = redis.call('ZRANGEBYSCORE', 'bj:expiry', '-inf', now_ms(), 'LIMIT', 0, arg.limit)
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'bj:expiry', '-inf', now_ms())) do
+    local done = redis.call('HEXISTS', job_key(id), 'thinned_at') == 1
+    if #ids < arg.limit and not (done and redis.call('SCARD', job_key(id) .. ':followers') > 0) then ids[#ids + 1] = id end
+  end
 end
 local rows = {}
 for i, id in ipairs(ids) do
   local row = redis.call('HMGET', job_key(id), 'storage', 'checkpoint', 'metrics', 'thinned_at')
   rows[i] = {id, row[1], row[2], row[3], row[4], redis.call('SCARD', job_key(id) .. ':followers')}
 end
-return {'OK', now_ms(), #rows == 0 and '[]' or cjson.encode(rows)}
+return {'OK', #rows == 0 and '[]' or cjson.encode(rows)}

@@ -7,7 +7,7 @@ if nonce == arg.nonce then return {'OK', state} end  -- our own call, sent again
 if state == 'RETRYING' then
   move(arg.id, 'QUEUED', 'Submitted', 'Retried before its delay was over.')
 elseif REOPENED[state] then
-  redis.call('HDEL', key, 'ended_at', 'stop_as', 'stop_reason', 'stop_message', 'progress', 'phase', 'metrics')
+  redis.call('HDEL', key, 'thinned_at', 'ended_at', 'stop_as', 'stop_reason', 'stop_message', 'progress', 'phase', 'metrics')
   redis.call('HSET', key, 'num_charged', 0, 'num_faults', 0, 'used_ms', 0)
   enter(arg.id, state, 'QUEUED', 'Submitted', 'Retried; no dispatcher has looked at the job yet.')
 else
