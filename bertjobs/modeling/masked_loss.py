@@ -21,7 +21,13 @@ from torch.autograd.function import once_differentiable
 _CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
 """Of a chunk's logits in fp32: on a CPU what stays in the cache, on CUDA what fills the device."""
 _LOWERED_CHUNKS = 4
-"""Chunks are so many times larger in bf16, where each ends with a pass over the weight's gradient in fp32."""
+"""On a CPU chunks are so many times larger in bf16: each ends with a pass over the weight's gradient."""
+
+
+def chunk_bytes(device: torch.device, dtype: torch.dtype) -> int:
+    """Return the most bytes that a chunk's logits take in fp32."""
+    is_lowered = device.type == "cpu" and dtype != torch.float32
+    return _CHUNK_BYTES[device.type] * (_LOWERED_CHUNKS if is_lowered else 1)
 
 
 def masked_cross_entropy(
@@ -106,10 +112,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
 
 def _chunks(hidden_PD: Tensor, *, vocab_size: int) -> Iterator[slice]:
     """Cut the predictions into parts of near-equal size, none empty."""
-    num_bytes = _CHUNK_BYTES[hidden_PD.device.type]
-    if hidden_PD.dtype != torch.float32:
-        num_bytes *= _LOWERED_CHUNKS
-    most = max(1, num_bytes // (4 * vocab_size))
+    most = max(1, chunk_bytes(hidden_PD.device, hidden_PD.dtype) // (4 * vocab_size))
     num_predictions = len(hidden_PD)
     size = -(-num_predictions // max(1, -(-num_predictions // most))) or 1
     for begin in range(0, num_predictions, size):

@@ -134,7 +134,7 @@ class Loop:
     def _step(self, step: int) -> None:
         batch, before = self._objective.step_batch(step), self.position
         lr = self._objective.budget.lr(before.spent, batch_tokens=batch.num_tokens, optim=self._optim)
-        with memory_errors(self._train.microbatch_tokens):
+        with memory_errors(self._train):
             grad_norm = train_step(
                 batch,
                 losses=self._objective.losses,

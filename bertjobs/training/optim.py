@@ -44,8 +44,8 @@ def build_optimizer(
 ) -> "FlatAdamW":
     """Freeze, group and flatten the parameters of a model that is where it will be trained.
 
-    word_table, token_ids_U: a table of which training meets only these rows, by their sorted ids, special ones
-        included; none where any row may get a gradient, as in pretraining.
+    word_table, token_ids_U: a table of which training meets only these rows, by their sorted ids, special
+        ones included; none where any row may get a gradient, as in pretraining.
 
     Raises: ConfigError: more layers to freeze than the model has.
     """

@@ -60,7 +60,7 @@ def save_pretraining_plots(job_dir: JobDir, lines: Sequence[Line]) -> tuple[str,
 def draw_pretraining_curves(
     lines: Sequence[Line], *, title: str = "Pretraining: losses, validation accuracy, learning rate"
 ) -> bytes:
-    """Draw each part of the loss, validation accuracies and learning rate over the steps, one above the other.
+    """Draw the parts of the loss, validation accuracies and learning rate over the steps.
 
     lines: as in `metrics.jsonl`. Without pairs there is no curve of theirs.
     """

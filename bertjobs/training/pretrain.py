@@ -15,9 +15,12 @@ from bertjobs.text.pairing import Pairing
 from bertjobs.text.tokenizers import Tokenizer
 from bertjobs.training.budget import Budget
 from bertjobs.training.corpus import BlockSource, Corpus
+from bertjobs.training.groups import num_trained
 from bertjobs.training.loop import Loop, determinism
+from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
 from bertjobs.training.optim import build_optimizer
 from bertjobs.training.position import Position
+from bertjobs.training.precision import resolve_precision
 from bertjobs.training.pretrain_feed import PretrainFeed, PretrainMicrobatch, PretrainStepBatch
 from bertjobs.training.pretrain_metrics import VALID_SEED, PretrainMetrics, evaluate_pretraining
 from bertjobs.training.progress import Hooks
@@ -70,6 +73,7 @@ def pretrain(
     with determinism(config.train.deterministic):
         objective = _Pretraining(model, config=config, train=train, valid=valid, tokenizer=tokenizer)
         _prepare(model, config=config)
+        check_memory(model, memory_need(model, config=config))
         loop = Loop(
             model,
             objective=objective,
@@ -199,11 +203,28 @@ def budget_of(train: PretrainTrainSection, *, steps_per_epoch: int) -> Budget:
 
 
 def _prepare(model: BertForPreTraining, *, config: PretrainConfig) -> None:
-    """Leave out of training what the objective does not use; recompute activations where that is asked for."""
+    """Leave out of training what the objective does not use; recompute activations where that is wanted."""
     if config.objective.pairs == "none":
         model.bert.pooler.requires_grad_(False)
         model.cls["seq_relationship"].requires_grad_(False)
     model.bert.encoder.recomputes = config.train.activation_checkpointing
+
+
+def memory_need(model: BertForPreTraining, *, config: PretrainConfig) -> MemoryNeed:
+    """Return what a worker's training takes: its share of a batch at once, or `microbatch_tokens` of it."""
+    device = next(model.parameters()).device
+    train, max_len = config.train, config.text.max_len
+    share = -(-train.batch_size // (current_ranks().world_size * train.accumulation))
+    return estimate_pretraining(
+        model.config,
+        num_weights=sum(p.numel() for p in model.parameters()),
+        num_trained=num_trained(model.parameters()),
+        num_tokens=min(train.microbatch_tokens, share * max_len),
+        max_len=max_len,
+        dtype=resolve_precision(train.precision, device),
+        device=device,
+        recomputes=train.activation_checkpointing,
+    )
 
 
 def _finish(loop: Loop, *, job_dir: JobDir) -> PretrainResult:

@@ -9,15 +9,25 @@ import pytest
 import torch
 
 
+def _beside(name: str) -> ModuleType:
+    """Import a module beside this file, which the import mode of the tests does not put on the path."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
-    """The module `tiny.py` beside this file, which the import mode of the tests does not put on the path."""
-    spec = importlib.util.spec_from_file_location("bertjobs_tiny", Path(__file__).with_name("tiny.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return _beside("tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_pretrain(tiny: ModuleType) -> ModuleType:
+    return _beside("tiny_pretrain")
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +40,8 @@ def one_thread() -> None:
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than these runs do; tests of the pictures ask for the fixture `pictures`."""
     if "pictures" not in request.fixturenames:
-        monkeypatch.setattr("bertjobs.training.plots.save_plots", lambda *_, **__: ())
+        for name in ("save_plots", "save_pretraining_plots"):
+            monkeypatch.setattr(f"bertjobs.training.plots.{name}", lambda *_, **__: ())
 
 
 @pytest.fixture

@@ -322,7 +322,7 @@ def test_out_of_memory_says_what_to_make_smaller(
         raise error
 
     monkeypatch.setattr("bertjobs.training.loop.train_step", fail)
-    with pytest.raises(OutOfMemory, match=r"with 16384 tokens at once .* --set train\.microbatch_tokens=N"):
+    with pytest.raises(OutOfMemory, match=r"with 16384 tokens at once .* Lower --microbatch-tokens"):
         tiny.run_finetune(tmp_path, tiny.make_config())
 
 
