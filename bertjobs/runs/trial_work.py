@@ -4,12 +4,14 @@ several workers, a gang of Ray Train that the actor starts and listens to."""
 import os
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
 import torch
 from ray import tune
 from ray.train._internal.session import get_session
+from ray.util.queue import Queue
 
 from bertjobs.config import FinetuneConfig, load, stored_layer
 from bertjobs.errors import BertjobsError
@@ -26,6 +28,8 @@ from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.plan import make_plan
 from bertjobs.training.ranks import current_ranks
+
+QUEUE_POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,9 +151,17 @@ def _gang_worker(given: dict[str, Any]) -> dict[str, Any]:
         given["work"],
         given["number"],
         given["config"],
-        report=given["queue"].put,
+        report=partial(_report_through, given["queue"]),
         device=ray.train.torch.get_device(),
     )
+
+
+def _report_through(queue: Queue, values: dict[str, Any]) -> None:
+    """Hand a report on and wait until it is taken: a gang that was stopped comes no further than its next one,
+    where the checkpoint that the search knows of is still there."""
+    queue.put(values)
+    while not queue.empty():
+        time.sleep(QUEUE_POLL_S)
 
 
 def _set_threads(slots: Slots) -> None:
