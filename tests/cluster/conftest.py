@@ -180,6 +180,14 @@ class SharedCluster:
         """Kill the dispatcher that leads."""
         self.hosts["desk"].run(["sh", "-c", f"kill -9 {leader.split(':')[1]}"], env=self.desk_env())
 
+    def everything_written(self) -> Iterator[tuple[str, bytes]]:
+        """Read what the hosts have written: logs, sessions of Ray, jobs, the data of Redis."""
+        roots = {name: Path(f"/proc/{host.pid}/root{host.local}") for name, host in self.hosts.items()}
+        for name, root in {**roots, "storage": self.storage, "logs": self.logs}.items():
+            for path in root.rglob("*"):
+                if path.is_file():
+                    yield f"{name}: {path.relative_to(root)}", path.read_bytes()
+
     def stop(self) -> None:
         """End it all."""
         self.network.stop()
