@@ -157,7 +157,7 @@ def _gang_worker(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report_through(queue: Queue, values: dict[str, Any]) -> None:
-    """Hand a report on and wait until it is taken: a gang that was stopped comes no further than its next one,
+    """Hand a report on and wait until it is taken: a gang that was stopped comes only as far as its next one,
     where the checkpoint that the search knows of is still there."""
     queue.put(values)
     while not queue.empty():
