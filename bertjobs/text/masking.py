@@ -3,8 +3,7 @@
 Every choice is a hash of (seed, epoch, global number of the example, position), so it does not depend on how
 examples are put into batches, on which worker, or when.
 
-N: places of a near-packed batch. B: its rows. V: vocabulary. P: predicted places. U: units that are predicted
-as a whole: words, or single wordpieces.
+N: places of a near-packed batch. B: its rows. V: vocabulary. P: predicted places. W: words.
 """
 # ruff: noqa: N815 - the shape suffixes of the house are mixed case
 
@@ -18,7 +17,7 @@ from bertjobs.text import ragged
 from bertjobs.text.counter_random import Int64s, Purpose, UInt64s, again, below, draws, row_keys, shares
 
 _POSITION_BITS, _ROW_BITS = 13, 16
-"""Of the 64 bits by which units are sorted; the rest are random."""
+"""Of the 64 bits by which pieces are sorted; the rest are random."""
 
 
 class MaskSpecials(Protocol):
@@ -100,6 +99,7 @@ class Masker:
         With whole words that number is met on average: the word that would exceed it is taken in proportion
         to what is missing.
         """
+        assert len(indices_B) <= 1 << _ROW_BITS
         keys_B = row_keys(indices_B, seed=seed, epoch=epoch, purpose=Purpose.MASKS)
         places, rows = ragged.places(starts_B, lengths_B), np.repeat(np.arange(len(lengths_B)), lengths_B)
         is_open = ~self._is_protected_V[ids_N[places]]
@@ -107,26 +107,29 @@ class Masker:
         positions = places - starts_B[rows]
         bits = draws(keys_B[rows], positions)
 
-        begins = self._begins_of_units(ids_N, places, rows)
-        num_pieces_U = np.diff(begins, append=len(places))
         num_wanted_B = self._num_wanted(np.bincount(rows, minlength=len(lengths_B)))
-        is_chosen_U = _choose(
-            bits[begins], rows[begins], positions[begins], num_pieces_U,
-            num_wanted_B=num_wanted_B, rounding_B=shares(again(keys_B)),
-        )  # fmt: skip
-        is_chosen = np.repeat(is_chosen_U, num_pieces_U)
-        bits_of_unit = np.repeat(bits[begins], num_pieces_U)[is_chosen]
+        order_keys = _order_keys(bits, rows, positions)
+        if self._objective.whole_word:
+            begins = self._begins_of_words(ids_N, places, rows)
+            num_pieces = np.diff(begins, append=len(places))
+            is_chosen_W = _choose_words(
+                order_keys[begins], rows[begins], num_pieces, num_wanted_B, rounding_B=shares(again(keys_B))
+            )
+            is_chosen = np.repeat(is_chosen_W, num_pieces)
+            bits_of_action = np.repeat(bits[begins], num_pieces)[is_chosen]
+        else:
+            is_chosen = _choose_pieces(order_keys, rows, num_wanted_B)
+            bits_of_action = bits[is_chosen]
         targets = ids_N[places[is_chosen]]
         return Masked(
             places_P=places[is_chosen],
             targets_P=targets,
-            ids_P=self._replaced(targets, bits_of_unit, bits[is_chosen]),
+            ids_P=self._replaced(targets, bits_of_action, bits[is_chosen]),
         )
 
-    def _begins_of_units(self, ids_N: Int64s, places: Int64s, rows: Int64s) -> Int64s:
-        """Return where units begin among the open places; no unit reaches over a special token."""
-        if not self._objective.whole_word or self._is_continuation_V is None:
-            return np.arange(len(places))
+    def _begins_of_words(self, ids_N: Int64s, places: Int64s, rows: Int64s) -> Int64s:
+        """Return where words begin among the open places; none reaches over a special token."""
+        assert self._is_continuation_V is not None
         goes_on = self._is_continuation_V[ids_N[places]]
         goes_on &= (np.diff(places, prepend=-2) == 1) & (np.diff(rows, prepend=-1) == 0)
         return np.flatnonzero(~goes_on)
@@ -135,41 +138,48 @@ class Masker:
         rounded = np.floor(self._objective.mask_ratio * num_open_B + 0.5).astype(np.int64)
         return np.asarray(np.minimum(np.maximum(rounded, 1), num_open_B))
 
-    def _replaced(self, targets_P: Int64s, bits_of_unit_P: UInt64s, bits_P: UInt64s) -> Int64s:
+    def _replaced(self, targets_P: Int64s, bits_of_action_P: UInt64s, bits_P: UInt64s) -> Int64s:
         """Return what is seen instead: one action for a word, but a random token for each of its pieces."""
-        action_P = shares(again(bits_of_unit_P))
+        action_P = shares(again(bits_of_action_P))
         random_P = self._ordinary_ids[below(again(again(bits_P)), len(self._ordinary_ids))]
         masks, randoms = self._objective.mask_token_ratio, self._objective.random_token_ratio
         kept_or_random_P = np.where(action_P < masks + randoms, random_P, targets_P)
         return np.where(action_P < masks, self._mask_id, kept_or_random_P)
 
 
-def _choose(
-    bits_U: UInt64s,
-    rows_U: Int64s,
-    positions_U: Int64s,
-    num_pieces_U: Int64s,
-    *,
+def _choose_pieces(order_keys: UInt64s, rows: Int64s, num_wanted_B: Int64s) -> np.ndarray:
+    """Return which pieces are chosen: in each row the wanted number of the smallest keys."""
+    if not len(rows):
+        return np.zeros(0, dtype=bool)
+    begins_B = np.searchsorted(rows, np.arange(len(num_wanted_B)))
+    largest_B = np.sort(order_keys)[begins_B + num_wanted_B - 1]  # of a row without any it is never read
+    return np.asarray(order_keys <= largest_B[rows])
+
+
+def _choose_words(
+    order_keys_W: UInt64s,
+    rows_W: Int64s,
+    num_pieces_W: Int64s,
     num_wanted_B: Int64s,
+    *,
     rounding_B: np.ndarray,
 ) -> np.ndarray:
-    """Return which units are chosen: in each row those of the smallest bits, up to the wanted pieces."""
-    assert len(num_wanted_B) <= 1 << _ROW_BITS
-    order = np.argsort(_sort_keys(bits_U, rows_U, positions_U))
-    rows, num_pieces = rows_U[order], num_pieces_U[order]
+    """Return which words are chosen: in each row those of the smallest keys, up to the wanted pieces."""
+    order = np.argsort(order_keys_W)
+    rows, num_pieces = rows_W[order], num_pieces_W[order]
     is_first = np.diff(rows, prepend=-1) != 0
     before = np.cumsum(num_pieces) - num_pieces
     before -= np.repeat(before[is_first], np.diff(np.flatnonzero(is_first), append=len(rows)))
     missing = num_wanted_B[rows] - before
     is_chosen = (missing >= num_pieces) | is_first | (rounding_B[rows] * num_pieces < missing)
-    is_chosen_U = np.empty(len(rows), dtype=bool)
-    is_chosen_U[order] = is_chosen
-    return is_chosen_U
+    is_chosen_W = np.empty(len(rows), dtype=bool)
+    is_chosen_W[order] = is_chosen
+    return is_chosen_W
 
 
-def _sort_keys(bits_U: UInt64s, rows_U: Int64s, positions_U: Int64s) -> UInt64s:
-    """Return unique numbers that sort units by row, then at random."""
+def _order_keys(bits: UInt64s, rows: Int64s, positions: Int64s) -> UInt64s:
+    """Return unique numbers that sort pieces by row, then at random."""
     kept = np.uint64(64 - _ROW_BITS - _POSITION_BITS)
-    random = bits_U >> (np.uint64(64) - kept) << np.uint64(_POSITION_BITS)
-    by_row = rows_U.astype(np.uint64) << np.uint64(64 - _ROW_BITS)
-    return np.asarray(by_row | random | positions_U.astype(np.uint64), dtype=np.uint64)
+    random = bits >> (np.uint64(64) - kept) << np.uint64(_POSITION_BITS)
+    by_row = rows.astype(np.uint64) << np.uint64(64 - _ROW_BITS)
+    return np.asarray(by_row | random | positions.astype(np.uint64), dtype=np.uint64)

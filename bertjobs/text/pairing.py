@@ -23,6 +23,22 @@ IN_ORDER, CHANGED = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """Examples of one block."""
+
+    block: Block
+    indices: Int64s
+    """Numbers of the examples in the block."""
+    first: int
+    """Number of the block's first example in the whole corpus."""
+
+    @property
+    def numbers(self) -> Int64s:
+        """Numbers of the examples in the whole corpus."""
+        return np.asarray(self.indices, dtype=np.int64) + self.first
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ranges:
     """One or two stretches of tokens per example, short enough for max_len: places in `Pairing.tokens`."""
 
@@ -33,6 +49,11 @@ class Ranges:
     end_b: Int64s
     labels: np.ndarray
     """int8: 0 in order, 1 random or swapped."""
+
+    @property
+    def lengths(self) -> Int64s:
+        """Tokens of both segments, without special ones."""
+        return self.end_a - self.begin_a + self.end_b - self.begin_b
 
 
 class Pairing:
@@ -87,23 +108,19 @@ class Pairing:
         """Return what ranges point into: the block's ids, or its stream with [SEP] after each document."""
         return self._layout(block).tokens
 
-    def ranges(self, block: Block, indices: Int64s, *, first: int = 0, seed: int, epoch: int) -> Ranges:
-        """Return the ranges of examples of a block, by their numbers in it.
-
-        first: number of the block's first example in the whole corpus.
-        """
-        layout = self._layout(block)
-        indices = np.asarray(indices, dtype=np.int64)
+    def ranges(self, parts: Sequence[Part], *, seed: int, epoch: int) -> Ranges:
+        """Return the ranges of examples, part after part; the places are those in the part's tokens."""
         if not self.is_pair:
-            return self._windows(layout, indices, first=first, seed=seed, epoch=epoch)
-        keys = row_keys(indices + first, seed=seed, epoch=epoch, purpose=Purpose.PAIRS)
-        begin, end = layout.begins[indices], layout.ends[indices]
-        middle = begin + 1 + below(draws(keys, 0), end - begin - 1)
-        is_changed = self._is_changed(indices + first, seed=seed, epoch=epoch)
-        a, b = (begin, middle), (middle, end)
-        if self._objective.pairs == "nsp":
-            b = self._random_segment(layout, keys, a, b, is_changed)
-        begin_a, end_a, begin_b, end_b = (layout.offsets[pieces] for pieces in (*a, *b))
+            return self._windows(parts, seed=seed, epoch=epoch)
+        numbers = np.concatenate([part.numbers for part in parts])
+        is_changed = self._is_changed(numbers, seed=seed, epoch=epoch)
+        keys = row_keys(numbers, seed=seed, epoch=epoch, purpose=Purpose.PAIRS)
+        split_bits, random_bits = draws(keys, 0), draws(keys, 1)
+        found, end = [], 0
+        for part in parts:
+            own = slice(end, end := end + len(part.indices))
+            found.append(self._segments(part, split_bits[own], random_bits[own], is_changed[own]))
+        begin_a, end_a, begin_b, end_b = np.concatenate(found, axis=1)
         if self._objective.pairs == "sop":
             begin_a, begin_b = _swapped(begin_a, begin_b, is_changed)
             end_a, end_b = _swapped(end_a, end_b, is_changed)
@@ -124,37 +141,44 @@ class Pairing:
         coins = draws(row_keys(numbers // 2, seed=seed, epoch=epoch, purpose=Purpose.COINS), 0)
         return np.asarray((coins >> np.uint64(63)).astype(np.int64) != numbers % 2)
 
-    def _random_segment(
-        self,
-        layout: Layout,
-        keys: UInt64s,
-        a: tuple[Int64s, Int64s],
-        b: tuple[Int64s, Int64s],
-        is_random: np.ndarray,
-    ) -> tuple[Int64s, Int64s]:
-        """Replace second segments, pieces (begin, end), by ones that begin anywhere in another document."""
-        own = layout.document_of[a[0]]
+    def _segments(
+        self, part: Part, split_bits: UInt64s, random_bits: UInt64s, is_changed: np.ndarray
+    ) -> Int64s:
+        """Return where the segments of examples begin and end: a's, then b's, in order or random; (4, E)."""
+        layout = self._layout(part.block)
+        begin, end = layout.begins[part.indices], layout.ends[part.indices]
+        middle = begin + 1 + below(split_bits, end - begin - 1)
+        places = layout.offsets[np.stack([begin, middle, middle, end])]
+        if self._objective.pairs == "nsp":
+            rows = np.flatnonzero(is_changed)
+            room = self._budget - (places[1] - places[0])[rows]
+            own = layout.document_of[begin[rows]]
+            places[2:, rows] = self._random_segments(layout, random_bits[rows], own, room)
+        return places
+
+    def _random_segments(self, layout: Layout, bits: UInt64s, own: Int64s, room: Int64s) -> Int64s:
+        """Return where segments of other documents begin and end, any of their pieces alike; (2, E)."""
         own_begin, own_end = layout.document_offsets[own], layout.document_offsets[own + 1]
-        begin = below(draws(keys, 1), layout.num_pieces - (own_end - own_begin))
-        begin = np.where(begin < own_begin, begin, begin + own_end - own_begin)
+        begin = below(bits, layout.num_pieces - (own_end - own_begin))
+        begin += np.where(begin < own_begin, 0, own_end - own_begin)
         end = begin + 1
         if self._objective.segments == "filled":
-            room = self._budget - (layout.offsets[a[1]] - layout.offsets[a[0]])
             fits = np.searchsorted(layout.offsets, layout.offsets[begin] + room, side="right") - 1
             document_end = layout.document_offsets[layout.document_of[begin] + 1]
             end = np.maximum(end, np.minimum(fits, document_end))
-        return np.where(is_random, begin, b[0]), np.where(is_random, end, b[1])
+        return layout.offsets[np.stack([begin, end])]
 
-    def _windows(self, layout: Layout, indices: Int64s, *, first: int, seed: int, epoch: int) -> Ranges:
-        """Cut the stream, which is closed to a ring, into windows that begin elsewhere in each epoch."""
-        num_tokens = int(layout.offsets[-1])
-        key = row_keys(np.array([first]), seed=seed, epoch=epoch, purpose=Purpose.SHIFT)
-        shift = below(draws(key, 0), num_tokens) if layout.num_examples * self._budget <= num_tokens else 0
-        begin = (shift + indices * self._budget) % num_tokens
-        end = begin + min(self._budget, num_tokens)
-        return Ranges(
-            begin_a=begin, end_a=end, begin_b=end, end_b=end, labels=np.zeros(len(indices), np.int8)
-        )
+    def _windows(self, parts: Sequence[Part], *, seed: int, epoch: int) -> Ranges:
+        """Cut each stream, which is closed to a ring, into windows that begin elsewhere in each epoch."""
+        begins, ends = [], []
+        for part in parts:
+            num_tokens = int(self._layout(part.block).offsets[-1])
+            key = row_keys(np.array([part.first]), seed=seed, epoch=epoch, purpose=Purpose.SHIFT)
+            shift = below(draws(key, 0), num_tokens) if num_tokens > self._budget else 0
+            begins.append((shift + part.indices * self._budget) % num_tokens)
+            ends.append(begins[-1] + min(self._budget, num_tokens))
+        begin, end = np.concatenate(begins), np.concatenate(ends)
+        return Ranges(begin_a=begin, end_a=end, begin_b=end, end_b=end, labels=np.zeros(len(begin), np.int8))
 
     def _layout(self, block: Block) -> Layout:
         if block not in self._layouts:

@@ -14,20 +14,10 @@ import numpy as np
 
 from bertjobs.text import ragged
 from bertjobs.text.batching import GROUP_OVERHEAD, Batch, Ints, group_lengths
-from bertjobs.text.blocks import Block
 from bertjobs.text.masking import Masker, MaskSpecials
-from bertjobs.text.pairing import Pairing
+from bertjobs.text.pairing import Pairing, Part
 
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """Examples of one block."""
-
-    block: Block
-    indices: Ints
-    """Numbers of the examples in the block."""
-    first: int
-    """Number of the block's first example in the whole corpus."""
+__all__ = ["Examples", "Part", "PretrainBatch", "collate_pretraining", "draw_examples"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,23 +56,17 @@ class PretrainBatch(Batch):
 
 def draw_examples(pairing: Pairing, parts: Sequence[Part], *, seed: int, epoch: int) -> Examples:
     """Say which tokens the examples are: a function of (seed, epoch, number in the corpus)."""
-    drawn = [
-        pairing.ranges(part.block, part.indices, first=part.first, seed=seed, epoch=epoch) for part in parts
-    ]
-    begin_a, end_a, begin_b, end_b, labels = (
-        np.concatenate([getattr(ranges, name) for ranges in drawn]).astype(np.int64)
-        for name in ("begin_a", "end_a", "begin_b", "end_b", "labels")
-    )
+    drawn = pairing.ranges(parts, seed=seed, epoch=epoch)
     return Examples(
         tokens=tuple(pairing.tokens(part.block) for part in parts),
         part_B=np.repeat(np.arange(len(parts)), [len(part.indices) for part in parts]),
-        begin_a_B=begin_a,
-        end_a_B=end_a,
-        begin_b_B=begin_b,
-        end_b_B=end_b,
-        labels_B=labels,
-        indices_B=np.concatenate([part.indices + part.first for part in parts]),
-        lengths_B=end_a - begin_a + end_b - begin_b + (3 if pairing.is_pair else 2),
+        begin_a_B=drawn.begin_a,
+        end_a_B=drawn.end_a,
+        begin_b_B=drawn.begin_b,
+        end_b_B=drawn.end_b,
+        labels_B=drawn.labels.astype(np.int64),
+        indices_B=np.concatenate([part.numbers for part in parts]),
+        lengths_B=drawn.lengths + (3 if pairing.is_pair else 2),
         is_pair=pairing.is_pair,
         seed=seed,
         epoch=epoch,
@@ -139,11 +123,12 @@ def _gather(examples: Examples, rows: Ints, starts: Ints, specials: MaskSpecials
     sep_at = cls_at + 1 + num_a
     ids[cls_at] = specials.cls_id
     ids[sep_at] = specials.sep_id
-    for part in np.unique(examples.part_B[rows]):
-        of = np.flatnonzero(examples.part_B[rows] == part)
-        tokens = examples.tokens[part]
-        ids[ragged.places(cls_at[of] + 1, num_a[of])] = tokens[ragged.places(begin_a[of], num_a[of])]
-        ids[ragged.places(sep_at[of] + 1, num_b[of])] = tokens[ragged.places(begin_b[of], num_b[of])]
+    parts = examples.part_B[rows]
+    by_part = np.argsort(parts, kind="stable")
+    for of in np.split(by_part, np.flatnonzero(np.diff(parts[by_part])) + 1):
+        to = np.concatenate([cls_at[of] + 1, sep_at[of] + 1])
+        begin, num = np.concatenate([begin_a[of], begin_b[of]]), np.concatenate([num_a[of], num_b[of]])
+        ids[ragged.places(to, num)] = examples.tokens[parts[of[0]]][ragged.places(begin, num)]
     if examples.is_pair:
         ids[sep_at + 1 + num_b] = specials.sep_id
         segments[ragged.places(sep_at + 1, num_b + 1)] = 1

@@ -9,7 +9,7 @@ from bertjobs.config.schema_pretrain import ObjectiveSection
 from bertjobs.errors import DataError
 from bertjobs.text.blocks import Block
 from bertjobs.text.corpus_encoding import BlockInfo
-from bertjobs.text.pairing import Pairing, Ranges
+from bertjobs.text.pairing import Pairing, Part, Ranges
 from corpus_kit import block_of, random_block
 
 SEP = 3
@@ -24,8 +24,8 @@ def pairing(max_len: int = 32, **objective: object) -> Pairing:
 
 
 def all_ranges(made: Pairing, block: Block, *, seed: int = 0, epoch: int = 0, first: int = 0) -> Ranges:
-    indices = np.arange(made.num_examples(block))
-    return made.ranges(block, indices, first=first, seed=seed, epoch=epoch)
+    part = Part(block=block, indices=np.arange(made.num_examples(block)), first=first)
+    return made.ranges([part], seed=seed, epoch=epoch)
 
 
 def sentence_of(block: Block, places: np.ndarray) -> np.ndarray:
@@ -169,7 +169,7 @@ def test_examples_do_not_depend_on_which_others_are_asked_for() -> None:
         made = pairing(64, **objective)
         whole = all_ranges(made, block, first=1000)
         some = np.array([5, 1, 3])
-        part = made.ranges(block, some, first=1000, seed=0, epoch=0)
+        part = made.ranges([Part(block=block, indices=some, first=1000)], seed=0, epoch=0)
         assert all((getattr(whole, name)[some] == getattr(part, name)).all() for name in vars(whole))
 
 
