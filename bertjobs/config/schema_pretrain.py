@@ -47,7 +47,8 @@ class CorpusSection(Section):
     limit_documents: Count | None = None
     """Use only the first documents, for trying things out."""
     block_bytes: Annotated[int, Field(ge=1 << 12)] = 16 << 20
-    """Text that is encoded and shuffled as one block, in bytes; bounds the memory of encoding."""
+    """Text that is encoded and shuffled as one block, in bytes; bounds the memory of encoding. A larger
+    document is cut, and its parts are documents."""
     shuffle_blocks: Count = 16
     """Blocks whose examples are shuffled together; bounds what a worker keeps at hand."""
 
