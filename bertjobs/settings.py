@@ -40,6 +40,9 @@ class Settings:
     cluster see under the same path. Files that a job names and that lie elsewhere are sent along."""
     max_upload_mb: float
     """`BERTJOBS_MAX_UPLOAD_MB`: most that a job may send along. Default 1000."""
+    sends_code: bool
+    """`BERTJOBS_SEND_CODE=1`: every job brings this package along, for nodes that have Ray, torch and what
+    else it needs, and not the package itself."""
     node_python: str
     """`BERTJOBS_NODE_PYTHON`: the Python of Ray's nodes. Default: where ours is on this machine."""
     lease_s: float
@@ -81,6 +84,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         is_stack_member="BERTJOBS_STACK_MEMBER" in env,
         shared_folders=_folders(storage, env.get("BERTJOBS_SHARED_FOLDERS") or ""),
         max_upload_mb=_positive(env, "BERTJOBS_MAX_UPLOAD_MB", 1000.0, unit="MB"),
+        sends_code=_switch(env, "BERTJOBS_SEND_CODE"),
         node_python=env.get("BERTJOBS_NODE_PYTHON") or sys.executable,
         lease_s=_positive(env, "BERTJOBS_LEASE_S", 15.0),
         keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
@@ -116,6 +120,13 @@ def _password(env: Mapping[str, str]) -> str | None:
             f"BERTJOBS_REDIS_PASSWORD_FILE={path} cannot be read: {cause}.",
             hint="Give a file that holds the password and nothing else, readable by this user.",
         ) from e
+
+
+def _switch(env: Mapping[str, str], name: str) -> bool:
+    given = env.get(name) or "0"
+    if given not in ("0", "1"):
+        raise ConfigError(f"{name}={given} is neither 1 nor 0.", hint="Set it to 1, or unset it.")
+    return given == "1"
 
 
 def _port(env: Mapping[str, str], name: str) -> int | None:

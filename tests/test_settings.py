@@ -1,5 +1,6 @@
 """The environment: what is read, what is made of it, and what is refused."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,36 @@ def test_a_lease_that_is_no_positive_number_of_seconds_is_refused(given):
 
 def test_a_lease_may_be_a_part_of_a_second():
     assert load_settings({"BERTJOBS_LEASE_S": "0.5"}).lease_s == 0.5
+
+
+def test_who_we_are_for_redis_and_whom_we_trust_are_read_and_the_password_is_not_shown(tmp_path):
+    given = {"REDIS_USER": "cli", "REDIS_CA_FILE": "~/ca.crt", "REDIS_PASSWORD": "s3cret"}
+    settings = load_settings({f"BERTJOBS_{name}": value for name, value in given.items()})
+    assert (settings.redis_user, settings.redis_ca_file) == ("cli", Path("~/ca.crt").expanduser())
+    assert "s3cret" not in repr(settings)
+
+
+def test_what_the_nodes_see_too_is_the_storage_and_what_is_named():
+    named = load_settings({"BERTJOBS_STORAGE": "/storage", "BERTJOBS_SHARED_FOLDERS": "/data:/models"})
+    assert named.shared_folders == (Path("/data"), Path("/models"), Path("/storage"))
+    assert load_settings({"BERTJOBS_STORAGE": "s3://bucket"}).shared_folders == ()
+
+
+def test_what_is_sent_along_has_a_limit():
+    assert load_settings({}).max_upload_mb == 1000
+    with pytest.raises(ConfigError) as raised:
+        load_settings({"BERTJOBS_MAX_UPLOAD_MB": "-1"})
+    assert raised.value.message == "BERTJOBS_MAX_UPLOAD_MB=-1 is not a positive number of MB."
+    assert raised.value.hint == "Unset it for 1000 MB."
+
+
+def test_the_python_of_the_nodes_is_ours_unless_named():
+    assert load_settings({}).node_python == sys.executable
+    assert load_settings({"BERTJOBS_NODE_PYTHON": "/opt/bin/python"}).node_python == "/opt/bin/python"
+
+
+def test_only_what_shares_a_socket_is_certainly_one_machine():
+    assert load_settings({}).is_one_machine
+    ray = {"BERTJOBS_RAY_ADDRESS": "http://ray:8265"}
+    assert load_settings(ray | {"BERTJOBS_REDIS_URL": "unix:///tmp/redis.sock"}).is_one_machine
+    assert not load_settings(ray | {"BERTJOBS_REDIS_URL": "redis://localhost:6379"}).is_one_machine

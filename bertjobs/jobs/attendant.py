@@ -1,7 +1,6 @@
 """The dispatcher's hands: starts, stops and ends the live attempts, and copies their logs."""
 
 import logging
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -20,7 +19,7 @@ from bertjobs.storage import JobDir
 
 logger = logging.getLogger(__name__)
 
-DRIVER = f"{sys.executable} -m bertjobs.runs.main"
+DRIVER = "-m bertjobs.runs.main"
 """What a Ray Job executes; the job's id, the attempt and its token follow."""
 STOP_AGAIN_S = 10.0
 AFTERGLOW_S = 8.0
@@ -42,6 +41,7 @@ class Attendant:
         sight: Sight,
         *,
         env: Mapping[str, str],
+        python: str,
         limits: Limits,
         clock: Callable[[], float],
         observer: Unobserved,
@@ -50,6 +50,7 @@ class Attendant:
         self._ray = ray
         self._sight = sight
         self._env = env
+        self._python = python
         self._limits = limits
         self._clock = clock
         self._observer = observer
@@ -160,7 +161,7 @@ class Attendant:
             logger.info("%s attempt %d: ended by its driver meanwhile", live.job_id, live.number)
 
     def _start(self, live: Live) -> RayUnreachable | RayRefused | None:
-        entrypoint = f"{DRIVER} {live.job_id} {live.number} {live.token}"
+        entrypoint = f"{self._python} {DRIVER} {live.job_id} {live.number} {live.token}"
         metadata = {"job_id": live.job_id, "kind": live.kind, "name": live.name, "user": live.user}
         try:
             self._ray.start(live.submission_id, entrypoint=entrypoint, env=self._env, metadata=metadata)

@@ -28,6 +28,7 @@ from bertjobs.jobs.admission import (
     totals_of,
 )
 from bertjobs.jobs.attendant import Attendant
+from bertjobs.jobs.code import code_to_send
 from bertjobs.jobs.connection import NotLeader, RedisDown, WrongState, open_connection, patiently
 from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.janitor import Janitor
@@ -57,6 +58,7 @@ class Dispatcher:
         *,
         env: Mapping[str, str],
         limits: Limits,
+        python: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
         sight: Sight | None = None,
         observer: Unobserved | None = None,
@@ -67,7 +69,14 @@ class Dispatcher:
         self._clock = clock
         self._mirror = Mirror(store)
         self._attendant = Attendant(
-            store, ray, self._sight, env=env, limits=limits, clock=clock, observer=self._observer
+            store,
+            ray,
+            self._sight,
+            env=env,
+            python=python,
+            limits=limits,
+            clock=clock,
+            observer=self._observer,
         )
         self._sizes: Sizes | None = None
         self._term = 0
@@ -211,12 +220,13 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
         ends.callback(connection.close)
         owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S)
-        ray = RayCluster(settings.ray_address, token=ray_token())
+        ray = RayCluster(settings.ray_address, token=ray_token(), code=code_to_send(settings))
         sight, janitor = RayWatch(ray), Janitor(store)
         dispatcher = Dispatcher(
             store,
             ray,
             env=driver_environment(settings),
+            python=settings.node_python,
             limits=Limits(lease_s=settings.lease_s),
             sight=sight,
             observer=_observer(settings, ends),

@@ -12,10 +12,13 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bertjobs.errors import QueueError
 from bertjobs.jobs.sizing import Cluster, Node
+
+if TYPE_CHECKING:
+    from bertjobs.jobs.code import CodePackage
 
 TIMEOUT_S = 10.0
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -66,8 +69,9 @@ class Ray(Protocol):
 class RayCluster:
     """A Ray cluster behind its dashboard's address. Every call raises `RayUnreachable` or `RayRefused`."""
 
-    def __init__(self, address: str, *, token: str | None) -> None:
+    def __init__(self, address: str, *, token: str | None, code: "CodePackage | None" = None) -> None:
         self._address = address.rstrip("/")
+        self._code = code
         self._headers = {"Content-Type": "application/json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -105,7 +109,7 @@ class RayCluster:
         request = {
             "entrypoint": entrypoint,
             "submission_id": submission_id,
-            "runtime_env": {"env_vars": dict(env)},
+            "runtime_env": {"env_vars": dict(env), **self._modules()},
             "metadata": dict(metadata),
         }
         try:
@@ -139,24 +143,42 @@ class RayCluster:
         except _NotFound:
             return ""
 
+    def _modules(self) -> dict[str, list[str]]:
+        """Bring our package to where all nodes get it, unless it is there; to ask keeps it a while."""
+        if self._code is None:
+            return {}
+        path = f"/api/packages/gcs/{self._code.name}"
+        try:
+            self._request("GET", path)
+        except _NotFound:
+            self._request("PUT", path, self._code.content)
+        return {"py_modules": [f"gcs://{self._code.name}"]}
+
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        answer = self._request(method, path, None if body is None else json.dumps(body).encode())
+        try:
+            return json.loads(answer)
+        except ValueError as e:
+            raise self._silence(e) from e
+
+    def _request(self, method: str, path: str, data: bytes | None = None) -> bytes:
         request = urllib.request.Request(
-            self._address + path,
-            method=method,
-            headers=self._headers,
-            data=None if body is None else json.dumps(body).encode(),
+            self._address + path, method=method, headers=self._headers, data=data
         )
         try:
             with _opener.open(request, timeout=TIMEOUT_S) as response:
-                return json.load(response)
+                return bytes(response.read())
         except urllib.error.HTTPError as e:
             with e:
                 raise self._refusal(e.code, e.read().decode(errors="replace")) from e
         except (OSError, http.client.HTTPException, ValueError) as e:
-            raise RayUnreachable(
-                f"Ray at {self._address} does not answer ({_cause(e)}).",
-                hint="Start it, or correct BERTJOBS_RAY_ADDRESS (the dashboard's, http://host:8265).",
-            ) from e
+            raise self._silence(e) from e
+
+    def _silence(self, e: Exception) -> RayUnreachable:
+        return RayUnreachable(
+            f"Ray at {self._address} does not answer ({_cause(e)}).",
+            hint="Start it, or correct BERTJOBS_RAY_ADDRESS (the dashboard's, http://host:8265).",
+        )
 
     def _refusal(self, code: int, text: str) -> QueueError:
         if code == 404:

@@ -206,7 +206,7 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
         RayCluster(address, token="wrong").cluster()
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER.format(root=str(Path(attendant_module.__file__).parents[2])))
-    monkeypatch.setattr(attendant_module, "DRIVER", f"{sys.executable} {driver}")
+    monkeypatch.setattr(attendant_module, "DRIVER", str(driver))
     settings = replace(settings, ray_address=address, lease_s=5)
     dispatch = DispatchStore(connection, owner="test", lease_s=60)
     dispatcher = Dispatcher(dispatch, ray, env=driver_environment(settings), limits=Limits(lease_s=5))

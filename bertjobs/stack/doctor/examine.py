@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bertjobs.errors import BertjobsError
+from bertjobs.jobs.code import code_to_send
 from bertjobs.jobs.connection import open_connection
 from bertjobs.jobs.ray_jobs import RayCluster, ray_token
 from bertjobs.settings import Settings
@@ -57,7 +58,7 @@ def _ray_and_nodes(settings: Settings, *, token: str | None, on_nodes: bool) -> 
     if settings.ray_address is None:
         yield broken("ray", "there is no address", "Set BERTJOBS_RAY_ADDRESS, or run `bertjobs cluster up`.")
         return
-    ray = RayCluster(settings.ray_address, token=token)
+    ray = RayCluster(settings.ray_address, token=token, code=code_to_send(settings))
     checks = list(check_ray(settings.ray_address, ray, token=token))
     yield from checks
     if any(check.verdict == "broken" for check in checks):

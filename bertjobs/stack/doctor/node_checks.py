@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -75,7 +74,7 @@ def _ask_nodes(settings: Settings, ray: Ray) -> str:
     job = f"bj-doctor-{uuid.uuid4().hex[:8]}"
     ray.start(
         job,
-        entrypoint=f"{sys.executable} -m bertjobs.runs.probe {shlex.quote(settings.storage)}",
+        entrypoint=f"{settings.node_python} -m bertjobs.runs.probe {shlex.quote(settings.storage)}",
         env=driver_environment(settings),
         metadata={"bertjobs": "doctor"},
     )
