@@ -55,7 +55,7 @@ def _first_documents(spans: list[Span], num_documents: int) -> list[Span]:
 
 
 def _empty_corpus(files: Sequence[SourceFile]) -> DataError:
-    more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     return DataError(
         f"The corpus is empty: there is no text in {files[0]}{more}.", hint="Give files with text (--corpus)."
     )
