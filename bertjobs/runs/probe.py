@@ -1,16 +1,18 @@
 """What `bertjobs doctor` runs on every node of Ray: `python -m bertjobs.runs.probe STORAGE`, as a Ray Job.
 
-Prints a line per node, `bertjobs-node` and a JSON object: `node` (its address), `version` (of bertjobs),
-`storage` and `redis` (what is wrong with them there, or nothing), `ahead_s` (its clock against Redis').
+Prints a line per node, `bertjobs-node` and a JSON object: `node` (its address), `version` and `code` (which
+bertjobs, and where it lies), `storage` and `redis` (what is wrong with them there, or nothing), and `ahead_s`
+(its clock against Redis').
 """
 
 import json
 import logging
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
-from bertjobs import __version__
+import bertjobs
 from bertjobs.errors import BertjobsError
 from bertjobs.jobs.connection import open_connection
 from bertjobs.settings import load_settings
@@ -46,7 +48,8 @@ def main(storage: str) -> None:
 
 def look(storage: str) -> dict[str, Any]:
     """Look at the storage, and at Redis with the rights that drivers have here."""
-    return {"version": __version__, "storage": _storage(storage), **_redis()}
+    code = str(Path(bertjobs.__file__).parent)
+    return {"version": bertjobs.__version__, "code": code, "storage": _storage(storage), **_redis()}
 
 
 def _storage(storage: str) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import bertjobs
+from bertjobs.runs.probe import MARK
 from hosts import Host, Network, why_no_hosts
 from secure_redis import SecureRedis
 
@@ -179,6 +180,19 @@ class SharedCluster:
     def kill_at_desk(self, leader: str) -> None:
         """Kill the dispatcher that leads."""
         self.hosts["desk"].run(["sh", "-c", f"kill -9 {leader.split(':')[1]}"], env=self.desk_env())
+
+    def ask_nodes(self, **env: str) -> list[dict[str, Any]]:
+        """Have every node answer the doctor's questions."""
+        ask = (
+            "from bertjobs.jobs.code import code_to_send; from bertjobs.jobs.ray_jobs import *;"
+            "from bertjobs.settings import load_settings; from bertjobs.stack.doctor import node_checks;"
+            "s = load_settings(); ray = RayCluster(s.ray_address, token=ray_token(), code=code_to_send(s));"
+            "print(node_checks.ask_nodes(s, ray))"
+        )
+        done = self.hosts["desk"].run([sys.executable, "-c", ask], env=self.desk_env(**env))
+        marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+        assert marked, f"{done.stdout}\n{done.stderr}"
+        return [json.loads(line.removeprefix(MARK)) for line in marked]
 
     def everything_written(self) -> Iterator[tuple[str, bytes]]:
         """Read what the hosts have written: logs, sessions of Ray, jobs, the data of Redis."""

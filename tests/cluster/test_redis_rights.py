@@ -16,7 +16,11 @@ from bertjobs.errors import ConfigError, QueueError
 from bertjobs.jobs.connection import open_connection
 from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.job import Grant, State
+from bertjobs.jobs.retention import Retention
+from bertjobs.jobs.retry import Decision
 from bertjobs.jobs.session import JobSession
+from bertjobs.jobs.sharing import SharingStore
+from bertjobs.jobs.sizing import Pending
 from bertjobs.jobs.store import JobStore
 from bertjobs.settings import Settings, load_settings
 from secure_redis import SecureRedis
@@ -135,7 +139,43 @@ def test_a_job_goes_its_whole_way_with_each_hand_holding_its_own_rights(connect,
     assert [found.id for found in users.list()] == [job.id]
     assert users.count()[State.SUCCEEDED] == 1
     assert users.dispatcher() == "a"
+    dispatcher.note_gone(live)
+    forgotten = Retention(dispatcher.connection, term=dispatcher.term).clean(older_than_s=0)
+    assert [cleaned.job_id for cleaned in forgotten] == [job.id]
     dispatcher.resign()
+
+
+def test_what_the_dispatcher_reads_and_writes_of_others_jobs_it_may(connect):
+    users, dispatcher = JobStore(connect("cli")), DispatchStore(connect("dispatcher"), owner="b", lease_s=60)
+    submitted = [
+        users.submit("finetune", {}, storage="/nowhere", resources=NO_RESOURCES, user="ada")[0] for _ in "ab"
+    ]
+    assert dispatcher.lead()
+    assert [queued.waiting.job_id for queued in dispatcher.queue()] == [job.id for job in submitted]
+    dispatcher.changes(since=0)
+    dispatcher.reject(submitted[1].id, Pending(word="Never", message="It never fits."))
+    grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
+    live = dispatcher.claim(submitted[0].id, grant=grant, plan={})
+    dispatcher.note_submitted([live])
+    assert [found.job_id for found in dispatcher.live()[1]] == [live.job_id]
+    dispatcher.stop_for_time(live)
+    assert dispatcher.end(live, Decision(state=State.FAILED, reason="", message="")) is State.TIMED_OUT
+    dispatcher.note_gone(live)
+    dispatcher.resign()
+    for job in submitted:
+        assert users.retry(job.id).state is State.QUEUED
+        users.cancel(job.id)
+
+
+def test_the_rules_of_sharing_are_users_to_set_and_no_drivers(connect):
+    rules = SharingStore(connect("cli"))
+    rules.limit("ada", gpus=2)
+    assert rules.read().max_gpus == {"ada": 2.0}
+    rules.limit("ada", gpus=None)
+    rules.drain(by="ada")
+    rules.undrain()
+    with pytest.raises(QueueError, match="does not let user driver do this"):
+        SharingStore(connect("driver")).limit("ada", gpus=1000)
 
 
 @pytest.mark.parametrize(

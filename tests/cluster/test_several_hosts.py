@@ -82,6 +82,12 @@ def test_what_is_lost_one_after_the_other_costs_no_step(shared, data, undisturbe
     assert weights_of(ended) == weights_of(undisturbed)
 
 
+def test_the_code_travels_where_the_nodes_shall_not_use_their_own(shared):
+    answers = shared.ask_nodes(BERTJOBS_SEND_CODE="1")
+    assert len(answers) == 3
+    assert all("/py_modules_files/_ray_pkg_" in answer["code"] for answer in answers)
+
+
 def test_who_has_not_the_password_or_the_token_is_told_so(shared):
     password = shared.redis.password_file("driver")
     refused = shared.type("list", BERTJOBS_REDIS_PASSWORD_FILE=str(password))

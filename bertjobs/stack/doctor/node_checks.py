@@ -33,7 +33,7 @@ def check_storage_here(storage: str) -> Check:
 def check_nodes(settings: Settings, ray: Ray) -> Iterator[Check]:
     """Have every node look, and judge what they say."""
     try:
-        said = _ask_nodes(settings, ray)
+        said = ask_nodes(settings, ray)
     except BertjobsError as e:
         yield broken("nodes", e.message, e.hint or "See Ray's dashboard.")
         return
@@ -69,7 +69,7 @@ def judge(answers: Sequence[dict[str, Any]], *, storage: str) -> Iterator[Check]
         yield ok("nodes", f"all {len(answers)} write to {storage} and reach Redis as the driver")
 
 
-def _ask_nodes(settings: Settings, ray: Ray) -> str:
+def ask_nodes(settings: Settings, ray: Ray) -> str:
     """Run the probe as a Ray Job. Returns its log. Raises: RayUnreachable, RayRefused."""
     job = f"bj-doctor-{uuid.uuid4().hex[:8]}"
     ray.start(
