@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from bertjobs.text.blocks import Block, merge_small
@@ -38,9 +39,16 @@ class Corpus:
     """The examples of a corpus in the order of training, from blocks of two documents or more."""
 
     def __init__(
-        self, source: BlockSource, *, pairing: Pairing, ranks: Ranks, seed: int, shuffle_blocks: int
+        self,
+        source: BlockSource,
+        *,
+        pairing: Pairing,
+        ranks: Ranks,
+        seed: int,
+        shuffle_blocks: int,
+        vocab_size: int,
     ) -> None:
-        """Look at every block once, each rank at its share of them, to count the examples.
+        """Look at every block once, each rank at its share of them, to count examples and words.
 
         Raises: DataError: no example can be made.
         """
@@ -48,7 +56,8 @@ class Corpus:
         self._source, self._pairing = source, pairing
         self._members = merge_small(source.infos)
         self._at_hand: dict[int, Block] = {}
-        self._order = CorpusOrder(self._count(ranks), seed=seed, shuffle_blocks=shuffle_blocks)
+        num_examples, self._word_counts_V = self._count(ranks, vocab_size=vocab_size)
+        self._order = CorpusOrder(num_examples, seed=seed, shuffle_blocks=shuffle_blocks)
 
     @property
     def num_examples(self) -> int:
@@ -69,6 +78,11 @@ class Corpus:
             for number, indices in batch
         ]
 
+    def log_frequencies(self) -> torch.Tensor:
+        """Return the logarithm of each wordpiece's share of the text (V); each counts once more."""
+        counts_V = self._word_counts_V + 1.0
+        return torch.log(counts_V / counts_V.sum())
+
     def _block(self, number: int) -> Block:
         if number not in self._at_hand:
             self._at_hand[number] = self._read(number)
@@ -77,9 +91,14 @@ class Corpus:
     def _read(self, number: int) -> Block:
         return Block.join([self._source.get(member) for member in self._members[number]])
 
-    def _count(self, ranks: Ranks) -> list[int]:
-        counts = torch.zeros(len(self._members), dtype=torch.int64)
+    def _count(self, ranks: Ranks, *, vocab_size: int) -> tuple[list[int], torch.Tensor]:
+        """Return how many examples each block makes, and how often each wordpiece stands in all."""
+        num_examples = torch.zeros(len(self._members), dtype=torch.int64)
+        word_counts_V = torch.zeros(vocab_size, dtype=torch.int64)
         for number in range(ranks.rank, len(self._members), ranks.world_size):
-            counts[number] = self._pairing.num_examples(self._read(number))
-        ranks.add_up_on_host(counts)
-        return counts.tolist()
+            block = self._read(number)
+            num_examples[number] = self._pairing.num_examples(block)
+            word_counts_V += torch.from_numpy(np.bincount(block.ids, minlength=vocab_size))
+        ranks.add_up_on_host(num_examples)
+        ranks.add_up_on_host(word_counts_V)
+        return num_examples.tolist(), word_counts_V

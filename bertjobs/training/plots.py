@@ -120,6 +120,10 @@ def _draw_loss(
         _column(epochs, "step"), _column(epochs, name),
         color=_DEV, marker="o", linewidth=1.6, label="development",
     )  # fmt: skip
+    if name == "mlm_loss" and epochs:
+        axes.axhline(
+            epochs[-1]["frequency_loss"], color=_QUIET, linestyle="--", label="word frequencies alone"
+        )
     axes.set_ylabel(ylabel)
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)

@@ -113,6 +113,8 @@ class _Pretraining:
             self._feed_of(source, tokenizer=tokenizer, seed=seed)
             for source, seed in ((train, config.train.seed), (valid, VALID_SEED))
         )
+        device = next(model.parameters()).device
+        self._log_frequencies_V = self._feed.corpus.log_frequencies().to(device)
         self._steps_per_epoch = -(-self._feed.corpus.num_examples // config.train.batch_size)
         self.budget = budget_of(config.train, steps_per_epoch=self._steps_per_epoch)
 
@@ -153,6 +155,7 @@ class _Pretraining:
         return evaluate_pretraining(
             self._model,
             self._valid_feed,
+            log_frequencies_V=self._log_frequencies_V,
             num_examples=train.eval_examples,
             batch_size=train.eval_batch_size,
             has_pairs=self._has_pairs,
@@ -182,6 +185,7 @@ class _Pretraining:
                 ranks=self._ranks,
                 seed=seed,
                 shuffle_blocks=config.data.shuffle_blocks,
+                vocab_size=self._model.config.vocab_size,
             ),
             pairing=pairing,
             masker=Masker.of(config.objective, tokenizer),

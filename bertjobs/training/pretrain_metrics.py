@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bertjobs.config.schema import Precision
 from bertjobs.modeling.heads import BertForPreTraining
@@ -36,6 +37,9 @@ class PretrainMetrics:
     mlm_accuracy: float
     perplexity: float
     """exp(mlm_loss)."""
+    frequency_loss: float
+    """What `mlm_loss` would be if each word were expected as often as it stands in the training corpus: what
+    a model reaches that sees no context."""
     nsp_loss: float | None
     """Mean cross-entropy of the pairs: next or random, or in order or swapped."""
     nsp_accuracy: float | None
@@ -48,7 +52,9 @@ class PretrainMetrics:
 
     def curves(self) -> dict[str, float | None]:
         """Return the numbers that are drawn over the steps."""
-        names = ("loss", "mlm_loss", "mlm_accuracy", "perplexity", "nsp_loss", "nsp_accuracy")
+        names = (
+            "loss", "mlm_loss", "mlm_accuracy", "perplexity", "frequency_loss", "nsp_loss", "nsp_accuracy",
+        )  # fmt: skip
         values: dict[str, float | None] = {name: getattr(self, name) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
@@ -65,6 +71,7 @@ def evaluate_pretraining(
     model: BertForPreTraining,
     feed: PretrainFeed,
     *,
+    log_frequencies_V: Tensor,
     num_examples: int,
     batch_size: int,
     has_pairs: bool,
@@ -77,7 +84,7 @@ def evaluate_pretraining(
     """
     num_examples = min(num_examples, feed.corpus.num_examples)
     device = next(model.parameters()).device
-    losses = torch.zeros(2, dtype=torch.float64, device=device)
+    losses = torch.zeros(3, dtype=torch.float64, device=device)
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     was_training = model.training
     model.eval()
@@ -91,7 +98,8 @@ def evaluate_pretraining(
                     targets_P=microbatch.targets_P,
                     labels_B=microbatch.labels_B,
                 )
-                losses += torch.stack((scores.mlm_loss_sum, scores.nsp_loss_sum))
+                surprise = -log_frequencies_V[microbatch.targets_P].sum(dtype=torch.float64)
+                losses += torch.stack((scores.mlm_loss_sum, scores.nsp_loss_sum, surprise))
                 num_masked = torch.tensor(len(microbatch.masked_P), device=device)
                 counts += torch.stack((num_masked, scores.num_masked_correct, scores.num_pairs_correct))
     model.train(was_training)
@@ -111,6 +119,7 @@ def _metrics_of(
         mlm_loss=mlm_loss,
         mlm_accuracy=num_masked_correct / num_masked,
         perplexity=math.exp(min(mlm_loss, _MOST_NATS)),
+        frequency_loss=losses[2] / num_masked,
         nsp_loss=nsp_loss if has_pairs else None,
         nsp_accuracy=num_pairs_correct / num_examples if has_pairs else None,
     )

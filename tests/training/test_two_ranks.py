@@ -19,14 +19,16 @@ NUM_ROWS = 65
 TRAIN = {"epochs": 2}
 
 
-def _run_ranks(folder: Path, *, world_size: int, **spec: Any) -> list[dict[str, Any]]:
+def _run_ranks(
+    folder: Path, *, world_size: int, script: str = "two_ranks_worker.py", **spec: Any
+) -> list[dict[str, Any]]:
     folder.mkdir(exist_ok=True)
     (folder / "rendezvous").unlink(missing_ok=True)
     path = folder / "spec.json"
     path.write_text(
         json.dumps({"folder": str(folder), "world_size": world_size, "num_rows": NUM_ROWS, **spec})
     )
-    worker = Path(__file__).with_name("two_ranks_worker.py")
+    worker = Path(__file__).with_name(script)
     processes = [
         subprocess.Popen(
             [sys.executable, str(worker), str(path), str(rank)],
@@ -96,3 +98,23 @@ def test_ranks_stop_together_and_go_on_to_the_same_end(
     assert rest[0]["steps"] == whole["steps"][11:]
     ours, theirs = load_file(tmp_path / "rank1.st"), load_file(many / "rank0.st")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("budget", [{"max_steps": 12}, {"max_time_s": 30.0}])
+def test_pretraining_ranks_follow_the_losses_of_one(
+    tiny_pretrain: ModuleType, tmp_path: Path, budget: dict[str, float]
+) -> None:
+    train = {"batch_size": 7, "eval_steps": 5, **budget}
+    many = _run_ranks(tmp_path, world_size=2, script="pretrain_ranks_worker.py", train=train)
+    assert many[0]["num_steps"] == many[1]["num_steps"] > 8
+    assert many[0]["metrics"] == many[1]["metrics"]
+    assert many[1]["steps"] == []  # rank 0 speaks
+    if "max_steps" not in budget:
+        return  # where a clock decides, two runs are no two equal runs
+    config = tiny_pretrain.make_config(**train)
+    result, _, hooks = tiny_pretrain.run_pretrain(tmp_path / "one", config)
+    expected = [[p.losses["mlm_loss"], p.losses["nsp_loss"], p.grad_norm] for p in hooks.progress]
+    np.testing.assert_allclose(many[0]["steps"], expected, rtol=1e-4)
+    assert many[0]["num_tokens"] == result.num_tokens
+    assert many[0]["metrics"]["num_masked"] == result.metrics.num_masked
+    assert many[0]["metrics"]["loss"] == pytest.approx(result.metrics.loss, rel=1e-4)

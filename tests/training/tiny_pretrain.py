@@ -108,7 +108,7 @@ def run_pretrain(
         model,
         config=config,
         train=make_corpus(num_documents, seed=1),
-        valid=make_corpus(12, seed=2, num_blocks=1),
+        valid=make_corpus(40, seed=2, num_blocks=1),
         tokenizer=Vocabulary(),
         job_dir=JobDir(str(folder), "j-test"),
         hooks=hooks,
