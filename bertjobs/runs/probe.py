@@ -1,12 +1,13 @@
 """What `bertjobs doctor` runs on every node of Ray: `python -m bertjobs.runs.probe STORAGE`, as a Ray Job.
 
 Prints a line per node, `bertjobs-node` and a JSON object: `node` (its address), `version` and `code` (which
-bertjobs, and where it lies), `storage` and `redis` (what is wrong with them there, or nothing), and `ahead_s`
-(its clock against Redis').
+bertjobs, and where it lies), `storage` and `redis` (what is wrong with them there, or nothing), `ahead_s`
+(its clock against Redis'), `own_address` (what its host name means there: gloo listens on it).
 """
 
 import json
 import logging
+import socket
 import sys
 import time
 from pathlib import Path
@@ -49,7 +50,15 @@ def main(storage: str) -> None:
 def look(storage: str) -> dict[str, Any]:
     """Look at the storage, and at Redis with the rights that drivers have here."""
     code = str(Path(bertjobs.__file__).parent)
-    return {"version": bertjobs.__version__, "code": code, "storage": _storage(storage), **_redis()}
+    facts = {"version": bertjobs.__version__, "code": code, "own_address": _own_address()}
+    return {**facts, "storage": _storage(storage), **_redis()}
+
+
+def _own_address() -> str:
+    try:
+        return socket.gethostbyname(socket.gethostname())
+    except OSError:
+        return ""
 
 
 def _storage(storage: str) -> str | None:

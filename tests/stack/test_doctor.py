@@ -150,13 +150,14 @@ def test_a_storage_that_cannot_be_written_is_broken(settings, tmp_path):
 
 
 def node(address: str, **found) -> dict[str, object]:
-    return {"node": address, "version": __version__, "storage": None, "redis": None, "ahead_s": 0.1, **found}
+    well = {"version": __version__, "storage": None, "redis": None, "ahead_s": 0.1}
+    return {"node": address, "own_address": address, **well, **found}
 
 
 def test_nodes_that_are_well_are_one_line():
     checks = list(node_checks.judge([node("10.0.0.1"), node("10.0.0.2")], storage="/s"))
     assert verdicts(checks) == {"clock": "ok", "nodes": "ok"}
-    assert checks[-1].found == "all 2 write to /s and reach Redis as the driver"
+    assert checks[-1].found == "2 nodes: /s can be written, and Redis knows the driver"
 
 
 def test_a_node_that_differs_is_named():
@@ -170,9 +171,18 @@ def test_a_node_that_differs_is_named():
     checks = list(node_checks.judge(answers, storage="/s"))
     said = [f"{check.name}: {check.verdict}" for check in checks]
     wrong = ["nodes: broken", "storage: broken", "redis rights: broken"]
-    assert said == [*wrong, "nodes: warning", "clock: warning"]
+    assert said == [*wrong, "nodes: broken", "clock: warning"]
     for check, address in zip(checks, (5, 1, 2, 3, 4), strict=True):
         assert f"10.0.0.{address}" in check.found
+
+
+def test_a_node_that_takes_itself_for_the_loopback_is_told_how_to_be_reached():
+    loopback, *_ = node_checks.judge([node("10.0.0.1", own_address="127.0.1.1")], storage="/s")
+    assert loopback.verdict == "warning"
+    assert "node 10.0.0.1 calls itself 127.0.1.1" in loopback.found
+    assert "/etc/hosts" in loopback.remedy
+    alone = [node("127.0.0.1", own_address="127.0.1.1")]
+    assert {check.verdict for check in node_checks.judge(alone, storage="/s")} == {"ok"}
 
 
 class FakeDashboard(BaseHTTPRequestHandler):

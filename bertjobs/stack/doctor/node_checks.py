@@ -11,6 +11,7 @@ from bertjobs import __version__
 from bertjobs.errors import BertjobsError, StorageError
 from bertjobs.jobs.dispatcher import driver_environment
 from bertjobs.jobs.ray_jobs import Ray
+from bertjobs.jobs.sizing import count_of
 from bertjobs.runs.probe import MARK
 from bertjobs.settings import Settings
 from bertjobs.stack.doctor.check import Check, broken, ok, warning
@@ -47,26 +48,36 @@ def check_nodes(settings: Settings, ray: Ray) -> Iterator[Check]:
 
 
 def judge(answers: Sequence[dict[str, Any]], *, storage: str) -> Iterator[Check]:
-    """Turn what the nodes found into checks, one per thing, naming the nodes where it is wrong."""
-    silent = [a for a in answers if "error" in a]
-    answers = [a for a in answers if "error" not in a]
-    for answer in silent:
-        yield broken("nodes", f"{answer['node']}: {answer['error']}", "See Ray's log there.")
+    """Turn what the nodes found into checks: one for each thing that is wrong, with the node's address."""
+    spoke = [answer for answer in answers if "error" not in answer]
     for answer in answers:
-        if answer["storage"]:
-            remedy = "Mount the same storage on every node, or set BERTJOBS_STORAGE to an object store."
-            yield broken("storage", f"from node {answer['node']}: {answer['storage']}", remedy)
-        if answer["redis"]:
-            remedy = "Set BERTJOBS_REDIS_USER, ..._PASSWORD_FILE and ..._CA_FILE on the node; see cluster/."
-            yield broken("redis rights", f"from node {answer['node']}: {answer['redis']}", remedy)
-        if answer["version"] != __version__:
-            found = f"node {answer['node']} has bertjobs {answer['version']}, we are {__version__}"
-            yield warning("nodes", found, "Install the same version everywhere.")
-    furthest = max(answers, key=lambda a: abs(a["ahead_s"]), default=None)
-    if furthest is not None:
+        if "error" in answer:
+            yield broken("nodes", f"{answer['node']}: {answer['error']}", "See Ray's log there.")
+    wrong = [check for answer in spoke for check in _of_node(answer)]
+    yield from wrong
+    if spoke:
+        furthest = max(spoke, key=lambda answer: abs(answer["ahead_s"]))
         yield check_clock(f"node {furthest['node']}", furthest["ahead_s"])
-    if answers and not any(a["storage"] or a["redis"] for a in answers) and not silent:
-        yield ok("nodes", f"all {len(answers)} write to {storage} and reach Redis as the driver")
+    if len(spoke) == len(answers) and not any(check.verdict == "broken" for check in wrong):
+        found = f"{count_of(len(answers), 'node')}: {storage} can be written, and Redis knows the driver"
+        yield ok("nodes", found)
+
+
+def _of_node(answer: dict[str, Any]) -> Iterator[Check]:
+    node, itself = f"node {answer['node']}", answer["own_address"]
+    if answer["storage"]:
+        remedy = "Mount the same storage on every node, or set BERTJOBS_STORAGE to an object store."
+        yield broken("storage", f"from {node}: {answer['storage']}", remedy)
+    if answer["redis"]:
+        remedy = "Set BERTJOBS_REDIS_USER, ..._PASSWORD_FILE and ..._CA_FILE on the node; see cluster/."
+        yield broken("redis rights", f"from {node}: {answer['redis']}", remedy)
+    if answer["version"] != __version__:
+        found = f"{node} has bertjobs {answer['version']}, we are {__version__}"
+        yield broken("nodes", found, "Install the same version everywhere.")
+    if itself.startswith("127.") and not answer["node"].startswith("127."):
+        found = f"{node} calls itself {itself}: workers on other nodes cannot reach its CPU workers"
+        remedy = "Let its host name mean its address in /etc/hosts, or set GLOO_SOCKET_IFNAME there."
+        yield warning("nodes", found, remedy)
 
 
 def ask_nodes(settings: Settings, ray: Ray) -> str:
