@@ -63,7 +63,7 @@ def _hold(session: JobSession, settings: Settings) -> int:
 def _check_version(dispatchers: str) -> None:
     if dispatchers != __version__:
         raise VersionMismatch(
-            f"The dispatcher is bertjobs {dispatchers or 'of an unknown version'}, this node has {__version__}.",
+            f"The dispatcher is bertjobs {dispatchers or '(unknown)'}, this node has {__version__}.",
             hint="Install one version on all nodes and where the dispatcher runs, restart the dispatcher, "
             "and `bertjobs retry` the job.",
         )

@@ -1,5 +1,5 @@
-"""What training tells Ray's metrics agent, so that it stands in the Grafana of the Ray dashboard. Lives in the
-worker of rank 0; the names are in `jobs.metric_names`."""
+"""What training tells Ray's metrics agent, so that it stands in the Grafana of the Ray dashboard. Lives in
+the worker of rank 0; the names are in `jobs.metric_names`."""
 
 from ray.util.metrics import Gauge
 

@@ -1,0 +1,78 @@
+"""Looking at Ray in the background."""
+
+import threading
+
+import pytest
+
+from bertjobs.jobs.ray_jobs import RayJob, RayUnreachable
+from bertjobs.jobs.ray_watch import RayWatch
+from bertjobs.jobs.sizing import Cluster, Node
+
+
+class SlowRay:
+    """Answers when it is let; counts what it is asked."""
+
+    def __init__(self):
+        self.may_answer, self.answered = threading.Event(), threading.Semaphore(0)
+        self.is_down = False
+        self.asked = []
+
+    def cluster(self):
+        self.may_answer.wait(timeout=30)
+        self.answered.release()
+        if self.is_down:
+            raise RayUnreachable("Ray does not answer.")
+        return Cluster(nodes=(Node(id="n1", cpus=2, gpus=0),))
+
+    def job(self, submission_id):
+        self.asked.append(submission_id)
+        return RayJob(status="RUNNING", message="")
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    monkeypatch.setattr("bertjobs.jobs.ray_watch.LOOK_INTERVAL_S", 0.01)
+    ray = SlowRay()
+    watch = RayWatch(ray)
+    yield watch, ray
+    ray.may_answer.set()
+    watch.close()
+
+
+def looks(ray, times):
+    for _ in range(times):
+        assert ray.answered.acquire(timeout=30)
+
+
+def test_the_first_question_waits_for_the_first_look_and_the_others_for_nothing(watch):
+    watch, ray = watch
+    watch.start()
+    threading.Timer(0.05, ray.may_answer.set).start()
+    assert watch.cluster().cpus == 2
+    ray.may_answer.clear()
+    assert watch.cluster().cpus == 2
+
+
+def test_only_jobs_that_were_looked_at_are_answered_from_memory(watch):
+    watch, ray = watch
+    ray.may_answer.set()
+    watch.watch(["a"])
+    watch.start()
+    looks(ray, 3)
+    asked = len(ray.asked)
+    assert asked >= 1 and set(ray.asked) == {"a"}
+    assert watch.job("b").status == "RUNNING"
+    assert ray.asked.count("b") == 1, "it was asked for at once"
+    assert watch.job("a").status == "RUNNING"
+
+
+def test_a_ray_that_is_down_is_unreachable_until_it_is_back(watch):
+    watch, ray = watch
+    ray.is_down = True
+    ray.may_answer.set()
+    watch.start()
+    with pytest.raises(RayUnreachable, match="does not answer"):
+        watch.cluster()
+    ray.is_down = False
+    looks(ray, 4)  # the third of them began after it was back, and has ended
+    assert watch.cluster().cpus == 2

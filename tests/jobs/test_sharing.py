@@ -1,0 +1,188 @@
+"""Limits, draining, and what the dispatcher remembers, between a real Redis and a fake Ray."""
+
+import uuid
+
+import pytest
+
+from bertjobs.jobs.admission import MAX_STARTS
+from bertjobs.jobs.connection import WrongState
+from bertjobs.jobs.job import State
+from bertjobs.jobs.retry import Failure, decide
+from bertjobs.jobs.sharing import SharingStore
+from bertjobs.jobs.sizing import Node
+
+pytestmark = pytest.mark.redis
+
+DRAINED = Failure(word="Drained", message="The queue was drained.")
+
+
+@pytest.fixture
+def sharing(connection):
+    return SharingStore(connection)
+
+
+def leaves(world, job_id):
+    """Let the driver do what it does when it is told that the queue is drained."""
+    decision = decide(DRAINED, num_faults=0, num_charged=0, max_retries=0)
+    world.driver(job_id).end(decision, nonce=uuid.uuid4().hex, metrics={}, artifacts={})
+    world.ray.ends(world.store.get(job_id).attempt.submission_id, "SUCCEEDED")
+
+
+def test_draining_sends_what_runs_back_uncharged_and_starts_nothing_until_it_is_over(world, submit, sharing):
+    running, waiting = submit(max_retries=1), submit()
+    world.turn()
+    world.driver(running).report(progress={"step": 1})
+    assert sharing.drain(by="ada") == 1 and sharing.drain(by="eve") == 1
+    assert world.driver(running).report(progress={"step": 2}) == "drain"
+    assert world.driver(running).report(progress={"step": 3}) == "drain", "it stays said"
+    world.driver(running).publish_checkpoint("step-3", step=3)
+    leaves(world, running)
+    world.turn(2)
+    found = sharing.read()
+    assert (found.drained_by, found.num_live) == ("ada", 0)
+    for job_id in (running, waiting):
+        job = world.store.get(job_id)
+        assert (job.state, job.reason) == (State.QUEUED, "Draining")
+        assert job.message == (
+            "The queue is drained by ada: nothing starts until `bertjobs cluster undrain`."
+        )
+    job = world.store.get(running)
+    assert (job.num_charged, job.num_faults, job.checkpoint) == (0, 0, "step-3")
+    world.restart_dispatcher()
+    world.turn()
+    assert world.store.get(running).state is State.QUEUED, "it is Redis that remembers"
+    sharing.undrain()
+    world.turn()
+    job = world.store.get(running)
+    assert (job.state, job.num_attempts, job.checkpoint) == (State.STARTING, 2, "step-3")
+
+
+def test_a_claim_that_was_decided_before_the_draining_is_refused(world, submit, sharing):
+    job_id = submit()
+    world.turn()
+    grant = world.store.get(job_id).attempt.grant
+    second = submit()
+    sharing.drain(by="ada")
+    with pytest.raises(WrongState, match="the queue is drained"):
+        world.dispatcher._store.claim(second, grant=grant, plan={})
+
+
+def test_a_driver_that_does_not_leave_a_drained_queue_is_stopped_and_its_job_goes_back(
+    world, submit, sharing
+):
+    job_id = submit()
+    world.turn()
+    world.driver(job_id).report(progress={"step": 1})
+    sharing.drain(by="ada")
+    world.passes(100)
+    world.driver(job_id).report(progress={"step": 2})
+    world.turn()
+    assert world.ray.stops == []
+    world.passes(21)
+    world.driver(job_id).report(progress={"step": 3})
+    world.turn()
+    assert world.ray.stops == [f"bj-{job_id}-a1"]
+    world.ray.ends(f"bj-{job_id}-a1", "STOPPED")
+    world.turn(3)
+    job = world.store.get(job_id)
+    assert (job.state, job.reason, job.num_faults) == (State.QUEUED, "Draining", 0)
+    assert job.attempts[0].reason == "Draining"
+
+
+def test_an_attempt_that_has_not_heard_of_a_draining_that_is_over_goes_on(world, submit, sharing):
+    job_id = submit()
+    world.turn()
+    sharing.drain(by="ada")
+    sharing.undrain()
+    assert world.driver(job_id).report(progress={"step": 1}) == ""
+
+
+def test_a_cancelled_job_is_cancelled_in_a_drained_queue_too(world, submit, sharing):
+    job_id = submit()
+    world.turn()
+    world.store.cancel(job_id)
+    assert sharing.drain(by="ada") == 0
+    assert world.driver(job_id).report() == "cancel"
+    leaves(world, job_id)
+    assert world.store.get(job_id).state is State.CANCELLED
+
+
+def test_a_user_over_the_limit_waits_with_numbers_and_holds_nobody_up(world, submit, sharing):
+    world.ray.nodes = [Node(id="n1", cpus=100, gpus=10)]
+    sharing.limit("ada", gpus=3)
+    first, second, third = (submit(resources={"gpus": gpus}) for gpus in (2, 2, 1))
+    other = submit(resources={"gpus": 4}, user="bob")
+    world.turn()
+    states = [world.store.get(job_id).state for job_id in (first, second, third, other)]
+    assert states == [State.STARTING, State.QUEUED, State.STARTING, State.STARTING]
+    job = world.store.get(second)
+    assert job.reason == "UserLimit"
+    assert job.message == "Needs 2 GPUs; ada holds 2 of the 3 that `bertjobs cluster limit ada` allows."
+    found = sharing.read()
+    assert (found.max_gpus, found.held_gpus) == ({"ada": 3}, {"ada": 3, "bob": 4})
+    sharing.limit("ada", gpus=None)
+    world.turn()
+    assert world.store.get(second).state is State.STARTING
+
+
+def test_waiting_jobs_share_a_reason_that_is_written_once_when_its_number_changes(world, submit, monkeypatch):
+    world.ray.nodes = [Node(id="n1", cpus=64, gpus=8, used_gpus=1)]
+    first, *waiting = (submit(resources={"gpus": gpus}) for gpus in (4, 8, 8, 8))
+    world.turn()
+    assert {world.store.get(job_id).message for job_id in waiting} == {"Needs 8 GPUs, 3 free."}
+    assert {job.message for job in world.store.list(states=[State.QUEUED])} == {"Needs 8 GPUs, 3 free."}
+    world.ray.nodes = [Node(id="n1", cpus=64, gpus=8, used_gpus=5)]
+    explained = []
+    explain = world.dispatcher._store.explain
+    monkeypatch.setattr(world.dispatcher._store, "explain", lambda r: (explained.append(r), explain(r)))
+    world.turn(3)
+    assert explained == [], "nothing has changed"
+    world.ray.nodes = [Node(id="n1", cpus=64, gpus=8, used_gpus=4)]
+    world.turn()
+    (reasons,) = explained
+    assert (len(reasons.texts), reasons.groups) == (1, {})
+    assert world.store.get(waiting[0]).message == "Needs 8 GPUs, 4 free."
+    world.store.hold(waiting[0])
+    assert world.store.get(waiting[0]).reason == "Held"
+    assert world.store.get(first).reason == "Admitted"
+
+
+def test_what_changes_behind_the_dispatchers_back_is_seen_in_the_next_pass(world, submit):
+    first, second = submit(), submit()
+    world.turn()
+    urgent = submit(priority=5)
+    world.store.hold(second)
+    world.turn()
+    assert world.store.get(urgent).reason == "InsufficientCpus"
+    world.driver(first).end(
+        decide(Failure(word="UserError", message="no"), num_faults=0, num_charged=0, max_retries=0),
+        nonce="n",
+        metrics={},
+        artifacts={},
+    )
+    world.ray.ends(f"bj-{first}-a1", "FAILED", exit_code=1)
+    world.store.release(second)
+    world.turn()
+    assert world.store.get(urgent).state is State.STARTING
+    assert world.store.get(second).place == 1
+
+
+def test_a_pass_starts_so_many_and_the_next_follows_at_once(world, submit):
+    world.ray.nodes = [Node(id=f"n{n}", cpus=64, gpus=8) for n in range(MAX_STARTS // 8 + 2)]
+    for _ in range(MAX_STARTS + 3):
+        submit(resources={"gpus": 1})
+    world.turn()
+    assert (len(world.ray.jobs), world.dispatcher.has_more) == (MAX_STARTS, True)
+    world.turn()
+    assert (len(world.ray.jobs), world.dispatcher.has_more) == (MAX_STARTS + 3, False)
+
+
+def test_a_ray_job_carries_who_and_what_it_is_for(world, submit):
+    job_id = submit(name="first", user="ada")
+    world.turn()
+    assert world.ray.metadata[f"bj-{job_id}-a1"] == {
+        "job_id": job_id,
+        "kind": "finetune",
+        "name": "first",
+        "user": "ada",
+    }
