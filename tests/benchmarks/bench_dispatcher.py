@@ -1,9 +1,10 @@
 """How fast the dispatcher is at scale: `python tests/benchmarks/bench_dispatcher.py`.
 
 A real Redis, and a Ray that is played: nodes of 8 GPUs and 64 CPUs, whose jobs start at once and run until
-told to end. Measures how many jobs a second are admitted to the empty cluster; then, with the cluster full and
-the queue long, a pass in which nothing has changed, one in which some jobs have ended and others have come, and
-the first of a dispatcher that takes over. The memory is that of this process, the played Ray included.
+told to end. Measures how many jobs a second are admitted to the empty cluster; then, with the cluster full
+and the queue long, a pass in which nothing has changed, one in which some jobs have ended and others have
+come, and the first of a dispatcher that takes over. The memory is that of this process, the played Ray
+included. `--jobs` and `--nodes` make it smaller.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1]))  # redis_process.py lies beside the tests that use it
 
 from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.dispatcher import Dispatcher
+from bertjobs.jobs.dispatcher import Dispatcher, spare_collector
 from bertjobs.jobs.job import State
 from bertjobs.jobs.lease_store import LeaseStore
 from bertjobs.jobs.ray_jobs import RayJob
@@ -144,6 +145,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1000, help="nodes of 8 GPUs")
     parser.add_argument("--passes", type=int, default=15, help="passes of each kind")
     options = parser.parse_args()
+    spare_collector()
     print(f"machine: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     print(f"{options.jobs} jobs wait, {options.nodes} nodes of 8 GPUs")
     with running_redis() as server:
