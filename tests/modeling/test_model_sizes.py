@@ -19,6 +19,7 @@ PUBLISHED = {
     "base": (12, 768, 12),
     "large": (24, 1024, 16),
     "d2l-small": (2, 256, 4),
+    "d2l-small-wikitext": (2, 128, 2),
 }
 
 
@@ -54,6 +55,29 @@ def test_large_has_the_335_million_parameters_that_the_paper_rounds_to_340():
     assert num_parameters(lambda: BertModel(large)) == 335_141_888
     assert num_parameters(lambda: BertForPreTraining(large)) == 336_226_108
     assert num_parameters(lambda: BertForPreTraining(large)) == pytest.approx(340e6, rel=0.012)
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"),
+    [("tiny", 4.4), ("mini", 11.3), ("small", 29.1), ("medium", 41.7), ("base", 110.1)],
+)
+def test_small_sizes_have_the_parameters_of_their_table(size: str, millions: float):
+    """Turc et al. 2019, table 1, which counts both heads, to a tenth of a million."""
+    config = BertConfig.of_size(size, vocab_size=30522)
+    assert round(num_parameters(lambda: BertForPreTraining(config)) / 1e6, 1) == millions
+
+
+def test_the_wikitext_model_is_d2ls_with_its_untied_decoder():
+    """20,256 words of WikiText-2 that occur 5 times or more, and five special tokens, as d2l counts them."""
+    V, D, F, L = 20256, 128, 256, 64
+    config = BertConfig.of_size("d2l-small-wikitext", vocab_size=V)
+    layer = 4 * (D * D + D) + (D * F + F) + (F * D + D) + 2 * 2 * D
+    embeddings = V * D + 2 * D + config.max_position_embeddings * D
+    masked_head = (D * D + D) + 2 * D + (D * V + V)
+    pair_head = (D * D + D) + (D * 2 + 2)
+    expected = embeddings + 2 * layer + masked_head + pair_head
+    assert num_parameters(lambda: BertForPreTraining(config)) == expected
+    assert config.max_position_embeddings >= L
 
 
 def test_a_vocabulary_may_lack_only_the_rows_that_round_the_table_up():
