@@ -23,8 +23,8 @@ from bertjobs.training.ranks import current_ranks
 
 Floats = npt.NDArray[np.float32]
 
-MOST_TOKENS = 16384
-"""That go through the model at once, whatever the batch size: long texts would take all memory."""
+MOST_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""That go through the model at once, whatever the batch size: as many as caches hold, or keep a GPU busy."""
 
 
 class Representer:
@@ -88,7 +88,7 @@ class Representer:
             table,
             text=self._text,
             specials=self._specials,
-            max_tokens=MOST_TOKENS,
+            max_tokens=MOST_TOKENS[self._device.type],
             ranks=current_ranks(),
             device=self._device,
             vocab_size=self._encoder.config.vocab_size,

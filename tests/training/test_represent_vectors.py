@@ -95,7 +95,7 @@ def test_minilm_represents_as_in_transformers(minilm):
 
 def test_the_vector_of_a_text_does_not_depend_on_its_batch(folder, monkeypatch):
     alone = np.concatenate([represented(folder, [pair])[0] for pair in PAIRS])
-    monkeypatch.setattr(represent, "MOST_TOKENS", 20)
+    monkeypatch.setitem(represent.MOST_TOKENS, "cpu", 20)
     together, _ = represented(folder, PAIRS, batch_size=100)
     assert np.abs(alone - together).max() < 1e-5
 
