@@ -71,10 +71,9 @@ class RayWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking; a request that is under way is waited for."""
+        """Stop looking; for the answer to a request that is under way nobody waits."""
         self._is_closed.set()
-        self._thread.join()
-        self._pool.shutdown()
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def watch(self, submission_ids: Collection[str]) -> None:
         """Look at these jobs from now on, and at no others."""
@@ -99,6 +98,8 @@ class RayWatch:
             except (RayUnreachable, RayRefused) as e:
                 self._seen = _Seen(problem=str(e))
             except Exception:  # an answer of a shape we do not know must not end the looking
+                if self._is_closed.is_set():
+                    return  # it was cut off
                 logger.exception("Ray's answer was not understood")
                 self._seen = _Seen(problem="Its answer was not understood; the dispatcher's log says more.")
             self._has_looked.set()

@@ -58,7 +58,10 @@ def measure(settings: Settings, *, num_jobs: int) -> None:
     total = sum(store.count().values())
     row(f"list newest 100 of {total}, ms", 1e3 * median(lambda: store.list()))
     row(f"list all {total}, ms", 1e3 * median(lambda: store.list(limit=None)))
-    row(f"queue read by the dispatcher, {total - 2000} waiting, ms", 1e3 * median(lambda: dispatch.queue()))
+    row(
+        f"queue read by the dispatcher, {total - 2000} waiting, ms",
+        1e3 * median(lambda: list(dispatch.queue())),
+    )
     program = "from bertjobs.jobs.store import connect; from bertjobs.settings import load_settings; "
     program += "connect(load_settings()).list({})"
     env = {"BERTJOBS_REDIS_URL": str(settings.redis_url), "BERTJOBS_RAY_ADDRESS": NO_RAY}

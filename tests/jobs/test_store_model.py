@@ -19,6 +19,7 @@ from bertjobs.jobs.connection import WrongState
 from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.job import REOPENED_BY_RETRY, TRANSITIONS, Grant, State
 from bertjobs.jobs.lease_store import LeaseStore
+from bertjobs.jobs.mirror import Mirror
 from bertjobs.jobs.retry import Decision
 from bertjobs.jobs.sizing import Node
 from bertjobs.jobs.store import JobStore
@@ -41,6 +42,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = JobStore(self.connection)
         self.dispatch = DispatchStore(self.connection, owner="model", lease_s=3600)
         assert self.dispatch.lead()
+        self.mirror = Mirror(self.dispatch)
         self.states, self.order, self.attempts, self.alive, self.stop_as = {}, {}, {}, set(), {}
 
     @rule(target=jobs, priority=st.integers(-3, 3), hold=st.booleans())
@@ -159,6 +161,28 @@ class StoreMachine(RuleBasedStateMachine):
         assert counted == {s: list(self.states.values()).count(s) for s in set(self.states.values())}
         leased = set(self.connection.client.zrange("bj:leases", 0, -1))
         assert leased == {job for job, state in self.states.items() if state.is_active}
+
+    @invariant()
+    def what_the_dispatcher_remembers_is_what_redis_says(self):
+        """Read step by step, it is the same as read at once."""
+        self.mirror.refresh()
+        at_once = Mirror(self.dispatch)
+        at_once.refresh()
+        assert self.mirror.backlog.waiting() == at_once.backlog.waiting()
+        assert sorted(self.mirror.ledger.names()) == sorted(at_once.ledger.names())
+        for mine, theirs in zip(*(sorted_live(m.ledger) for m in (self.mirror, at_once)), strict=True):
+            assert (mine.state, mine.token, mine.num_faults) == (
+                theirs.state,
+                theirs.token,
+                theirs.num_faults,
+            )
+            assert (mine.told_ago_s is None) is (theirs.told_ago_s is None)
+            assert (mine.ended_ago_s is None) is (theirs.ended_ago_s is None)
+        self.mirror.refresh()  # the other one has read the same changes, and dropped them
+
+
+def sorted_live(ledger):
+    return sorted(ledger.live(), key=lambda live: live.submission_id)
 
 
 def test_any_history_leaves_redis_as_the_model_says(connection):

@@ -1,0 +1,62 @@
+"""What training tells Ray's metrics agent."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from bertjobs.jobs import metric_names as names
+from bertjobs.runs import training_metrics
+from bertjobs.runs.training_metrics import TrainingGauges
+from bertjobs.training.progress import Progress
+
+PROGRESS = Progress(
+    step=10,
+    num_steps=40,
+    epoch=0,
+    loss=0.5,
+    lr=1e-4,
+    grad_norm=1.0,
+    examples_per_s=64.0,
+    tokens_per_s=2000.0,
+    eta_s=1.0,
+)
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Stand in for Ray's gauges: (name, labels) -> value."""
+    shown = {}
+
+    class Gauge:
+        def __init__(self, name, description, tag_keys):
+            assert description.endswith(".")
+            self.name, self.keys = name, tag_keys
+
+        def set_default_tags(self, tags):
+            assert set(tags) == set(self.keys)
+            self.tags = tuple(tags[key] for key in self.keys)
+
+        def set(self, value):
+            assert isinstance(value, float)
+            shown[self.name, *self.tags] = value
+
+    monkeypatch.setattr(training_metrics, "Gauge", Gauge)
+    return shown
+
+
+def test_each_figure_stands_under_its_name_with_the_job_it_is_of(shown):
+    gauges = TrainingGauges(SimpleNamespace(id="j-1", kind="finetune", user="ada", name=""))
+    gauges.show(PROGRESS, now_s=100.0, gpu_memory_bytes=None)
+    job = ("j-1", "finetune", "ada", "")
+    assert shown == {
+        ("bertjobs_step", *job): 10.0,
+        ("bertjobs_num_steps", *job): 40.0,
+        ("bertjobs_loss", *job): 0.5,
+        ("bertjobs_examples_per_second", *job): 64.0,
+        ("bertjobs_tokens_per_second", *job): 2000.0,
+    }, "no time per step from one point, no GPU memory on a CPU"
+    gauges.show(replace(PROGRESS, step=14), now_s=102.0, gpu_memory_bytes=1 << 30)
+    assert shown["bertjobs_step_seconds", *job] == 0.5
+    assert shown["bertjobs_gpu_memory_bytes", *job] == float(1 << 30)
+    assert {key[0] for key in shown} == {metric.name for metric in names.TRAINING_METRICS}
