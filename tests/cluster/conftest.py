@@ -1,6 +1,7 @@
 """A shared cluster on five hosts: Redis with TLS and an access list, a Ray head, two Ray workers, and a desk
 with the dispatchers and whoever types. All they share is the storage and the secrets."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -162,7 +163,7 @@ class SharedCluster:
     def num_nodes(self) -> int:
         """Count Ray's living nodes, as a user at the desk could."""
         ask = (
-            "import sys; from bertjobs.jobs.ray_jobs import RayCluster, ray_token;"
+            "from bertjobs.jobs.ray_jobs import RayCluster, ray_token;"
             "print(len(RayCluster('http://ray-head:8265', token=ray_token()).cluster().nodes))"
         )
         done = self.hosts["desk"].run([sys.executable, "-c", ask], env=self.desk_env())
@@ -184,10 +185,12 @@ class SharedCluster:
     def ask_nodes(self, **env: str) -> list[dict[str, Any]]:
         """Have every node answer the doctor's questions."""
         ask = (
-            "from bertjobs.jobs.code import code_to_send; from bertjobs.jobs.ray_jobs import *;"
-            "from bertjobs.settings import load_settings; from bertjobs.stack.doctor import node_checks;"
-            "s = load_settings(); ray = RayCluster(s.ray_address, token=ray_token(), code=code_to_send(s));"
-            "print(node_checks.ask_nodes(s, ray))"
+            "from bertjobs.jobs.code import code_to_send;"
+            "from bertjobs.jobs.ray_jobs import RayCluster, ray_token;"
+            "from bertjobs.settings import load_settings;"
+            "from bertjobs.stack.doctor.node_checks import ask_nodes;"
+            "s = load_settings();"
+            "print(ask_nodes(s, RayCluster(s.ray_address, token=ray_token(), code=code_to_send(s))))"
         )
         done = self.hosts["desk"].run([sys.executable, "-c", ask], env=self.desk_env(**env))
         marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
@@ -199,7 +202,7 @@ class SharedCluster:
         roots = {name: Path(f"/proc/{host.pid}/root{host.local}") for name, host in self.hosts.items()}
         for name, root in {**roots, "storage": self.storage, "logs": self.logs}.items():
             for path in root.rglob("*"):
-                if path.is_file():
+                with contextlib.suppress(OSError):  # what is removed meanwhile, and sockets
                     yield f"{name}: {path.relative_to(root)}", path.read_bytes()
 
     def stop(self) -> None:

@@ -142,6 +142,15 @@ def test_what_is_down_is_named_and_keeps_nothing_else_from_being_looked_at(setti
     assert all(check.remedy for check in found if check.verdict == "broken")
 
 
+def test_one_address_without_the_other_is_named(settings, dashboard, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "right")
+    found = list(examine(replace(settings, ray_address=dashboard)))
+    assert verdicts(found)["redis"] == "broken"
+    assert verdicts(found)["nodes"] == "unknown"
+    found = list(examine(replace(settings, redis_url="redis://127.0.0.1:1/0")))
+    assert found[-1].remedy == "Set BERTJOBS_RAY_ADDRESS, or run `bertjobs cluster up`."
+
+
 def test_a_storage_that_cannot_be_written_is_broken(settings, tmp_path):
     (tmp_path / "file").write_text("")
     check = node_checks.check_storage_here(str(tmp_path / "file"))
