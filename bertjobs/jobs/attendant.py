@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from bertjobs.errors import LeaseLost, StorageError
-from bertjobs.jobs.admission import Holding
 from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.ledger import Ledger
 from bertjobs.jobs.logs import LogCopy
@@ -14,6 +13,7 @@ from bertjobs.jobs.observe import Unobserved
 from bertjobs.jobs.ray_jobs import Ray, RayJob, RayRefused, RayUnreachable
 from bertjobs.jobs.ray_watch import NUM_QUESTIONS, Sight
 from bertjobs.jobs.retry import Failure, decide
+from bertjobs.jobs.verdicts import Holding
 from bertjobs.jobs.watch import Action, End, Gone, Keep, Limits, Live, Start, Stop, TimeIsUp, judge
 from bertjobs.storage import JobDir
 

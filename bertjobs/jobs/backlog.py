@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from bertjobs.jobs.admission import Waiting
 from bertjobs.jobs.dispatch_rows import Queued
 from bertjobs.jobs.sizing import Pending
+from bertjobs.jobs.verdicts import Waiting
 
 
 @dataclass(frozen=True, kw_only=True)

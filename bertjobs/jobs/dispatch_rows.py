@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from bertjobs.jobs.admission import Rules, Waiting
 from bertjobs.jobs.job import State, grant_of
 from bertjobs.jobs.nodes import NOTHING, Share
 from bertjobs.jobs.records import pairs
+from bertjobs.jobs.verdicts import Rules, Waiting
 from bertjobs.jobs.watch import Live
 
 

@@ -17,17 +17,7 @@ from contextlib import ExitStack
 from types import FrameType
 
 from bertjobs.errors import BertjobsError, ConfigError
-from bertjobs.jobs.admission import (
-    SHORT_OF_ROOM,
-    Admit,
-    Reject,
-    Sizes,
-    Verdict,
-    Wait,
-    Waiting,
-    admit,
-    totals_of,
-)
+from bertjobs.jobs.admission import Sizes, admit, totals_of
 from bertjobs.jobs.attendant import Attendant
 from bertjobs.jobs.code import code_to_send
 from bertjobs.jobs.connection import NotLeader, RedisDown, WrongState, open_connection, patiently
@@ -38,6 +28,7 @@ from bertjobs.jobs.observe import Picture, Unobserved
 from bertjobs.jobs.ray_jobs import Ray, RayCluster, RayRefused, RayUnreachable, ray_token
 from bertjobs.jobs.ray_watch import Ask, RayWatch, Sight
 from bertjobs.jobs.sizing import Cluster, Pending
+from bertjobs.jobs.verdicts import SHORT_OF_ROOM, Admit, Reject, Verdict, Wait, Waiting
 from bertjobs.jobs.watch import Limits, Live
 from bertjobs.settings import Settings, load_settings
 

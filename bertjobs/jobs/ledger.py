@@ -4,8 +4,8 @@ need something. A thousand that run undisturbed cost a pass next to nothing."""
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from bertjobs.jobs.admission import Holding
 from bertjobs.jobs.job import State
+from bertjobs.jobs.verdicts import Holding
 from bertjobs.jobs.watch import Live
 
 NEVER = float("inf")

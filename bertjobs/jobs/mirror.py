@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from bertjobs.jobs.admission import OPEN, Rules
 from bertjobs.jobs.backlog import Backlog
 from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.job import State
 from bertjobs.jobs.ledger import Ledger
+from bertjobs.jobs.verdicts import OPEN, Rules
 
 
 class Mirror:
