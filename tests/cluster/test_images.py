@@ -183,7 +183,11 @@ def test_grafana_reads_prometheus_and_the_dashboards():
     provisioning = CLUSTER / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
-    (provider,) = yaml.safe_load((provisioning / "dashboards" / "bertjobs.yaml").read_text())["providers"]
+    ours, rays = yaml.safe_load((provisioning / "dashboards" / "bertjobs.yaml").read_text())["providers"]
     mounts = [volume.split(":") for volume in compose()["services"]["grafana"]["volumes"]]
     mounted = {inside: outside for outside, inside, *_ in mounts}
-    assert (DOCKER / Path(mounted[provider["options"]["path"]]) / "bertjobs.json").is_file()
+    assert (DOCKER / Path(mounted[ours["options"]["path"]]) / "bertjobs.json").is_file()
+    head = compose()["services"]["ray-head"]
+    written = head["environment"]["RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR"]
+    assert f"{mounted[rays['options']['path']]}:{written}" in head["volumes"]
+    assert f"install -d -o 1000 {written}" in dict(stages()["base"])["RUN"]
