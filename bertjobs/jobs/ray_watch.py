@@ -17,6 +17,7 @@ from bertjobs.jobs.sizing import Cluster
 
 logger = logging.getLogger(__name__)
 
+_NOT_LOOKED_AT = RayJob(status="PENDING", message="")
 LOOK_INTERVAL_S = 1.0
 NUM_QUESTIONS = 8
 """Requests under way at once: the dashboard is one process, and others use it too."""
@@ -87,9 +88,9 @@ class RayWatch:
         return self._seen.cluster
 
     def job(self, submission_id: str) -> RayJob | None:
-        """Return a job as last seen; one that was not looked at yet is asked for."""
-        seen = self._seen
-        return seen.jobs[submission_id] if submission_id in seen.jobs else self._ray.job(submission_id)
+        """Return a job as last seen; one that was not looked at yet is taken for one that is on its way."""
+        seen = self._seen.jobs
+        return seen[submission_id] if submission_id in seen else _NOT_LOOKED_AT
 
     def _run(self) -> None:
         while not self._is_closed.is_set():

@@ -147,6 +147,8 @@ def _unknown_to_ray(live: Live, *, is_silent: bool) -> Action:
         return End(failure=lost) if is_silent else Keep()
     if live.state is State.CANCELLING:
         return End(failure=Failure(word="Cancelled", message="Cancelled before its driver was started."))
+    if live.drained_ago_s is not None:
+        return End(failure=Failure(word="Drained", message="Drained before its driver was started."))
     return Start()
 
 

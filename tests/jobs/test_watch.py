@@ -49,6 +49,10 @@ RUNNING = RayJob(status="RUNNING", message="")
         (NEW | {"alive_ago_s": 900}, RUNNING, Stop),
         (NEW | {"is_submitted": False}, None, Start),
         (NEW | {"is_submitted": False, "state": State.CANCELLING}, None, End),
+        (NEW | {"is_submitted": False, "drained_ago_s": 1}, None, End),
+        ({"drained_ago_s": 119}, RUNNING, Keep),
+        ({"drained_ago_s": 120}, RUNNING, Stop),
+        ({"drained_ago_s": 5}, RayJob(status="STOPPED", message=""), End),
         (NEW, RayJob(status="FAILED", message=""), End),
         ({"time_left_s": 0.1}, RUNNING, Keep),
         ({"time_left_s": 0}, RUNNING, TimeIsUp),
@@ -81,3 +85,17 @@ def test_a_long_message_of_ray_is_cut_to_its_last_words():
     job = RayJob(status="FAILED", message="noise " * 500 + "ValueError: the cause", exit_code=1)
     end = judge(LIVE, job, limits=LIMITS, watched_s=1000)
     assert end.failure.message.endswith("ValueError: the cause") and len(end.failure.message) < 400
+
+
+def test_what_ends_in_a_drained_queue_has_been_drained_whoever_ended_it():
+    drained = replace(LIVE, drained_ago_s=5)
+    end = judge(drained, RayJob(status="STOPPED", message=""), limits=LIMITS, watched_s=1000)
+    assert end.failure.word == "Drained"
+    never_started = replace(drained, is_submitted=False, heard_ago_s=None, state=State.STARTING)
+    assert judge(never_started, None, limits=LIMITS, watched_s=1000).failure.word == "Drained"
+
+
+def test_an_attempt_that_ages_ages_in_all_it_has():
+    older = replace(LIVE, told_ago_s=3, time_left_s=60).aged(10)
+    assert (older.claimed_ago_s, older.alive_ago_s, older.heard_ago_s, older.told_ago_s) == (110, 11, 11, 13)
+    assert (older.time_left_s, older.ended_ago_s, older.drained_ago_s) == (50, None, None)
