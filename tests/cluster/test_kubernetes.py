@@ -166,9 +166,7 @@ def test_ray_is_the_version_of_the_image():
 
 
 def test_the_images_are_those_that_the_dockerfile_makes():
-    targets = {
-        a.split(" AS ")[1] for i, a in instructions((DOCKER / "Dockerfile").read_text()) if i == "FROM"
-    }
+    targets = {arguments.split(" AS ")[1] for word, arguments in instructions() if word == "FROM"}
     images = {c["image"] for _, t in pods() for c in t["spec"]["containers"]}
     ours = {image for image in images if image.startswith("bertjobs-")}
     assert {image.split(":")[0].removeprefix("bertjobs-") for image in ours} == targets & {"control", "ray"}
