@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _NOT_LOOKED_AT = RayJob(status="PENDING", message="")
 LOOK_INTERVAL_S = 1.0
+COMING_UP_INTERVAL_S = 0.25
+"""While Ray does not answer or has no node yet: jobs wait for just that."""
 NUM_QUESTIONS = 8
 """Requests under way at once: the dashboard is one process, and others use it too."""
 
@@ -89,8 +91,7 @@ class RayWatch:
 
     def job(self, submission_id: str) -> RayJob | None:
         """Return a job as last seen; one that was not looked at yet is taken for one that is on its way."""
-        seen = self._seen.jobs
-        return seen[submission_id] if submission_id in seen else _NOT_LOOKED_AT
+        return self._seen.jobs.get(submission_id, _NOT_LOOKED_AT)
 
     def _run(self) -> None:
         while not self._is_closed.is_set():
@@ -104,7 +105,8 @@ class RayWatch:
                 logger.exception("Ray's answer was not understood")
                 self._seen = _Seen(problem="Its answer was not understood; the dispatcher's log says more.")
             self._has_looked.set()
-            self._is_closed.wait(LOOK_INTERVAL_S)
+            is_there = self._seen.cluster is not None and self._seen.cluster.nodes
+            self._is_closed.wait(LOOK_INTERVAL_S if is_there else COMING_UP_INTERVAL_S)
 
     def _look(self) -> _Seen:
         names = list(self._wanted)
