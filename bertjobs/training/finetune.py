@@ -124,6 +124,9 @@ class _Classification:
     def epoch_of(self, step: int) -> int:
         return self._plan.epoch_of(step)
 
+    def mask_pool_of(self, step: int) -> int:
+        return self._plan.epoch_of(step)
+
     def step_batch(self, step: int) -> StepBatch:
         train = self._config.train
         rows = self._plan.rows_of(step)

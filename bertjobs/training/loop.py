@@ -93,11 +93,11 @@ class Loop:
         """Step until the budget is spent, patience is out, or someone asks to stop."""
         self._model.train()
         self._go_on()
-        pool_epoch = -1
+        pool = -1
         while not self._is_over():
             step = self.position.num_done
-            if pool_epoch != (pool_epoch := self._objective.epoch_of(step)):
-                self._renew_dropout(pool_epoch)
+            if pool != (pool := self._objective.mask_pool_of(step)):
+                self._renew_dropout(pool)
             self._step(step)
             self._after_step()
 
@@ -127,9 +127,9 @@ class Loop:
         """Whether this rank's clock decides when the run ends."""
         return self._objective.budget.train_s is not None and self._ranks.is_first
 
-    def _renew_dropout(self, epoch: int) -> None:
+    def _renew_dropout(self, pool: int) -> None:
         seed = self._train.seed
-        self._model.set_dropout(DropoutPool(self._model.config, seed=seed, epoch=epoch, device=self._device))
+        self._model.set_dropout(DropoutPool(self._model.config, seed=seed, epoch=pool, device=self._device))
 
     def _step(self, step: int) -> None:
         batch, before = self._objective.step_batch(step), self.position

@@ -5,16 +5,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from bertjobs.modeling.inputs import ModelInputs
 from bertjobs.training.budget import Budget
 from bertjobs.training.position import Position, Scores
-
-
-class AnyMicrobatch(Protocol):
-    """Rows that go through the model at once."""
-
-    @property
-    def inputs(self) -> ModelInputs: ...
 
 
 class AnyStepBatch(Protocol):
@@ -48,6 +40,9 @@ class Objective(Protocol):
 
     def epoch_of(self, step: int) -> int:
         """Return the pass over the data that a step, counted from 0, belongs to."""
+
+    def mask_pool_of(self, step: int) -> int:
+        """Return the number of the pool of dropout masks that a step takes its masks from."""
 
     def step_batch(self, step: int) -> AnyStepBatch: ...
 

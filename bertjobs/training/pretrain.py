@@ -27,6 +27,9 @@ from bertjobs.training.progress import Hooks
 from bertjobs.training.ranks import current_ranks
 from bertjobs.training.schedule import check_schedule
 
+_STEPS_PER_MASK_POOL = 1000
+"""A pool of dropout masks takes some 50 ms to draw: nothing over so many steps."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainResult:
@@ -131,6 +134,9 @@ class _Pretraining:
 
     def epoch_of(self, step: int) -> int:
         return step // self._steps_per_epoch
+
+    def mask_pool_of(self, step: int) -> int:
+        return step // _STEPS_PER_MASK_POOL  # an epoch may be a million steps
 
     def step_batch(self, step: int) -> PretrainStepBatch:
         train = self._config.train
