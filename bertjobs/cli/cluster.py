@@ -16,7 +16,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON doc
 
 @click.group()
 def cluster() -> None:
-    """Start, show and stop the local Redis, Ray and dispatcher."""
+    """Start, show and stop the local Redis, Ray and dispatcher; drain, limit and clean up the queue."""
 
 
 for _command in (drain, undrain, limit, clean):

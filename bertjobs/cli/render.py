@@ -171,6 +171,7 @@ def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
         ("started", _date(job.started_at)),
         ("ended", _date(job.ended_at)),
         ("time limit", "" if job.time_limit_s is None else seconds(job.time_limit_s)),
+        ("kept", "" if job.keep_s is None else f"{seconds(job.keep_s)} after its end"),
         ("asked for", ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in job.resources.items() if v)),
         ("attempts", str(job.num_attempts) if job.num_attempts else ""),
         ("ray job", attempt.submission_id if attempt else ""),

@@ -191,6 +191,8 @@ class Job(JobSummary):
     """How often a failure that is the user's own is tried again."""
     time_limit_s: float | None
     """Seconds over all attempts after which the job is stopped."""
+    keep_s: float | None
+    """Seconds after its end from which it may be forgotten; None for good."""
     after: tuple[str, ...]
     """Jobs that must have succeeded first."""
     idempotency_key: str | None

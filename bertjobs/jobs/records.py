@@ -50,6 +50,7 @@ def job_of(document: str) -> Job:
         storage=fields["storage"],
         max_retries=int(fields["max_retries"]),
         time_limit_s=_optional(fields, "time_limit_s", float),
+        keep_s=_optional(fields, "keep_ms", lambda ms: int(ms) / 1000),
         after=tuple(json.loads(fields["after"])),
         idempotency_key=_optional(fields, "idempotency_key", str),
         num_charged=int(fields["num_charged"]),

@@ -115,6 +115,7 @@ def _make_job(**changes: Any) -> Job:
         "num_charged": 0,
         "num_faults": 0,
         "used_s": 0.0,
+        "keep_s": None,
         "checkpoint": None,
         "checkpoint_step": None,
         "metrics": {},

@@ -120,8 +120,8 @@ def test_a_job_is_kept_as_it_asks_or_as_the_setting_says(
         monkeypatch.setenv("BERTJOBS_KEEP_S", setting)
     result = run("submit", "finetune", "--task", "snli", "--data", str(sample / "snli_1.0"), *words)
     job = result.stdout.strip()
-    kept = store.connection.client.hget(f"bj:job:{job}", "keep_ms")
-    assert kept == (None if keep_s is None else str(1000 * keep_s))
+    assert store.get(job).keep_s == keep_s
+    assert ("30d00h after its end" in run("status", job).stdout) is (words != [])
     store.cancel(job)
     assert store.connection.client.zcard("bj:expiry") == (keep_s is not None)
 
