@@ -126,12 +126,14 @@ class Host:
 
     def processes(self, title: str = "") -> dict[int, str]:
         """Return the processes of this host whose command line holds `title`: pid here -> command line."""
-        ours, found = self._network_of(self.pid), {}
+        ours, found = self._network_of(self.pid), dict[int, str]()
+        first = {self.pid, self._unshare.pid}  # with which the host would end
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if title in line and int(folder.name) != self.pid and self._network_of(folder.name) == ours:
-                    found[int(folder.name)] = line
+                pid = int(folder.name)
+                if title in line and pid not in first and self._network_of(pid) == ours:
+                    found[pid] = line
             except OSError:
                 continue  # it ended meanwhile
         return {pid: line for pid, line in found.items() if line}  # a zombie has none
@@ -157,5 +159,5 @@ class Host:
         return ["nsenter", "-t", f"{self.pid}", "--net", "--uts", "--mount", "--pid", "--"]
 
     @staticmethod
-    def _network_of(pid: int | str) -> str:
+    def _network_of(pid: int) -> str:
         return str(Path(f"/proc/{pid}/ns/net").readlink())
