@@ -82,6 +82,11 @@ class SharedCluster:
         always = f"--node-ip-address={host.address} --object-store-memory=100000000 --disable-usage-stats"
         host.popen([*ray, *how.split(), *always.split()], env=self.node_env(), log=self.logs / name)
 
+    def start_node_again(self, name: str) -> None:
+        """Start Ray on a host once all that ran there has ended, as a supervisor does."""
+        self.wait_until(lambda: not self.hosts[name].processes())
+        self.start_node(name)
+
     def start_dispatcher(self) -> None:
         """Start a dispatcher at the desk; the first leads, others stand by."""
         words = [*PYTHON, "bertjobs.cli.main", "dispatcher"]
