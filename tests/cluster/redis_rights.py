@@ -13,7 +13,8 @@ STORES = {
     "dispatcher": ("dispatch_store.py", "retention.py"),
     "driver": ("lease_store.py",),
 }
-SCRIPTS_BESIDE = {"cli": set(), "dispatcher": set(), "driver": {"get"}}
+# `bertjobs doctor` may be typed where the dispatcher runs; it tries its rights with a list.
+SCRIPTS_BESIDE = {"cli": set[str](), "dispatcher": {"list"}, "driver": {"get"}}
 # What connecting, finding out who one is, and running scripts takes.
 ALWAYS = {"ping", "time", "eval", "evalsha", "script|load"}
 # What `bertjobs doctor` asks, as a user of the queue and for the dispatcher.

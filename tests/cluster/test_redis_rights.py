@@ -23,6 +23,8 @@ from bertjobs.jobs.sharing import SharingStore
 from bertjobs.jobs.sizing import Pending
 from bertjobs.jobs.store import JobStore
 from bertjobs.settings import Settings, load_settings
+from bertjobs.stack.doctor.queue_checks import check_queue
+from bertjobs.stack.doctor.redis_checks import check_redis
 from secure_redis import SecureRedis
 
 NO_RESOURCES = {"gpus": 0, "workers": None, "cpus_per_worker": None}
@@ -249,6 +251,13 @@ def test_tls_at_a_plaintext_port_says_so(as_user, file_server):
     url = file_server.url.replace("http://127.0.0.1", "rediss://localhost")
     with pytest.raises(QueueError, match="does not speak TLS on this port"):
         open_connection(replace(as_user("cli"), redis_url=url))
+
+
+@pytest.mark.parametrize("user", ["cli", "dispatcher"])
+def test_the_doctor_may_look_as_either_user(connect, user):
+    found = [*check_redis(connect(user)), *check_queue(connect(user))]
+    assert {check.name for check in found if check.verdict != "ok"} <= {"dispatcher"}  # none leads here
+    assert len(found) == 8
 
 
 def test_it_keeps_what_it_was_told_and_drops_nothing(connect):
