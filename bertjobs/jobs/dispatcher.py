@@ -117,9 +117,9 @@ class Dispatcher:
         backlog = self._mirror.backlog
         queue = backlog.waiting()
         self.has_more = False
-        if not queue:
-            return None, 0.0
         cluster = self._cluster()
+        if not queue:
+            return cluster, 0.0
         verdicts = admit(
             queue,
             cluster=cluster,
