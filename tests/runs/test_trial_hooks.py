@@ -8,10 +8,13 @@ import pytest
 
 from bertjobs.config import Layer, load
 from bertjobs.config.schema import TextSection, TrainSection
+from bertjobs.errors import TrainingError
 from bertjobs.runs.lengths import count_correct, cut_ratio
 from bertjobs.runs.reporting import TrainingHooks
+from bertjobs.runs.slots import Slots
 from bertjobs.runs.stopper import Course, replay, stopper_for
 from bertjobs.runs.trial_hooks import LATEST, TrialHooks
+from bertjobs.runs.trial_work import TrialWork, run_trial
 from bertjobs.runs.trials import Evaluation, Trial
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
@@ -25,6 +28,10 @@ class Board:
 
     def __init__(self) -> None:
         self.notes: list[dict[str, Any]] = []
+        self.failures: dict[int, tuple[str, str]] = {}
+
+    def put_failure(self, number: int, word: str, message: str) -> None:
+        self.failures[number] = (word, message)
 
     def put_progress(self, number: int, values: dict[str, Any]) -> None:
         self.notes.append({"number": number, **values})
@@ -80,6 +87,25 @@ def test_an_evaluation_is_reported_with_its_checkpoint_and_the_last_one_is_retur
     last = hooks.summary()
     assert (last["num_examples"], last["value"], len(last["history"])) == (200, 0.8, 2)
     assert Evaluation(**last["history"][0]).epoch == 1.0
+
+
+def test_what_ends_a_trial_is_on_the_board_before_its_actor_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = Board()
+    slots = Slots(num_concurrent=1, workers_per_trial=1, gpus_per_worker=0, cpus_per_worker=1)
+    shared: dict[str, Any] = {"lesson": None, "metric": "accuracy", "job_id": "j-1", "attempt": 1}
+    work = TrialWork(
+        **shared, job_dir=JobDir(str(tmp_path), "j-1"), board=board, slots=slots, counts_lengths=False  # type: ignore[arg-type]
+    )  # fmt: skip
+
+    def diverge(*_: Any, **__: Any) -> None:
+        raise TrainingError("At step 3 of 9 the loss is nan.", hint="Try a lower --lr.")
+
+    monkeypatch.setattr("bertjobs.runs.trial_work._train", diverge)
+    with pytest.raises(TrainingError):
+        run_trial({"number": 3, "config": load("finetune").model_dump(mode="json")}, work=work)
+    assert board.failures == {3: ("TrainingError", "At step 3 of 9 the loss is nan. Try a lower --lr.")}
 
 
 def test_a_loss_counts_negative(tmp_path: Path) -> None:

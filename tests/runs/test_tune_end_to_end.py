@@ -81,14 +81,16 @@ def test_a_search_whose_trial_driver_and_dispatcher_are_killed_accounts_for_all_
 def test_trials_of_two_workers_share_a_grant_and_are_stopped_early(cluster, sample):
     job = search(
         cluster, sample, "--epochs", "2", "--batch-size", "16", "--workers", "2", "--workers-per-trial", "2",
-        "--space", "optim.lr=choice:1e-3,1e-7,2e-7", "--algorithm", "grid", "--grace-examples", "600",
+        "--space", "optim.lr=choice:1e-3,1e-7", "--space", "optim.freeze_layers=choice:0,9",
+        "--algorithm", "grid", "--grace-examples", "600",
     )  # fmt: skip
     ended = cluster.wait_for(job, has_ended)
     assert (ended["state"], ended["attempts"]) == ("SUCCEEDED", 1)
     trials = cluster.json("trials", job)["trials"]
-    assert [(t["state"], len(t["history"])) for t in trials] == [
-        ("finished", 2), ("stopped", 1), ("stopped", 1),
+    assert [(t["state"], t["reason"], len(t["history"])) for t in trials] == [
+        ("finished", "", 2), ("failed", "ConfigError", 0), ("stopped", "asha", 1), ("failed", "ConfigError", 0),
     ]  # fmt: skip
+    assert "--freeze-layers 9" in trials[1]["message"]
     assert_nothing_is_left(cluster, job)
 
 
