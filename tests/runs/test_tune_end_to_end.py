@@ -88,7 +88,8 @@ def test_trials_of_two_workers_share_a_grant_and_are_stopped_early(cluster, samp
     assert (ended["state"], ended["attempts"]) == ("SUCCEEDED", 1)
     trials = cluster.json("trials", job)["trials"]
     assert [(t["state"], t["reason"], len(t["history"])) for t in trials] == [
-        ("finished", "", 2), ("failed", "ConfigError", 0), ("stopped", "asha", 1), ("failed", "ConfigError", 0),
+        ("finished", "", 2), ("failed", "ConfigError", 0),
+        ("stopped", "asha", 1), ("failed", "ConfigError", 0),
     ]  # fmt: skip
     assert "--freeze-layers 9" in trials[1]["message"]
     assert_nothing_is_left(cluster, job)
