@@ -84,7 +84,7 @@ class Ledger:
             state=state, reason=reason, message=message, train_s=train_s, by_length=tuple(by_length),
         )  # fmt: skip
         self._keep(trial)
-        log.info("trial %d %s %s: %s", number, state, reason, trial.values)
+        log.info("trial %d %s: %s", number, f"{state} {reason}".rstrip(), trial.values)
         self._drop_checkpoints(self.ended)
 
     def best(self) -> Trial | None:

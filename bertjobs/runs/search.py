@@ -55,6 +55,9 @@ def search(
         return
     for name, value in _TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(
+        logging.ERROR
+    )  # it misses those files
     slots = work.slots
     scheduler = stopper_for(run.config.search, course, ended=ledger.ended, metric=work.metric)
     bundle = {"CPU": slots.cpus_per_worker} | (
