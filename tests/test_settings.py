@@ -117,3 +117,14 @@ def test_only_what_shares_a_socket_is_certainly_one_machine():
     ray = {"BERTJOBS_RAY_ADDRESS": "http://ray:8265"}
     assert load_settings(ray | {"BERTJOBS_REDIS_URL": "unix:///tmp/redis.sock"}).is_one_machine
     assert not load_settings(ray | {"BERTJOBS_REDIS_URL": "redis://localhost:6379"}).is_one_machine
+
+
+def test_a_port_and_a_time_to_be_kept_are_nothing_unless_set_and_checked():
+    nothing = load_settings({})
+    assert (nothing.keep_s, nothing.metrics_port) == (None, None)
+    given = load_settings({"BERTJOBS_KEEP_S": "3600", "BERTJOBS_METRICS_PORT": "9100"})
+    assert (given.keep_s, given.metrics_port) == (3600.0, 9100)
+    with pytest.raises(ConfigError, match=r"BERTJOBS_METRICS_PORT=70000 is no port\. Give a number from 1"):
+        load_settings({"BERTJOBS_METRICS_PORT": "70000"})
+    with pytest.raises(ConfigError, match=r"BERTJOBS_KEEP_S=soon is not a positive .* Unset it for no limit"):
+        load_settings({"BERTJOBS_KEEP_S": "soon"})
