@@ -5,6 +5,7 @@ from, and the same command with the same `--output` goes on from it.
 """
 
 import logging
+import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -160,6 +161,7 @@ def _grant(config: JobConfig) -> Grant:
 @contextmanager
 def _ray() -> Iterator[None]:
     """Join the Ray that RAY_ADDRESS names, as any Ray program does; else have one for the run."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # its 15 lets any other program take the cores
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield

@@ -44,6 +44,8 @@ def environment(layout: Layout) -> dict[str, str]:
         "RAY_START_HOOK": f"{__name__}.{without_client_server.__name__}",
         # On Linux this makes 127.0.0.1 the node's address; it is what macOS has by default.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # Ray's own 15 lets any other program of this machine take the workers' cores from them.
+        "RAY_worker_niceness": "0",
         # A cancelled driver gets this long, not 3 s, to publish its checkpoint and its state.
         "RAY_JOB_STOP_WAIT_TIME_S": "20",
     }
