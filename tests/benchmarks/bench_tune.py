@@ -75,7 +75,7 @@ def measure(folder: Path, *, num_trials: int, epochs: int) -> dict[str, Any]:
 def training_s(job: dict[str, Any], environ: dict[str, str]) -> float:
     """Return the seconds from a job's first step to its last checkpoint."""
     events = answer_of(["status", job["id"], "--json"], environ)["events"]
-    (first,) = (event["at"] for event in events if event["state"] == "RUNNING")
+    first = next(event["at"] for event in events if event["state"] == "RUNNING")
     checkpoints = Path(job["artifacts"]["dir"]) / "checkpoints"
     return max(path.stat().st_mtime for path in checkpoints.iterdir()) - seconds_of(first)
 
