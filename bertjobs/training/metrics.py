@@ -46,8 +46,8 @@ class Metrics:
     labels: tuple[str, ...]
 
     def value_of(self, metric: str) -> float:
-        """Return what weights are judged by: `accuracy`, `mcc`, `f1`, or `loss`, which counts negative; so all
-        of them are better when higher."""
+        """Return what weights are judged by: `accuracy`, `mcc`, `f1`, or `loss`, which counts
+        negative: all are better when higher."""
         loss = None if self.loss is None else -self.loss
         value = {"accuracy": self.accuracy, "mcc": self.mcc, "f1": self.f1, "loss": loss}[metric]
         assert value is not None, "a development split has labels: read_split was asked to require them"
