@@ -51,7 +51,8 @@ def main() -> None:
     given = arguments()
     torch.set_num_threads(given.threads)
     set_seed(0)
-    tokenizer = BertTokenizerFast(vocab_file=str(given.vocab))
+    tokenizer = BertTokenizerFast(vocab=str(given.vocab))
+    assert len(tokenizer) > 1000, "an unknown argument would be ignored, and leave the special tokens only"
     watch = Stopwatch(given.warmup_steps)
     Trainer(
         model=model_of(given, vocab_size=len(tokenizer)),
