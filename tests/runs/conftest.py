@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-OF_RAY_DATA = ("_StatsActor", "_AutoscalingCoordinatorActor")
+OF_RAY_DATA = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")
 """What Ray Data starts once and keeps for all jobs; they take no resources."""
 PATIENCE_S = 180.0
 """How long a state may take to come; only a hang takes that long."""
