@@ -76,7 +76,7 @@ def started_job(layout, name, script):
 
     def is_started():
         try:
-            cluster_of(layout).start(name, entrypoint=command, env={})
+            cluster_of(layout).start(name, entrypoint=command, env={}, metadata={})
         except RayUnreachable:
             return False
         return True
