@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bertjobs.config.presets import size_names
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contradiction:
@@ -59,6 +61,24 @@ DECAY_RATIO_IDLE = Idle(
     holds=lambda c: c.optim.schedule != "wsd",
     because="only the wsd schedule reads it",
 )
+
+NUM_HEADS_IDLE = Idle(
+    path="model.num_heads",
+    holds=lambda c: c.model.source in size_names(),
+    because="a model size says how many heads it has",
+)
+
+
+def vocabulary_idle(*paths: str) -> tuple[Idle, ...]:
+    """Return the rules that what describes a vocabulary is of no use beside pretrained weights."""
+    return tuple(
+        Idle(
+            path=path,
+            holds=lambda c: c.model.source not in size_names(),
+            because="pretrained weights bring their own vocabulary",
+        )
+        for path in paths
+    )
 
 
 def num_workers(config: Any) -> int:

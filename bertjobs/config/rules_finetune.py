@@ -5,11 +5,13 @@ from bertjobs.config.rule import (
     BATCH_SPLIT,
     DECAY_RATIO_IDLE,
     MICROBATCH_TOO_SMALL,
+    NUM_HEADS_IDLE,
     WORKERS,
     WSD_TOO_LONG,
     Contradiction,
     Idle,
     num_workers,
+    vocabulary_idle,
 )
 
 FINETUNE_CONTRADICTIONS: tuple[Contradiction, ...] = (
@@ -26,26 +28,13 @@ FINETUNE_IDLE: tuple[Idle, ...] = (
         holds=lambda c: c.train.max_steps is not None,
         because="--max-steps says how long it takes",
     ),
-    Idle(
-        path="model.vocab",
-        holds=lambda c: c.model.source not in size_names(),
-        because="pretrained weights bring their own vocabulary",
-    ),
-    Idle(
-        path="model.vocab_size",
-        holds=lambda c: c.model.source not in size_names(),
-        because="pretrained weights bring their own vocabulary",
-    ),
+    *vocabulary_idle("model.vocab", "model.vocab_size"),
     Idle(
         path="model.vocab_size",
         holds=lambda c: c.model.source in size_names() and c.model.vocab is not None,
         because="the given vocabulary has its own size",
     ),
-    Idle(
-        path="model.num_heads",
-        holds=lambda c: c.model.source in size_names(),
-        because="a model size says how many heads it has",
-    ),
+    NUM_HEADS_IDLE,
     Idle(
         path="data.valid_ratio",
         holds=lambda c: c.data.valid_split is not None,

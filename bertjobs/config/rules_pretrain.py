@@ -8,10 +8,12 @@ from bertjobs.config.rule import (
     BATCH_SPLIT,
     DECAY_RATIO_IDLE,
     MICROBATCH_TOO_SMALL,
+    NUM_HEADS_IDLE,
     WORKERS,
     WSD_TOO_LONG,
     Contradiction,
     Idle,
+    vocabulary_idle,
 )
 from bertjobs.config.schema_pretrain import PUBLISHED_CORPORA
 
@@ -55,14 +57,7 @@ PRETRAIN_IDLE: tuple[Idle, ...] = (
         holds=lambda c: bool(_budgets(c)),
         because="another budget says how long it takes",
     ),
-    *(
-        Idle(
-            path=path,
-            holds=lambda c: c.model.source not in size_names(),
-            because="pretrained weights bring their own vocabulary",
-        )
-        for path in ("model.vocab", "model.vocab_kind", "model.vocab_size", "model.vocab_min_count")
-    ),
+    *vocabulary_idle("model.vocab", "model.vocab_kind", "model.vocab_size", "model.vocab_min_count"),
     *(
         Idle(
             path=path,
@@ -81,11 +76,7 @@ PRETRAIN_IDLE: tuple[Idle, ...] = (
         holds=lambda c: c.model.source in size_names() and c.model.vocab_kind == "wordpiece",
         because="only a word vocabulary reads it; --vocab-size sizes wordpieces",
     ),
-    Idle(
-        path="model.num_heads",
-        holds=lambda c: c.model.source in size_names(),
-        because="a model size says how many heads it has",
-    ),
+    NUM_HEADS_IDLE,
     Idle(
         path="data.path",
         holds=lambda c: c.data.corpus not in PUBLISHED_CORPORA,

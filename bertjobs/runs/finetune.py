@@ -16,7 +16,7 @@ from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.predictions import write_predictions
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
 from bertjobs.runs.rows import Rows, read_training_rows
-from bertjobs.runs.run import OpenReporter, Outcome, Run
+from bertjobs.runs.run import Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.tasks import Task, resolve_task
 from bertjobs.text.tokenizers import Tokenizer, train_wordpiece
@@ -72,12 +72,7 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     config: FinetuneConfig = work["config"]
     lesson: Lesson = work["lesson"]
     job_dir: JobDir = work["job_dir"]
-    open_reporter: OpenReporter = work["open_reporter"]
-    context = ray.train.get_context()
-    gang.set_threads(context.get_local_world_size())
-    reporter = open_reporter()
-    if (nodes := gang.nodes_of_ranks()) and context.get_world_rank() == 0:
-        reporter.report_nodes(nodes)
+    reporter = gang.begin_rank(work["open_reporter"])
     model = classifier.build(lesson, config=config, device=ray.train.torch.get_device())
     result = classifier.train(
         model,

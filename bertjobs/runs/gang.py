@@ -18,6 +18,7 @@ from torch import distributed
 
 from bertjobs.errors import BertjobsError, RunError, TrainingError
 from bertjobs.jobs.job import Grant
+from bertjobs.runs.run import OpenReporter, Reporter
 from bertjobs.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -117,6 +118,16 @@ def task_errors() -> Iterator[None]:
         yield
     except ray.exceptions.RayTaskError as e:
         raise _as_ours(e.cause) from e
+
+
+def begin_rank(open_reporter: OpenReporter) -> Reporter:
+    """Give this rank its threads and its reporter; rank 0 reports on which nodes the gang is."""
+    context = ray.train.get_context()
+    set_threads(context.get_local_world_size())
+    reporter = open_reporter()
+    if (nodes := nodes_of_ranks()) and context.get_world_rank() == 0:
+        reporter.report_nodes(nodes)
+    return reporter
 
 
 def nodes_of_ranks() -> list[str]:

@@ -16,7 +16,7 @@ from bertjobs.runs.artefact import Artefact
 from bertjobs.runs.encode_corpus import encode_corpus
 from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
-from bertjobs.runs.run import OpenReporter, Outcome, Run
+from bertjobs.runs.run import Outcome, Run
 from bertjobs.runs.stored_blocks import StoredBlocks
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files, own_files
@@ -87,12 +87,7 @@ def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
 def pretrain_worker(work: dict[str, Any]) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
     config: PretrainConfig = work["config"]
-    open_reporter: OpenReporter = work["open_reporter"]
-    context = ray.train.get_context()
-    gang.set_threads(context.get_local_world_size())
-    reporter = open_reporter()
-    if (nodes := gang.nodes_of_ranks()) and context.get_world_rank() == 0:
-        reporter.report_nodes(nodes)
+    reporter = gang.begin_rank(work["open_reporter"])
     model = build_pretraining(
         ray.get(work["source"]),
         seed=config.train.seed,

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import ActorPoolStrategy, ExecutionResources
+from ray.data import ActorPoolStrategy
 
 from bertjobs.config import EncodeConfig
 from bertjobs.config.schema import TextSection
@@ -30,6 +30,7 @@ from bertjobs.runs import gang
 from bertjobs.runs.embeddings import FOLDER, PartWriter, embeddings_table
 from bertjobs.runs.encoder import TrainedEncoder, load_encoder
 from bertjobs.runs.lines_done import LinesDone
+from bertjobs.runs.pipelines import bound_pipelines
 from bertjobs.runs.reporting import stop_reason
 from bertjobs.runs.run import Outcome, Run
 from bertjobs.text.corpus_files import own_files
@@ -155,13 +156,8 @@ def _embeddings(
 ) -> Iterator[pa.Table]:
     """Yield the workers' tables, in the order of the lines. Raises: BertjobsError: what a worker raised."""
     grant = run.grant
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.execution_options.resource_limits = ExecutionResources(cpu=grant.cpus, gpu=grant.gpus)
-    context.raise_original_map_exception = True
-    context.target_max_block_size = BLOCK_BYTES
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong comes as an exception too
+    bound_pipelines(cpus=grant.cpus, gpus=grant.gpus)
+    ray.data.DataContext.get_current().target_max_block_size = BLOCK_BYTES
     encoder = build_pretraining(trained.loaded, seed=0).bert
     # In lists, so that each actor fetches them for itself: large arguments are Ray's to keep, else.
     given = {"tokenizer": [ray.put(trained.tokenizer)], "config": run.config}

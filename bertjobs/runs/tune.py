@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from bertjobs.runs.ledger import Ledger
 from bertjobs.runs.lengths import cut_ratio
 from bertjobs.runs.predictions import write_predictions
 from bertjobs.runs.proposals import proposals_for
+from bertjobs.runs.rows import Rows
 from bertjobs.runs.run import Outcome, Run
 from bertjobs.runs.search import search
 from bertjobs.runs.slots import share_out
@@ -96,6 +98,18 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
         proposals=proposals,
         course=course_of(config, space, num_rows=train.table.num_rows),
     )
+    outcome = _conclude(run, lesson=lesson, about=about, ledger=ledger, valid=valid)
+    run.reporter.progress(ledger.live(board.progress()))
+    metrics = outcome.metrics | {
+        "num_train_examples": train.table.num_rows,
+        "run_s": time.monotonic() - began,
+    }
+    run.job_dir.write_json("metrics.json", metrics)
+    return replace(outcome, metrics=metrics)
+
+
+def _conclude(run: Run[TuneConfig], *, lesson: Lesson, about: Search, ledger: Ledger, valid: Rows) -> Outcome:
+    """Make the best trial's weights the job's model; predict and draw. Raises: AllTrialsFailed, LeaseLost."""
     best = ledger.best()
     if best is None:
         raise _all_failed(ledger.trials)
@@ -104,18 +118,18 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
     metrics: Metrics = gang.call(
         run,
         conclude_worker,
-        work={"lesson": lesson, "trial": best, "metric": metric, "job_dir": run.job_dir, "job_id": run.id},
+        work={
+            "lesson": lesson,
+            "trial": best,
+            "metric": about.metric,
+            "job_dir": run.job_dir,
+            "job_id": run.id,
+        },
     )
-    predictions = write_predictions(run.job_dir, valid.table, task=task, workers=1)
+    predictions = write_predictions(run.job_dir, valid.table, task=lesson.task, workers=1)
     plots = save_plots(run.job_dir, about, ledger.trials)
-    run.reporter.progress(ledger.live(board.progress()))
-    result = _result(metrics, about, ledger.trials, best) | {
-        "num_train_examples": train.table.num_rows,
-        "run_s": time.monotonic() - began,
-    }
-    run.job_dir.write_json("metrics.json", result)
     return Outcome(
-        metrics=result,
+        metrics=_result(metrics, about, ledger.trials, best),
         artifacts={
             "model": run.job_dir.path_of("model"),
             "predictions": predictions,
