@@ -200,6 +200,8 @@ def _environment(settings: Settings, member: str, *, ray_address: str | None = N
         "PYTHONUNBUFFERED": "1",
         "NO_PROXY": ",".join(filter(None, [kept.get("NO_PROXY"), "127.0.0.1,localhost"])),
     }
+    if settings.metrics_port is not None:
+        ours["BERTJOBS_METRICS_PORT"] = str(settings.metrics_port)
     if ray_address is not None:
         ours |= {"BERTJOBS_REDIS_URL": redis_server.url_of(layout), "BERTJOBS_RAY_ADDRESS": ray_address}
         ours |= ray_head.environment(layout)

@@ -89,6 +89,7 @@ def test_the_drivers_environment_names_this_stack_and_no_other(settings, layout,
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    settings = replace(settings, metrics_port=9123)
     start(settings, layout)
     found = environment_of(layout, "ray")
     assert found.keys().isdisjoint(
