@@ -43,11 +43,12 @@ def main() -> int:
     parser.add_argument("--max-len", type=int, default=24)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--lr", default="5e-5")
     parser.add_argument("--limit-train", type=int, default=2000)
     args = parser.parse_args()
     data = str(Path(os.environ["BERTJOBS_TEST_DATA"]) / "data" / "snli_1.0")
     work = ["--task", "snli", "--data", data, "--model", args.model, "--limit-train", str(args.limit_train)]
-    work += ["--epochs", str(args.epochs), "--lr", "5e-5", "--batch-size", "32"]
+    work += ["--epochs", str(args.epochs), "--lr", args.lr, "--batch-size", "32"]
     cut = search([*work, "--max-len", str(args.max_len)], num_seeds=args.seeds)
     fits = search([*work, "--max-len", "128", "--epochs", "1"], num_seeds=1)
     args.output.mkdir(parents=True, exist_ok=True)
