@@ -79,9 +79,9 @@ class Grant:
     workers: int
     gpus_per_worker: float
     cpus_per_worker: float
-    """CPU cores; also how many threads a worker's torch uses, rounded down, at least one."""
+    """CPU cores."""
     data_cpus: float
-    """CPU cores that the workers leave to Ray Data."""
+    """CPU cores that the workers leave to Ray Data; their threads use them while it idles."""
 
     @property
     def gpus(self) -> float:

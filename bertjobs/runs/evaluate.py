@@ -77,7 +77,8 @@ def evaluate_worker(work: dict[str, Any]) -> Metrics:
     """Predict one rank's rows; every rank returns the metrics over all of them."""
     config: EvaluateConfig = work["config"]
     task: Task = work["task"]
-    gang.set_threads(ray.train.get_context().get_local_world_size() if work["workers"] > 1 else 1)
+    on_node = ray.train.get_context().get_local_world_size() if work["workers"] > 1 else 1
+    gang.set_threads(work["grant"], workers_on_node=on_node)
     reporter = work["open_reporter"]()
     table = EncodedTable.from_arrow(gang.fetch(work["encoded"]))
     device = ray.train.torch.get_device() if work["workers"] > 1 else _device(config.resources.gpus)

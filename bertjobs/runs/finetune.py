@@ -72,7 +72,7 @@ def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
     config: FinetuneConfig = work["config"]
     lesson: Lesson = work["lesson"]
     job_dir: JobDir = work["job_dir"]
-    reporter = gang.begin_rank(work["open_reporter"])
+    reporter = gang.begin_rank(work)
     model = classifier.build(lesson, config=config, device=ray.train.torch.get_device())
     result = classifier.train(
         model,

@@ -87,7 +87,7 @@ def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
 def pretrain_worker(work: dict[str, Any]) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
     config: PretrainConfig = work["config"]
-    reporter = gang.begin_rank(work["open_reporter"])
+    reporter = gang.begin_rank(work)
     model = build_pretraining(
         ray.get(work["source"]),
         seed=config.train.seed,

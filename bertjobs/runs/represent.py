@@ -123,8 +123,8 @@ class RepresentLines:
         grant: Grant,
     ) -> None:
         _refuse_second_life()
-        num_cores = len(os.sched_getaffinity(0))
-        gang.set_threads(min(grant.workers, max(1, int(num_cores / grant.cpus_per_worker))))
+        fitting = int(len(os.sched_getaffinity(0)) / grant.cpus_per_worker)
+        gang.set_threads(grant, workers_on_node=min(grant.workers, max(1, fitting)))
         self._representer = Representer(
             ray.get(encoder[0]).to("cuda" if config.resources.gpus else "cpu"),
             text=text,

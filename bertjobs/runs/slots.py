@@ -19,6 +19,18 @@ class Slots:
     workers_per_trial: int
     gpus_per_worker: float
     cpus_per_worker: float
+    data_cpus: float
+    """CPU cores for reading data, of the whole grant; they idle while trials train."""
+
+    @property
+    def grant(self) -> Grant:
+        """What one trial may use."""
+        return Grant(
+            workers=self.workers_per_trial,
+            gpus_per_worker=self.gpus_per_worker,
+            cpus_per_worker=self.cpus_per_worker,
+            data_cpus=self.data_cpus / self.num_concurrent,
+        )
 
     @property
     def num_workers(self) -> int:
@@ -52,6 +64,7 @@ def share_out(grant: Grant, config: TuneConfig) -> Slots:
         workers_per_trial=workers,
         gpus_per_worker=gpus,
         cpus_per_worker=cpus,
+        data_cpus=grant.data_cpus,
     )
 
 

@@ -1,7 +1,6 @@
 """What runs for one trial: the step loop, in an actor that the next trial uses again; or, for a trial of
 several workers, a gang of Ray Train that the actor starts and listens to."""
 
-import os
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -58,7 +57,7 @@ def run_trial(config: dict[str, Any], *, work: TrialWork) -> dict[str, Any]:
     try:
         if work.slots.workers_per_trial > 1:
             return _run_gang(work, number, trial)
-        _set_threads(work.slots)
+        gang.set_threads(work.slots.grant, workers_on_node=1)
         return _train(work, number, trial, report=tune.report, device=_device(work.slots))
     except BertjobsError as e:
         work.board.put_failure(number, e.failure, str(e))
@@ -131,12 +130,7 @@ def _run_gang(work: TrialWork, number: int, config: FinetuneConfig) -> dict[str,
         id=f"{work.job_id}-t{number}",
         attempt=work.attempt,
         settings=load_settings(),
-        grant=Grant(
-            workers=slots.workers_per_trial,
-            gpus_per_worker=slots.gpus_per_worker,
-            cpus_per_worker=slots.cpus_per_worker,
-            data_cpus=0.0,
-        ),
+        grant=slots.grant,
     )
     queue = get_session()._get_or_create_inter_actor_queue()
     returned: dict[str, Any] = gang.train(
@@ -146,7 +140,7 @@ def _run_gang(work: TrialWork, number: int, config: FinetuneConfig) -> dict[str,
 
 
 def _gang_worker(given: dict[str, Any]) -> dict[str, Any]:
-    gang.set_threads(ray.train.get_context().get_local_world_size())
+    gang.set_threads(given["grant"], workers_on_node=ray.train.get_context().get_local_world_size())
     return _train(
         given["work"],
         given["number"],
@@ -162,12 +156,6 @@ def _report_through(queue: Queue, values: dict[str, Any]) -> None:
     queue.put(values)
     while not queue.empty():
         time.sleep(QUEUE_POLL_S)
-
-
-def _set_threads(slots: Slots) -> None:
-    """Give this trial its share of the node's cores: those of as many trials as fit beside each other."""
-    cores = len(os.sched_getaffinity(0))
-    gang.set_threads(min(slots.num_concurrent, max(1, int(cores // slots.cpus_per_worker))))
 
 
 def _device(slots: Slots) -> torch.device:

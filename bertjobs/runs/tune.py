@@ -145,7 +145,7 @@ def conclude_worker(work: dict[str, Any]) -> Metrics:
     job_dir: JobDir = work["job_dir"]
     config = load("finetune", stored_layer(trial.config))
     assert isinstance(config, FinetuneConfig)
-    gang.set_threads(1)
+    gang.set_threads(work["grant"], workers_on_node=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = classifier.build(lesson, config=config, device=device)
     best = trial.best(work["metric"])

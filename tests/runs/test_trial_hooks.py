@@ -93,7 +93,7 @@ def test_what_ends_a_trial_is_on_the_board_before_its_actor_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     board = Board()
-    slots = Slots(num_concurrent=1, workers_per_trial=1, gpus_per_worker=0, cpus_per_worker=1)
+    slots = Slots(num_concurrent=1, workers_per_trial=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
     shared: dict[str, Any] = {"lesson": None, "metric": "accuracy", "job_id": "j-1", "attempt": 1}
     work = TrialWork(
         **shared, job_dir=JobDir(str(tmp_path), "j-1"), board=board, slots=slots, counts_lengths=False  # type: ignore[arg-type]

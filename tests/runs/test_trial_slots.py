@@ -8,6 +8,7 @@ from bertjobs.config import Layer, TuneConfig, load
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
 from bertjobs.jobs.sizing import Cluster, Node, size_workers
+from bertjobs.runs.gang import num_threads
 from bertjobs.runs.slots import Slots, share_out
 
 
@@ -22,7 +23,7 @@ def slots_of(*, cpus: float, gpus: float = 0, **values: Any) -> Slots:
 
 def test_two_cores_run_one_trial_and_leave_a_core_to_ray_data() -> None:
     assert slots_of(cpus=2) == Slots(
-        num_concurrent=1, workers_per_trial=1, gpus_per_worker=0, cpus_per_worker=1
+        num_concurrent=1, workers_per_trial=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1
     )
 
 
@@ -31,6 +32,12 @@ def test_cores_are_shared_by_as_many_trials_as_fit() -> None:
     assert slots_of(cpus=8, search__cpus_per_trial=1).num_concurrent == 6
     assert slots_of(cpus=8, search__cpus_per_trial=1, search__max_concurrent=4).num_concurrent == 4
     assert slots_of(cpus=8, search__cpus_per_trial=1, search__trials=2).num_concurrent == 2
+
+
+def test_trials_share_what_reading_data_leaves_idle() -> None:
+    grant = slots_of(cpus=16, search__cpus_per_trial=3).grant
+    assert (grant.workers, grant.cpus_per_worker, grant.data_cpus) == (1, 3, 1)
+    assert num_threads(grant, workers_on_node=1, cores=16) == 4
 
 
 def test_a_gpu_is_one_trial_s_unless_it_is_shared() -> None:
