@@ -49,7 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--snli", type=Path, required=True, help="Folder of SNLI.")
     parser.add_argument("--size", default="tiny")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pretrain", default="--max-steps 8000 --batch-size 64 --max-len 64 --lr 2e-3")
+    parser.add_argument("--pretrain", default="--max-steps 4000 --batch-size 64 --max-len 64 --lr 2e-3")
     parser.add_argument("--finetune", default="--batch-size 32 --max-len 64 --lr 5e-4")
     parser.add_argument(
         "--pairs",
