@@ -55,7 +55,6 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
         "encoded": encode(rows, run, task=task, tokenizer=tokenizer),
         "job_dir": run.job_dir,
         "open_reporter": run.open_reporter,
-        "workers": run.grant.workers,
     }
     run.reporter.set_phase("starting workers")
     start = gang.call if run.grant.workers == 1 else gang.train
@@ -77,11 +76,13 @@ def evaluate_worker(work: dict[str, Any]) -> Metrics:
     """Predict one rank's rows; every rank returns the metrics over all of them."""
     config: EvaluateConfig = work["config"]
     task: Task = work["task"]
-    on_node = ray.train.get_context().get_local_world_size() if work["workers"] > 1 else 1
-    gang.set_threads(work["grant"], workers_on_node=on_node)
+    is_gang = work["grant"].workers > 1
+    gang.set_threads(
+        work["grant"], workers_on_node=ray.train.get_context().get_local_world_size() if is_gang else 1
+    )
     reporter = work["open_reporter"]()
     table = EncodedTable.from_arrow(gang.fetch(work["encoded"]))
-    device = ray.train.torch.get_device() if work["workers"] > 1 else _device(config.resources.gpus)
+    device = ray.train.torch.get_device() if is_gang else _device(config.resources.gpus)
     model = build_classifier(ray.get(work["source"]), num_labels=len(task.labels), seed=0, keep_head=True).to(
         device
     )

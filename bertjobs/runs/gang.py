@@ -91,7 +91,7 @@ def train(run: Granted, worker: Worker, *, work: Mapping[str, Any]) -> Any:
 
 
 def call(run: Granted, worker: Worker, *, work: Mapping[str, Any]) -> Any:
-    """Run `worker` in one process without Ray Train, which takes seconds less to start.
+    """Run `worker` in one process without Ray Train, which takes seconds less to start; `work` as in `train`.
 
     Raises: as `train`.
     """

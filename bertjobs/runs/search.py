@@ -119,9 +119,6 @@ class _Next(Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger's files say what remains."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a search goes on from its ledger")
-
 
 class _Listener(tune.Callback):
     """Takes what Tune says of the trials into the ledger, and from there into the queue."""
