@@ -18,41 +18,44 @@ INTERRUPTED = 130
 # imports nothing.
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Start work": {
-        "submit": ("submit:submit", "Queue a job and print its id."),
+        "submit": ("commands.submit:submit", "Queue a job and print its id."),
         "tune": (
-            "submit:tune",
+            "commands.submit:tune",
             "Search for the best configuration of a fine-tuning: many trials, the poor ones stopped early.",
         ),
-        "run": ("run:run", "Do the same work here and now, without the queue."),
-        "demo": ("demo:demo", "Fine-tune and evaluate a tiny BERT on the sample data."),
+        "run": ("commands.submit:run", "Do the same work here and now, without the queue."),
+        "demo": ("commands.demo:demo", "Fine-tune and evaluate a tiny BERT on the sample data."),
     },
     "Follow jobs": {
-        "list": ("show:list_jobs", "Show the jobs, latest first, and why the waiting ones wait."),
-        "status": ("show:status", "Show everything that is known of one job."),
-        "watch": ("watch:watch", "Follow one job live: step, loss, examples/s, time left."),
-        "wait": ("wait:wait", "Wait until a job has ended; fail if it did."),
-        "logs": ("logs:logs", "Print the log of a job; -f follows it."),
-        "trials": ("trials:trials", "Show the trials of a search."),
-        "plot": ("plot:plot", "Draw loss and accuracy over the steps."),
+        "list": ("commands.jobs:list_jobs", "Show the jobs, latest first, and why the waiting ones wait."),
+        "status": ("commands.jobs:status", "Show everything that is known of one job."),
+        "watch": ("commands.jobs:watch", "Follow one job live: step, loss, examples/s, time left."),
+        "wait": ("commands.jobs:wait", "Wait until a job has ended; fail if it did."),
+        "logs": ("commands.logs:logs", "Print the log of a job; -f follows it."),
+        "trials": ("commands.trials:trials", "Show the trials of a search."),
+        "plot": ("commands.plot:plot", "Draw loss and accuracy over the steps."),
     },
     "Use a model": {
-        "encode": ("represent:encode", "Print the vectors of texts, and of words in them."),
-        "fill-mask": ("represent:fill_mask", "Show what a model expects at the masks of a text."),
+        "encode": ("commands.inference:encode", "Print the vectors of texts, and of words in them."),
+        "fill-mask": ("commands.inference:fill_mask", "Show what a model expects at the masks of a text."),
     },
     "Steer jobs": {
-        "cancel": ("steer:cancel", "End jobs, waiting or running."),
-        "retry": ("steer:retry", "Queue a job that ended once more, from its last checkpoint."),
-        "hold": ("steer:hold", "Keep a waiting job from starting."),
-        "release": ("steer:release", "Let a held job start."),
+        "cancel": ("commands.jobs:cancel", "End jobs, waiting or running."),
+        "retry": ("commands.jobs:retry", "Queue a job that ended once more, from its last checkpoint."),
+        "hold": ("commands.jobs:hold", "Keep a waiting job from starting."),
+        "release": ("commands.jobs:release", "Let a held job start."),
     },
     "Data and presets": {
-        "data": ("data:data", "Download, generate or inspect data sets."),
-        "presets": ("presets:presets", "List and show the presets of --preset."),
+        "data": ("commands.data:data", "Download, generate or inspect data sets."),
+        "presets": ("commands.presets:presets", "List and show the presets of --preset."),
     },
     "The stack": {
-        "cluster": ("cluster:cluster", "Start, show and stop the local Redis, Ray and dispatcher."),
-        "dispatcher": ("cluster:dispatcher", "Run the dispatcher of a shared Redis and Ray."),
-        "doctor": ("doctor:doctor", "Check all that jobs need, and name the remedy for what is wrong."),
+        "cluster": ("commands.cluster:cluster", "Start, show and stop the local Redis, Ray and dispatcher."),
+        "dispatcher": ("commands.cluster:dispatcher", "Run the dispatcher of a shared Redis and Ray."),
+        "doctor": (
+            "commands.cluster:doctor",
+            "Check all that jobs need, and name the remedy for what is wrong.",
+        ),
     },
 }
 

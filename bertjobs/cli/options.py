@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from bertjobs.cli.trials import from_trial, origin_of
+from bertjobs.cli.commands.trials import from_trial, origin_of
 from bertjobs.config import JobConfig, Layer, describe, file_layer, load, paths, preset_layer, set_layer
 from bertjobs.config.load import Parameter
 from bertjobs.config.presets import preset_names

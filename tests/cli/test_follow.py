@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bertjobs.cli import follow as following
-from bertjobs.cli.follow import REDIS_PATIENCE_S, Lines, choose_display, follow, wait_for
-from bertjobs.cli.live import Live, picture, sparkline
+from bertjobs.cli.output import follow as following
+from bertjobs.cli.output.follow import REDIS_PATIENCE_S, Lines, choose_display, follow, wait_for
+from bertjobs.cli.output.live import Live, picture, sparkline
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Job, State
 

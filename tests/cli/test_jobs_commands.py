@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bertjobs.cli.open_queue import current_user
+from bertjobs.cli.context import current_user
 from bertjobs.jobs.job import State
 from bertjobs.jobs.store import JobStore
 

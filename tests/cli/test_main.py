@@ -100,7 +100,7 @@ def test_our_errors_become_a_message_and_the_exit_code_of_their_class(
     def fail(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr("bertjobs.cli.open_queue.ensure", lambda *_, **__: fail())
+    monkeypatch.setattr("bertjobs.cli.context.ensure", lambda *_, **__: fail())
     result = CliRunner().invoke(main, ["list"])
     assert (result.exit_code, result.stdout) == (code, "")
     assert result.stderr == "error: no\n hint: Do this.\n"
@@ -124,7 +124,7 @@ def test_an_interrupted_command_exits_130(monkeypatch: pytest.MonkeyPatch) -> No
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bertjobs.cli.open_queue.ensure", interrupt)
+    monkeypatch.setattr("bertjobs.cli.context.ensure", interrupt)
     result = CliRunner().invoke(main, ["list"])
     assert result.exit_code == 130
     assert "Traceback" not in result.output

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bertjobs.cli.transfer import TransferLine
+from bertjobs.cli.output.formatting import TransferLine
 from bertjobs.errors import DownloadError
 
 Run = Callable[..., Result]

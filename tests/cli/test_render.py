@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bertjobs.cli import render
-from bertjobs.cli.words import what_of
+from bertjobs.cli.output import render
+from bertjobs.cli.output.formatting import what_of
 from bertjobs.jobs.job import Job, State
 
 Make = Callable[..., Job]

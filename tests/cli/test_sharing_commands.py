@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bertjobs.cli import sharing as sharing_module
-from bertjobs.cli.open_queue import current_user
+from bertjobs.cli.commands import cluster as sharing_module
+from bertjobs.cli.context import current_user
 from bertjobs.jobs.job import State
 from bertjobs.jobs.store import JobStore
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bertjobs.cli.live import picture
-from bertjobs.cli.words import what_of
+from bertjobs.cli.output.formatting import what_of
+from bertjobs.cli.output.live import picture
 from bertjobs.config import load
 from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store import JobStore
@@ -73,11 +73,11 @@ def searched(store: JobStore, home: Path) -> Job:
 @pytest.fixture
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Submitting wants a Ray; there is none here."""
-    monkeypatch.setattr("bertjobs.cli.submit.open_queue", lambda **_: _connect())
+    monkeypatch.setattr("bertjobs.cli.commands.submit.open_queue", lambda **_: _connect())
 
 
 def _connect() -> JobStore:
-    from bertjobs.cli.open_queue import connect, load_settings
+    from bertjobs.cli.context import connect, load_settings
 
     return connect(load_settings())
 

@@ -13,9 +13,16 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from bertjobs.cli.render import COLOURS
-from bertjobs.cli.trial_table import live_rows
-from bertjobs.cli.words import closing_phase, number, printable, seconds, tally_of, what_of
+from bertjobs.cli.output.formatting import (
+    closing_phase,
+    live_rows,
+    number,
+    printable,
+    seconds,
+    tally_of,
+    what_of,
+)
+from bertjobs.cli.output.render import COLOURS
 from bertjobs.jobs.job import Job
 
 _BLOCKS = "▁▂▃▄▅▆▇█"

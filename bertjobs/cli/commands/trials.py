@@ -5,10 +5,9 @@ import io
 
 import click
 
-from bertjobs.cli.open_queue import open_queue
-from bertjobs.cli.render import print_json, print_line, print_note, print_table
-from bertjobs.cli.trial_table import header_of
-from bertjobs.cli.words import number, printable, sentence
+from bertjobs.cli.context import open_queue
+from bertjobs.cli.output.formatting import header_of, number, printable, sentence
+from bertjobs.cli.output.render import print_json, print_line, print_note, print_table
 from bertjobs.config import JobConfig, Layer, stored_layer
 from bertjobs.config.schema import FinetuneConfig
 from bertjobs.errors import ConfigError, DataError

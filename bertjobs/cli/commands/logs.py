@@ -4,9 +4,9 @@ import time
 
 import click
 
+from bertjobs.cli.context import open_queue
 from bertjobs.cli.main import INTERRUPTED
-from bertjobs.cli.open_queue import open_queue
-from bertjobs.cli.render import print_bytes, print_note
+from bertjobs.cli.output.render import print_bytes, print_note
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store import JobStore

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from bertjobs.cli.render import print_line
+from bertjobs.cli.output.render import print_line
 from bertjobs.errors import RunError
 
 

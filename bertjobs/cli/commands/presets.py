@@ -4,7 +4,7 @@ import difflib
 
 import click
 
-from bertjobs.cli.render import print_json, print_line, print_table
+from bertjobs.cli.output.render import print_json, print_line, print_table
 from bertjobs.config import CONFIG_OF_KIND
 from bertjobs.config.load import load, preset_layer
 from bertjobs.config.presets import preset_names, preset_path

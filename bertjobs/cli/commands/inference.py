@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from bertjobs.cli.inputs import locate_model
 from bertjobs.cli.options import config_options, resolve
-from bertjobs.cli.render import print_json, print_line, print_note
-from bertjobs.cli.representation import print_masked_texts, print_representations
+from bertjobs.cli.output.render import print_json, print_line, print_note
+from bertjobs.cli.output.reports import print_masked_texts, print_representations
+from bertjobs.cli.request import locate_model
 from bertjobs.config import EncodeConfig
 from bertjobs.errors import DataError
 from bertjobs.settings import load_settings

@@ -9,8 +9,8 @@ from typing import Protocol, Self, TextIO
 import click
 
 from bertjobs.cli.main import INTERRUPTED, report
-from bertjobs.cli.render import print_json, print_note
-from bertjobs.cli.words import number, progress_of, sentence, what_of
+from bertjobs.cli.output.formatting import number, progress_of, sentence, what_of
+from bertjobs.cli.output.render import print_json, print_note
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Job, State
 
@@ -97,7 +97,7 @@ def choose_display(file: TextIO) -> Display:
     """Return the live picture for a terminal, lines for anything else."""
     if not file.isatty():
         return Lines(file)
-    from bertjobs.cli.live import Live  # rich takes 60 ms, which no other command should pay
+    from bertjobs.cli.output.live import Live  # rich takes 60 ms, which no other command should pay
 
     return Live(file)
 

@@ -3,7 +3,7 @@
 import getpass
 import os
 
-from bertjobs.cli.render import print_note
+from bertjobs.cli.output.render import print_note
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store import JobStore, connect
 from bertjobs.settings import Settings, load_settings

@@ -1,8 +1,16 @@
-"""How a job, a time or a number is said in a few words. Pure text: prints nothing, asks no clock."""
+"""How a job, a time or a number is said in a few words. Pure text: prints nothing, asks no clock.
 
-from collections.abc import Mapping
+The trials of a running search, as the queue hears of them, as lines of a table.
+
+A download as it comes in: one line that is redrawn on a terminal, a line per tenth elsewhere.
+"""
+
+import sys
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
+
+import click
 
 from bertjobs.jobs.job import JobSummary, State
 
@@ -96,3 +104,53 @@ def number(value: Any) -> str:
 def printable(text: str) -> str:
     """Return text on one line that cannot steer the terminal: names and messages come from other people."""
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+def header_of(paths: Iterable[str]) -> list[str]:
+    """Name the columns up to the metric; a parameter is called by its leaf."""
+    return ["TRIAL", *(path.rpartition(".")[2].upper().replace("_", " ") for path in paths), "EPOCH"]
+
+
+def live_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines of the table that a running search reports."""
+    rows = report["trials"]
+    paths = list(rows[0]["values"]) if rows else []
+    lines = [
+        [
+            str(row["number"]),
+            *(printable(number(value)) for value in row["values"].values()),
+            f"{row['epoch']:.2f}",
+            "-" if row["value"] is None else f"{row['value']:.4f}",
+            str(row["state"]),
+        ]
+        for row in rows
+    ]
+    return [*header_of(paths), str(report["metric"]).upper(), "STATE"], lines
+
+
+_MIB = 1 << 20
+
+
+class TransferLine:
+    """Called with the bytes that are there and, where it is known, the bytes of the whole."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._is_terminal = sys.stderr.isatty()
+        self._said_tenth = -1
+
+    def __call__(self, num_bytes: int, total_bytes: int | None) -> None:
+        is_done = num_bytes == total_bytes
+        if self._is_terminal:
+            click.echo(f"\r{self._text(num_bytes, total_bytes)}", nl=is_done, err=True)
+            return
+        tenth = 10 * num_bytes // total_bytes if total_bytes else num_bytes // (10 * _MIB)
+        if tenth != self._said_tenth:
+            self._said_tenth = tenth
+            click.echo(self._text(num_bytes, total_bytes), err=True)
+
+    def _text(self, num_bytes: int, total_bytes: int | None) -> str:
+        if not total_bytes:
+            return f"{self._name}: {num_bytes / _MIB:.1f} MiB"
+        share = num_bytes / total_bytes
+        return f"{self._name}: {share:4.0%} of {total_bytes / _MIB:.1f} MiB"

@@ -1,16 +1,19 @@
-"""`bertjobs submit`: check the request, then queue it. The id is the answer."""
+"""`bertjobs submit`: check the request, then queue it. The id is the answer.
+
+`bertjobs run`: the same work in the foreground, without a queue.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from bertjobs.cli.duration import Duration
-from bertjobs.cli.follow import wait_for
-from bertjobs.cli.inputs import locate_inputs, model_of, names_job, with_model
-from bertjobs.cli.open_queue import current_user, open_queue
+from bertjobs.cli.context import current_user, open_queue
 from bertjobs.cli.options import JobCommand
-from bertjobs.cli.render import print_json, print_line, print_note
+from bertjobs.cli.output.follow import wait_for
+from bertjobs.cli.output.render import print_json, print_line, print_note, print_results
+from bertjobs.cli.params import Duration
+from bertjobs.cli.request import locate_inputs, model_of, names_job, with_model
 from bertjobs.config import KINDS_WITH_MODEL, JobConfig
 from bertjobs.errors import ModelError
 from bertjobs.jobs.job import State
@@ -140,3 +143,65 @@ def _follow_model(
         print_note(f"{job.id} has not ended; this job starts when it has succeeded.")
         after = (*after, job.id)
     return with_model(kind, config, job.id), after
+
+
+output_option = click.option(
+    "--output", metavar="DIR", help="Folder of the artefacts; default: a new one under BERTJOBS_STORAGE."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.group()
+def run() -> None:
+    """Do a job's work here and now, without the queue."""
+
+
+@run.command("pretrain", cls=JobCommand, kind="pretrain")
+@output_option
+@json_option
+def pretrain_of_run(**request: Any) -> None:
+    """Pretrain a BERT on a corpus: masked language model and next sentence."""
+    _run("pretrain", **request)
+
+
+@run.command("finetune", cls=JobCommand, kind="finetune")
+@output_option
+@json_option
+def finetune_of_run(**request: Any) -> None:
+    """Fine-tune a BERT on a task."""
+    _run("finetune", **request)
+
+
+@run.command("tune", cls=JobCommand, kind="tune")
+@output_option
+@json_option
+def tune_of_run(**request: Any) -> None:
+    """Search for the best configuration of a fine-tuning: many trials, the poor ones stopped early."""
+    _run("tune", **request)
+
+
+@run.command("evaluate", cls=JobCommand, kind="evaluate")
+@output_option
+@json_option
+def evaluate_of_run(**request: Any) -> None:
+    """Evaluate a fine-tuned model on a split."""
+    _run("evaluate", **request)
+
+
+@run.command("encode", cls=JobCommand, kind="encode")
+@output_option
+@json_option
+def encode_of_run(**request: Any) -> None:
+    """Represent each line of a file by a vector, into Parquet."""
+    _run("encode", **request)
+
+
+def _run(kind: str, *, config: JobConfig, output: str | None, as_json: bool) -> None:
+    settings = load_settings()
+    config = locate_inputs(kind, config, cache=settings.cache)
+    from bertjobs.runs.local import (
+        run as run_here,  # torch and ray: seconds, which a wrong flag should not cost
+    )
+
+    result = run_here(kind, config, output=output, settings=settings, announce=print_note)
+    print_json(result) if as_json else print_results(result)

@@ -5,10 +5,10 @@ from typing import Any
 
 import click
 
-from bertjobs.cli.open_queue import open_queue
-from bertjobs.cli.render import print_json, print_line
-from bertjobs.cli.trials import read_trials_of
-from bertjobs.cli.words import printable
+from bertjobs.cli.commands.trials import read_trials_of
+from bertjobs.cli.context import open_queue
+from bertjobs.cli.output.formatting import printable
+from bertjobs.cli.output.render import print_json, print_line
 from bertjobs.errors import DataError, StorageError
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store import JobStore

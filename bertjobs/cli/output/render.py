@@ -12,8 +12,15 @@ from typing import Any
 
 import click
 
-from bertjobs.cli.trial_table import live_rows
-from bertjobs.cli.words import duration_since, number, printable, seconds, sentence, what_of
+from bertjobs.cli.output.formatting import (
+    duration_since,
+    live_rows,
+    number,
+    printable,
+    seconds,
+    sentence,
+    what_of,
+)
 from bertjobs.jobs.job import Event, Job, JobSummary, State
 from bertjobs.stack.doctor.check import Check
 

@@ -1,0 +1,162 @@
+"""`bertjobs list` and `bertjobs status`: what Redis knows of the jobs.
+
+`bertjobs cancel`, `retry`, `hold` and `release`: each asks the store for one change of each job.
+
+`bertjobs wait`: stay until a job has ended; the exit code is the job's.
+
+`bertjobs watch`: one job live, on stdout.
+"""
+
+import sys
+from collections.abc import Callable
+
+import click
+
+from bertjobs.cli.context import current_user, dashboard_page, open_queue
+from bertjobs.cli.main import report
+from bertjobs.cli.output.follow import choose_display, wait_for
+from bertjobs.cli.output.render import print_job, print_jobs, print_json, print_line, print_note
+from bertjobs.errors import QueueError
+from bertjobs.jobs.connection import RedisDown
+from bertjobs.jobs.job import Job, State
+
+DEFAULT_LIMIT = 50
+
+
+@click.command("list")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice([str(state) for state in State], case_sensitive=False),
+    help="Only jobs in this state; may be given again.",
+)
+@click.option("--mine", is_flag=True, help="Only my own jobs.")
+@click.option("--user", help="Only this user's jobs.")
+@click.option("--limit", type=click.IntRange(min=1), help=f"The newest so many.  [default: {DEFAULT_LIMIT}]")
+@click.option("--all", "all_jobs", is_flag=True, help="All jobs there are.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def list_jobs(
+    states: tuple[str, ...],
+    mine: bool,
+    user: str | None,
+    limit: int | None,
+    all_jobs: bool,
+    as_json: bool,
+) -> None:
+    """Show the jobs, latest first, and why the waiting ones wait."""
+    if mine and user is not None:
+        raise click.UsageError("--mine and --user exclude each other.")
+    if all_jobs and limit is not None:
+        raise click.UsageError("--limit and --all exclude each other.")
+    jobs = open_queue().list(
+        states=[State(state) for state in states] or None,
+        limit=None if all_jobs else limit or DEFAULT_LIMIT,
+        user=current_user() if mine else user,
+    )
+    if as_json:
+        print_json([job.to_json() for job in jobs])
+        return
+    print_jobs(jobs)
+    if not jobs:
+        print_note("No jobs. `bertjobs submit finetune --help` shows how to make one.")
+    elif not all_jobs and len(jobs) == (limit or DEFAULT_LIMIT):
+        print_note(f"The newest {len(jobs)}; --all shows all.")
+
+
+@click.command()
+@click.argument("job")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(job: str, as_json: bool) -> None:
+    """Show everything that is known of one job."""
+    store = open_queue()
+    found = store.get(job)
+    events = store.events(found.id)
+    if as_json:
+        attempts = {"history": [a.to_json() for a in found.attempts], "events": [e.to_json() for e in events]}
+        page = {"dashboard_url": dashboard_page(found)}
+        print_json({**found.to_json(), "config": found.config, **attempts, **page})
+    else:
+        print_job(found, events, dashboard=dashboard_page(found))
+
+
+_jobs = click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@click.command()
+@_jobs
+@_json
+def cancel(jobs: tuple[str, ...], as_json: bool) -> int:
+    """End jobs: a waiting one at once, a running one as soon as its driver has stopped."""
+    store, by = open_queue(), current_user()
+    return _for_each(jobs, lambda job: store.cancel(job, by=by), as_json=as_json)
+
+
+@click.command()
+@_jobs
+@_json
+def retry(jobs: tuple[str, ...], as_json: bool) -> int:
+    """Queue jobs that ended badly once more; they go on from their last checkpoint."""
+    return _for_each(jobs, open_queue(needs_ray=True).retry, as_json=as_json)
+
+
+@click.command()
+@_jobs
+@_json
+def hold(jobs: tuple[str, ...], as_json: bool) -> int:
+    """Keep waiting jobs from starting."""
+    store, by = open_queue(), current_user()
+    return _for_each(jobs, lambda job: store.hold(job, by=by), as_json=as_json)
+
+
+@click.command()
+@_jobs
+@_json
+def release(jobs: tuple[str, ...], as_json: bool) -> int:
+    """Let held jobs start."""
+    return _for_each(jobs, open_queue(needs_ray=True).release, as_json=as_json)
+
+
+def _for_each(jobs: tuple[str, ...], change: Callable[[str], Job], *, as_json: bool) -> int:
+    """Change every job that can be, report the others; the exit code is that of the last refusal.
+
+    With `--json`, one job prints its document and several a list of them.
+    """
+    changed, code = [], 0
+    for job in jobs:
+        try:
+            changed.append(change(job))
+        except RedisDown:
+            raise
+        except QueueError as e:
+            report(e.message, e.hint)
+            code = e.exit_code
+    if as_json and changed:
+        documents = [job.to_json() for job in changed]
+        print_json(documents if len(jobs) > 1 else documents[0])
+    elif not as_json:
+        for found in changed:
+            print_line(f"{found.id}  {found.state}")
+    return code
+
+
+@click.command()
+@click.argument("job")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document when it has ended.")
+def wait(job: str, as_json: bool) -> int:
+    """Wait until a job has ended; exit 1 if it did not succeed.
+
+    Ctrl-C stops the waiting, not the job.
+    """
+    return wait_for(open_queue(needs_ray=True), job, as_json=as_json)
+
+
+@click.command()
+@click.argument("job")
+def watch(job: str) -> int:
+    """Follow one job live: step, loss, examples/s, time left.
+
+    A picture on a terminal, plain lines elsewhere. Ctrl-C stops the watching, not the job.
+    """
+    return wait_for(open_queue(needs_ray=True), job, as_json=False, display=choose_display(sys.stdout))
