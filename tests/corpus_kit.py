@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.config.pretrain import CorpusSection
 from bertjobs.text.blocks import Block, merge_small
 from bertjobs.text.corpus_encoding import BlockInfo, encode_span
 from bertjobs.text.documents import read_span

@@ -9,9 +9,9 @@ from click.shell_completion import CompletionItem
 
 from bertjobs.cli.commands.trials import from_trial, origin_of
 from bertjobs.config import JobConfig, Layer, describe, file_layer, load, paths, preset_layer, set_layer
+from bertjobs.config.dimensions import join_space
 from bertjobs.config.load import Parameter
 from bertjobs.config.presets import preset_names
-from bertjobs.config.space import join_space
 
 FLAGS: dict[str, dict[str, str]] = {
     "Task and data": {

@@ -1,5 +1,7 @@
 """What a job does: schema, presets, and the merge of defaults, preset, file, `--set` and flags."""
 
+from bertjobs.config.encode import EncodeConfig
+from bertjobs.config.finetune import EvaluateConfig, FinetuneConfig, JobConfig
 from bertjobs.config.kinds import CONFIG_OF_KIND, KINDS_WITH_MODEL, Kind
 from bertjobs.config.load import (
     Layer,
@@ -11,10 +13,8 @@ from bertjobs.config.load import (
     set_layer,
     stored_layer,
 )
-from bertjobs.config.schema import EvaluateConfig, FinetuneConfig, JobConfig
-from bertjobs.config.schema_encode import EncodeConfig
-from bertjobs.config.schema_pretrain import PretrainConfig
-from bertjobs.config.schema_tune import TuneConfig
+from bertjobs.config.pretrain import PretrainConfig
+from bertjobs.config.tune import TuneConfig
 
 __all__ = [
     "CONFIG_OF_KIND",

@@ -14,10 +14,9 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from bertjobs.config.kinds import CONFIG_OF_KIND
+from bertjobs.config.finetune import JobConfig
+from bertjobs.config.kinds import CONFIG_OF_KIND, find_contradictions, find_idle
 from bertjobs.config.presets import read_preset, read_yaml
-from bertjobs.config.rules import find_contradictions, find_idle
-from bertjobs.config.schema import JobConfig
 from bertjobs.errors import ConfigError
 
 

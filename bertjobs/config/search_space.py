@@ -4,11 +4,11 @@ configuration of a single trial. What a trial could be given is validated here, 
 import itertools
 from collections.abc import Iterator, Mapping
 
+from bertjobs.config.dimensions import Choice, Dimension, Space, Values, WholeRange, origin, parse_space
+from bertjobs.config.finetune import FinetuneConfig
+from bertjobs.config.kinds import find_idle
 from bertjobs.config.load import Layer, describe, load, paths, stored_layer
-from bertjobs.config.rules import find_idle
-from bertjobs.config.schema import FinetuneConfig
-from bertjobs.config.schema_tune import TuneConfig
-from bertjobs.config.space import Choice, Dimension, Space, Values, WholeRange, origin, parse_space
+from bertjobs.config.tune import TuneConfig
 from bertjobs.errors import ConfigError
 
 _ONE_DATA_SET = "the data is read and encoded once, for all trials"

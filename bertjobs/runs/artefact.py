@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import bertjobs
-from bertjobs.config.schema import TextSection
+from bertjobs.config.finetune import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.text.tasks import Task
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError, StorageError
 from bertjobs.runs.gang import task_errors
 from bertjobs.runs.pipelines import bound_pipelines

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertjobs.config import EncodeConfig
-from bertjobs.config.schema import TextSection
-from bertjobs.config.schema_encode import EncodeTextSection
+from bertjobs.config.encode import EncodeTextSection
+from bertjobs.config.finetune import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.modeling.loaded import LoadedModel
 from bertjobs.runs.artefact import read_artefact

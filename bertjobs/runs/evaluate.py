@@ -7,7 +7,7 @@ from typing import Any
 import ray
 
 from bertjobs.config import EvaluateConfig
-from bertjobs.config.schema import EvalTextSection, TextSection
+from bertjobs.config.finetune import EvalTextSection, TextSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.modeling.build import build_classifier
 from bertjobs.runs import gang

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bertjobs.config.space import Values
+from bertjobs.config.dimensions import Values
 from bertjobs.runs.trials import (
     Evaluation,
     Search,

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from bertjobs.config.schema import TextSection
+from bertjobs.config.finetune import TextSection
 from bertjobs.text.encoding import EncodedTable
 
 EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0)

@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from bertjobs.config.schema_tune import TuneConfig
-from bertjobs.config.space import Choice, Dimension, LogRange, Space, Value, Values, WholeRange
+from bertjobs.config.dimensions import Choice, Dimension, LogRange, Space, Value, Values, WholeRange
+from bertjobs.config.tune import TuneConfig
 from bertjobs.errors import ConfigError
 from bertjobs.runs.trials import Trial
 

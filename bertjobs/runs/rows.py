@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from bertjobs.config.schema import DataSection, EvalDataSection
+from bertjobs.config.finetune import DataSection, EvalDataSection
 from bertjobs.text.encoding import cache_key
 from bertjobs.text.sources import Split, has_split, holdout, read_split
 from bertjobs.text.tasks import Task

@@ -15,8 +15,8 @@ from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from bertjobs.config.schema_tune import TuneConfig
 from bertjobs.config.search_space import trial_config
+from bertjobs.config.tune import TuneConfig
 from bertjobs.runs.ledger import Ledger
 from bertjobs.runs.proposals import Proposals
 from bertjobs.runs.reporting import stop_reason

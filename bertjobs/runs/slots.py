@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from bertjobs.config.schema_tune import TuneConfig
 from bertjobs.config.search_space import gpus_per_trial, workers_per_trial
+from bertjobs.config.tune import TuneConfig
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
 from bertjobs.jobs.sizing import QUANTUM, describe_gang

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from bertjobs.config.schema_tune import SearchSection
+from bertjobs.config.tune import SearchSection
 from bertjobs.runs.trials import Trial, score_of
 
 VALUE, TIME = "value", "num_examples"

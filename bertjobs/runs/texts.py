@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bertjobs.config import EncodeConfig
-from bertjobs.config.schema_encode import Pooling
+from bertjobs.config.encode import Pooling
 from bertjobs.errors import DataError
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.runs.encoder import load_encoder_here

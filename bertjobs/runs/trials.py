@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from bertjobs.config.space import Values
+from bertjobs.config.dimensions import Values
 from bertjobs.errors import ConfigError
 from bertjobs.storage import JobDir
 

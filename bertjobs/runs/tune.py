@@ -10,8 +10,8 @@ import pyarrow as pa
 import torch
 
 from bertjobs.config import FinetuneConfig, TuneConfig, load, stored_layer
+from bertjobs.config.dimensions import Space
 from bertjobs.config.search_space import corner_configs, max_lens, search_space, space_texts
-from bertjobs.config.space import Space
 from bertjobs.errors import RunError
 from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.loaded import LoadedModel

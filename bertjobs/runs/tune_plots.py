@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from bertjobs.config.space import Choice, Dimension, LogRange, parse_space
+from bertjobs.config.dimensions import Choice, Dimension, LogRange, parse_space
 from bertjobs.runs.trials import Search, Trial, rank
 from bertjobs.storage import JobDir
 

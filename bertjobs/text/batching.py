@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bertjobs.config.schema import Truncation
+from bertjobs.config.finetune import Truncation
 from bertjobs.text import ragged
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.truncation import Cut, budget_of, truncate_lengths

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.config.pretrain import CorpusSection
 from bertjobs.text.documents import read_span
 from bertjobs.text.encoding import list_array, sha256_of
 from bertjobs.text.source_file import SourceFile

@@ -7,7 +7,7 @@ import glob
 from pathlib import Path
 from typing import Literal
 
-from bertjobs.config.schema_pretrain import PUBLISHED_CORPORA
+from bertjobs.config.pretrain import PUBLISHED_CORPORA
 from bertjobs.errors import DataError
 from bertjobs.text.locate import downloads_dir
 from bertjobs.text.source_file import SourceFile, data_errors, open_archive

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from bertjobs.config.schema_pretrain import CorpusSection, Document
+from bertjobs.config.pretrain import CorpusSection, Document
 from bertjobs.errors import DataError
 from bertjobs.text.source_file import SourceFile
 

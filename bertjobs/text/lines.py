@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertjobs.config.schema_encode import LinesSection
+from bertjobs.config.encode import LinesSection
 from bertjobs.errors import DataError
 from bertjobs.text.source_file import SourceFile, data_errors
 

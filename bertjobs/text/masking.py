@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bertjobs.config.schema_pretrain import ObjectiveSection
+from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.text import ragged
 from bertjobs.text.counter_random import Int64s, Purpose, UInt64s, again, below, draws, row_keys, shares
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from bertjobs.config.schema_pretrain import ObjectiveSection
+from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import DataError
 from bertjobs.text.blocks import Block
 from bertjobs.text.corpus_encoding import BlockInfo

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import BinaryIO
 
-from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError
 from bertjobs.text.corpus_format import CorpusFormat, article_begins, format_of
 from bertjobs.text.corpus_pieces import Piece, Span, open_parquet

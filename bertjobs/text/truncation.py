@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bertjobs.config.schema import Truncation
+from bertjobs.config.finetune import Truncation
 
 Lengths = npt.NDArray[np.int64]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from bertjobs.config.schema_pretrain import VocabKind
+from bertjobs.config.pretrain import VocabKind
 from bertjobs.text.corpus_pieces import Span
 from bertjobs.text.documents import read_span
 from bertjobs.text.tokenizers import MAX_TRAINING_TEXTS, Tokenizer, train_wordpiece, train_words

@@ -6,7 +6,7 @@ Pure functions of what was spent, so that resuming needs nothing else and all ra
 import math
 from dataclasses import dataclass
 
-from bertjobs.config.schema import OptimSection
+from bertjobs.config.finetune import OptimSection
 from bertjobs.training.schedule import lr_at, lr_at_share
 
 _FIRST_STEP_RATIO = 1e-3

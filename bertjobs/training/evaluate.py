@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertjobs.config.schema import Precision, TextSection
+from bertjobs.config.finetune import Precision, TextSection
 from bertjobs.text.batching import Ints
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.feed import Feed, Microbatch, SpecialIds

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertjobs.config.schema import TextSection
+from bertjobs.config.finetune import TextSection
 from bertjobs.modeling.dropout import row_keys
 from bertjobs.modeling.inputs import ModelInputs
 from bertjobs.text import ragged

@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import torch
 
-from bertjobs.config.schema import OptimSection, TrainSection
-from bertjobs.config.schema_pretrain import PretrainTrainSection
+from bertjobs.config.finetune import OptimSection, TrainSection
+from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.modeling.dropout import DropoutPool
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.storage import JobDir

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bertjobs.config.schema import TrainSection
-from bertjobs.config.schema_pretrain import PretrainTrainSection
+from bertjobs.config.finetune import TrainSection
+from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.errors import OutOfMemory
 from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.kernels import packs

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bertjobs.config.schema import OptimSection
+from bertjobs.config.finetune import OptimSection
 from bertjobs.errors import ModelError
 from bertjobs.training.groups import Group, freeze, parameter_groups
 from bertjobs.training.ranks import Ranks

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-from bertjobs.config.schema import TrainSection
+from bertjobs.config.finetune import TrainSection
 from bertjobs.text.batching import Ints, order_of_epoch
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bertjobs.config.schema_pretrain import PretrainConfig, PretrainTrainSection
+from bertjobs.config.pretrain import PretrainConfig, PretrainTrainSection
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.storage import JobDir
 from bertjobs.text.masking import Masker

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.config.schema import Precision
+from bertjobs.config.finetune import Precision
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.training.precision import autocast, resolve_precision
 from bertjobs.training.pretrain_feed import PretrainFeed

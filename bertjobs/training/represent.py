@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bertjobs.config.schema import Precision, TextSection
-from bertjobs.config.schema_encode import Pooling
+from bertjobs.config.encode import Pooling
+from bertjobs.config.finetune import Precision, TextSection
 from bertjobs.modeling.bert import BertModel
 from bertjobs.modeling.inputs import ModelInputs
 from bertjobs.text.encoding import EncodedTable

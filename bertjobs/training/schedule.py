@@ -3,7 +3,7 @@ so that resuming needs no state."""
 
 import math
 
-from bertjobs.config.schema import OptimSection, Schedule
+from bertjobs.config.finetune import OptimSection, Schedule
 from bertjobs.errors import ConfigError
 
 

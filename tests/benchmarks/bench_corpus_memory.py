@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.config.pretrain import CorpusSection
 from bertjobs.text.corpus_encoding import BlockInfo, encode_span
 from bertjobs.text.encoding import write_ipc
 from bertjobs.text.source_file import SourceFile

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
-from bertjobs.config.schema_pretrain import CorpusSection, ObjectiveSection
+from bertjobs.config.pretrain import CorpusSection, ObjectiveSection
 from bertjobs.text.blocks import Block, merge_small
 from bertjobs.text.corpus_encoding import BlockInfo, encode_span
 from bertjobs.text.corpus_order import CorpusOrder

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from bertjobs.config.schema_pretrain import CorpusSection, PretrainConfig
+from bertjobs.config.pretrain import CorpusSection, PretrainConfig
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.modeling.config import BertConfig
 from bertjobs.storage import JobDir

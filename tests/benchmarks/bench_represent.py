@@ -28,8 +28,8 @@ import numpy as np
 import torch
 import transformers
 
-from bertjobs.config.schema import TextSection
-from bertjobs.config.schema_encode import EncodeTrainSection
+from bertjobs.config.encode import EncodeTrainSection
+from bertjobs.config.finetune import TextSection
 from bertjobs.modeling import build_pretraining, load_weights
 from bertjobs.text.lines import LINES_PER_SPAN
 from bertjobs.text.single_or_pair import encode_singles_and_pairs, singles_and_pairs

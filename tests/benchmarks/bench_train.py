@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from bertjobs.config.schema import DataSection, FinetuneConfig
+from bertjobs.config.finetune import DataSection, FinetuneConfig
 from bertjobs.modeling.build import build_classifier
 from bertjobs.modeling.weights import load_weights
 from bertjobs.storage import JobDir

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.config import Layer, TuneConfig, load, paths
-from bertjobs.config.rules_tune import _PATHS_OF_TRIALS
+from bertjobs.config.dimensions import Choice, LogRange, Range, WholeRange, join_space, parse_space
 from bertjobs.config.search_space import (
     _REFUSED,
     corner_configs,
@@ -19,7 +19,7 @@ from bertjobs.config.search_space import (
     trial_config,
     workers_per_trial,
 )
-from bertjobs.config.space import Choice, LogRange, Range, WholeRange, join_space, parse_space
+from bertjobs.config.tune import _PATHS_OF_TRIALS
 from bertjobs.errors import ConfigError
 
 

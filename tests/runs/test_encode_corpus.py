@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import ray
 
-from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError
 from bertjobs.runs.encode_corpus import encode_corpus
 from bertjobs.text.corpus_files import own_files

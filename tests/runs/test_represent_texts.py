@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.config import Layer, load
-from bertjobs.config.schema import TextSection
+from bertjobs.config.finetune import TextSection
 from bertjobs.errors import ConfigError, DataError, ModelError, StorageError
 from bertjobs.modeling import BertConfig, build_classifier, build_pretraining, save_pretrained
 from bertjobs.runs.artefact import Artefact

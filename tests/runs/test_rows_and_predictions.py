@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertjobs.config.schema import DataSection, EvalTextSection, TextSection
+from bertjobs.config.finetune import DataSection, EvalTextSection, TextSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.runs.artefact import Artefact, read_artefact
 from bertjobs.runs.evaluate import check_task, trained_text

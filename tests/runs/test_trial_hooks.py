@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bertjobs.config import Layer, load
-from bertjobs.config.schema import TextSection, TrainSection
+from bertjobs.config.finetune import TextSection, TrainSection
 from bertjobs.errors import TrainingError
 from bertjobs.runs.lengths import count_correct, cut_ratio
 from bertjobs.runs.reporting import TrainingHooks

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertjobs.config.schema_encode import LinesSection
+from bertjobs.config.encode import LinesSection
 from bertjobs.errors import DataError
 from bertjobs.text import lines
 from bertjobs.text.corpus_files import own_files

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.config.schema_pretrain import ObjectiveSection
+from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import ModelError
 from bertjobs.text.blocks import Block
 from bertjobs.text.corpus_order import CorpusOrder

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.config.schema_pretrain import ObjectiveSection
+from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import DataError
 from bertjobs.text.blocks import Block
 from bertjobs.text.corpus_encoding import BlockInfo

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.config.schema_pretrain import ObjectiveSection
+from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.text.batching import share_of_rank, split_microbatches
 from bertjobs.text.blocks import Block
 from bertjobs.text.masking import Masker

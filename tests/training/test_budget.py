@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from bertjobs.config.schema import OptimSection
-from bertjobs.config.schema_pretrain import PretrainTrainSection
+from bertjobs.config.finetune import OptimSection
+from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.training.budget import Budget, Spent
 from bertjobs.training.pretrain import budget_of
 from bertjobs.training.schedule import lr_at, lr_at_share

@@ -3,7 +3,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from bertjobs.config.schema import OptimSection
+from bertjobs.config.finetune import OptimSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.training.groups import depth_of, freeze, parameter_groups
 from bertjobs.training.optim import FlatAdamW, build_optimizer

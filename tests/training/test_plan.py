@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bertjobs.config.schema import TrainSection
+from bertjobs.config.finetune import TrainSection
 from bertjobs.training.plan import make_plan
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bertjobs.config.schema import OptimSection, TextSection
+from bertjobs.config.finetune import OptimSection, TextSection
 from bertjobs.modeling.dropout import DropoutPool
 from bertjobs.training.feed import Feed, Microbatch, StepBatch
 from bertjobs.training.optim import LOSSES, STOP, FlatAdamW, build_optimizer

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertjobs.config.schema import FinetuneConfig
+from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.modeling.build import build_classifier
 from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.heads import BertForSequenceClassification

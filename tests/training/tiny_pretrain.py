@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import tiny
 
-from bertjobs.config.schema_pretrain import PretrainConfig
+from bertjobs.config.pretrain import PretrainConfig
 from bertjobs.modeling import BertConfig, BertForPreTraining, build_pretraining
 from bertjobs.storage import JobDir
 from bertjobs.text.blocks import Block

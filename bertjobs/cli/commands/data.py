@@ -16,7 +16,7 @@ from bertjobs.cli.output.render import print_json, print_line, print_note
 from bertjobs.cli.output.reports import print_corpora, print_inspection
 from bertjobs.cli.request import split_names
 from bertjobs.config import PretrainConfig
-from bertjobs.config.schema_pretrain import CorpusSection
+from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import ConfigError, StorageError
 from bertjobs.settings import load_settings
 from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files

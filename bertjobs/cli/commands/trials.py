@@ -9,7 +9,7 @@ from bertjobs.cli.context import open_queue
 from bertjobs.cli.output.formatting import header_of, number, printable, sentence
 from bertjobs.cli.output.render import print_json, print_line, print_note, print_table
 from bertjobs.config import JobConfig, Layer, stored_layer
-from bertjobs.config.schema import FinetuneConfig
+from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.errors import ConfigError, DataError
 from bertjobs.jobs.job import Job
 from bertjobs.runs.trials import Search, Trial, best_trial, counts, find_trial, rank, read_search, read_trials
