@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from bertjobs.errors import QueueError
-from bertjobs.jobs.connection import open_connection
+from bertjobs.jobs.store.connection import open_connection
 from bertjobs.settings import Settings, load_settings
 
 

@@ -5,7 +5,7 @@ import os
 
 from bertjobs.cli.output.render import print_note
 from bertjobs.jobs.job import Job
-from bertjobs.jobs.store import JobStore, connect
+from bertjobs.jobs.store.job_store import JobStore, connect
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack import ensure
 

@@ -10,17 +10,22 @@ A job whose time is over (`--keep`, `BERTJOBS_KEEP_S`, or `cluster clean --older
   any more. One that another stored job follows, or whose model it uses, stays known until that is forgotten.
 
 Thinned first: killed in between, the next cleaning finds the job again.
+
+The dispatcher's cleaning up, in a thread of its own: a slow file system may take longer to remove a folder
+than a pass may last.
 """
 
 import json
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bertjobs.errors import StorageError
-from bertjobs.jobs.connection import Connection, WrongState
-from bertjobs.jobs.logs import LOG_FOLDER
+from bertjobs.errors import BertjobsError, StorageError
+from bertjobs.jobs.dispatcher.driver_log import LOG_FOLDER
+from bertjobs.jobs.store.connection import Connection, WrongState
+from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.storage import JobDir
 from bertjobs.training.position import checkpoint_name
 
@@ -135,3 +140,45 @@ def _dispensable(ended: Ended) -> Iterator[str]:
         for name in ended.job_dir.list(_CHECKPOINTS):
             if name not in ended.kept_checkpoints:
                 yield f"{_CHECKPOINTS}/{name}"
+
+
+CLEAN_INTERVAL_S = 300.0
+
+
+class Janitor:
+    """Cleans up every few minutes while we lead, from `start` to `close`."""
+
+    def __init__(self, store: DispatchStore) -> None:
+        self._store = store
+        self._is_closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Clean up no more; what is under way ends with the process, and is safe to be cut off."""
+        self._is_closed.set()
+
+    def clean(self) -> None:
+        """Clean up once. Raises: NotLeader, RedisDown."""
+        if not self._store.term:
+            return
+        for job in Retention(self._store.connection, term=self._store.term).clean():
+            logger.info(
+                "%s: %s; removed from %s: %s",
+                job.job_id,
+                "forgotten" if job.is_forgotten else "thinned",
+                job.folder,
+                ", ".join(job.removed) or "nothing",
+            )
+
+    def _run(self) -> None:
+        while not self._is_closed.wait(CLEAN_INTERVAL_S):
+            try:
+                self.clean()
+            except BertjobsError as e:
+                logger.warning("not cleaned up: %s", e)
+            except Exception:  # it is for no one's sake but the disk's: the dispatcher must go on
+                logger.exception("cleaning up failed")

@@ -18,7 +18,7 @@ from torch import distributed
 
 from bertjobs.errors import BertjobsError, RunError, TrainingError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.nodes import QUANTUM
+from bertjobs.jobs.scheduling.free_nodes import QUANTUM
 from bertjobs.runs.run import Reporter
 from bertjobs.settings import Settings
 

@@ -20,7 +20,8 @@ import ray
 from bertjobs.config import JobConfig
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant, State, iso
-from bertjobs.jobs.sizing import Cluster, Node, exceeds, size_workers
+from bertjobs.jobs.scheduling.sizing import exceeds, size_workers
+from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.runs.kinds import DRIVER_OF_KIND
 from bertjobs.runs.run import Reporter, Run, remaining_checkpoint
 from bertjobs.settings import Settings

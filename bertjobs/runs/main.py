@@ -15,7 +15,7 @@ from typing import Any
 
 from bertjobs import __version__
 from bertjobs.errors import BertjobsError, LeaseLost, RunError
-from bertjobs.jobs.session import JobSession
+from bertjobs.jobs.driver.session import JobSession
 from bertjobs.settings import Settings, load_settings
 from bertjobs.storage import JobDir
 

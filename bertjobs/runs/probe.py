@@ -15,7 +15,7 @@ from typing import Any
 
 import bertjobs
 from bertjobs.errors import BertjobsError
-from bertjobs.jobs.connection import open_connection
+from bertjobs.jobs.store.connection import open_connection
 from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
 

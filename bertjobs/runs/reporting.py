@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from bertjobs.errors import BertjobsError, Cancelled, RunError
-from bertjobs.jobs.session import JobSession
+from bertjobs.jobs.driver.session import JobSession
 from bertjobs.runs.run import Reporter
 from bertjobs.runs.training_metrics import TrainingGauges
 from bertjobs.settings import load_settings

@@ -3,7 +3,7 @@ the worker of rank 0; the names are in `jobs.metric_names`."""
 
 from ray.util.metrics import Gauge
 
-from bertjobs.jobs import metric_names as names
+from bertjobs.jobs.dispatcher import metrics as names
 from bertjobs.jobs.job import JobSummary
 from bertjobs.training.progress import Progress
 

@@ -151,7 +151,7 @@ def _start_dispatcher(settings: Settings, layout: Layout, *, lock_fd: int) -> No
         if ray is not None and running.address == ray.address:
             return
         process.stop(running, grace_s=_STOP_S["dispatcher"])  # it serves a Ray that had other ports
-    _start_python(settings, layout, "dispatcher", module="bertjobs.jobs.dispatcher", lock_fd=lock_fd)
+    _start_python(settings, layout, "dispatcher", module="bertjobs.jobs.dispatcher.loop", lock_fd=lock_fd)
 
 
 def _start_python(settings: Settings, layout: Layout, member: str, *, module: str, lock_fd: int) -> None:

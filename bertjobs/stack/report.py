@@ -3,7 +3,7 @@
 from typing import Any
 
 from bertjobs.errors import BertjobsError
-from bertjobs.jobs.connection import open_connection
+from bertjobs.jobs.store.connection import open_connection
 from bertjobs.settings import Settings
 from bertjobs.stack import process, ray_head, redis_server
 from bertjobs.stack.layout import Layout, layout_of

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # redis_process.py lies beside the tests that use it
 
-from bertjobs.jobs.store import JobStore, connect
+from bertjobs.jobs.store.job_store import JobStore, connect
 from redis_process import running_redis
 
 GOALS_S = {"--help": 0.25, "list": 0.4, "list --all --json": None}

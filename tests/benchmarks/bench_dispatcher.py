@@ -18,15 +18,15 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # redis_process.py lies beside the tests that use it
 
-from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.dispatcher import Dispatcher, spare_collector
+from bertjobs.jobs.dispatcher.attempt_policy import Limits
+from bertjobs.jobs.dispatcher.loop import Dispatcher, spare_collector
 from bertjobs.jobs.job import State
-from bertjobs.jobs.lease_store import LeaseStore
-from bertjobs.jobs.ray_jobs import RayJob
+from bertjobs.jobs.ray.api import RayJob
 from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.sizing import Cluster, Node
-from bertjobs.jobs.store import JobStore, connect
-from bertjobs.jobs.watch import Limits
+from bertjobs.jobs.scheduling.types import Cluster, Node
+from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.jobs.store.job_store import JobStore, connect
+from bertjobs.jobs.store.lease_store import LeaseStore
 from redis_process import running_redis
 
 GANGS = [(8, 60), (4, 10), (2, 10), (1, 15), (16, 5)]

@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # redis_process.py lies beside the tests that use it
 
-from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.store import JobStore, connect
+from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.jobs.store.job_store import JobStore, connect
 from bertjobs.settings import Settings
 from redis_process import running_redis
 
@@ -62,7 +62,9 @@ def measure(settings: Settings, *, num_jobs: int) -> None:
         f"queue read by the dispatcher, {total - 2000} waiting, ms",
         1e3 * median(lambda: list(dispatch.queue())),
     )
-    program = "from bertjobs.jobs.store import connect; from bertjobs.settings import load_settings; "
+    program = (
+        "from bertjobs.jobs.store.job_store import connect; from bertjobs.settings import load_settings; "
+    )
     program += "connect(load_settings()).list({})"
     env = {"BERTJOBS_REDIS_URL": str(settings.redis_url), "BERTJOBS_RAY_ADDRESS": NO_RAY}
     for words, arguments in (("newest 100", ""), ("all", "limit=None")):

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bertjobs.cli.main import main
-from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.job import Grant, Job, State
-from bertjobs.jobs.lease_store import LeaseStore
 from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.store import JobStore, connect
+from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.jobs.store.job_store import JobStore, connect
+from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.settings import load_settings
 from redis_process import RedisProcess
 

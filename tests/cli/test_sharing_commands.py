@@ -11,7 +11,7 @@ from click.testing import Result
 from bertjobs.cli.commands import cluster as sharing_module
 from bertjobs.cli.context import current_user
 from bertjobs.jobs.job import State
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.store.job_store import JobStore
 
 Run = Callable[..., Result]
 Drive = Callable[[str], Any]

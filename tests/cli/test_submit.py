@@ -9,7 +9,7 @@ import pytest
 from click.testing import Result
 
 from bertjobs.jobs.job import State
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.store.job_store import JobStore
 
 Run = Callable[..., Result]
 Drive = Callable[[str], Any]

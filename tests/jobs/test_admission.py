@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.jobs.admission import admit, free_of
-from bertjobs.jobs.sizing import Cluster, Node
-from bertjobs.jobs.verdicts import Admit, Holding, Reject, Wait, Waiting
+from bertjobs.jobs.scheduling.admission import admit, free_of
+from bertjobs.jobs.scheduling.types import Admit, Cluster, Holding, Node, Reject, Wait, Waiting
 
 EIGHT = Cluster(nodes=(Node(id="n", cpus=64, gpus=8),))
 

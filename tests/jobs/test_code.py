@@ -11,8 +11,8 @@ from threading import Thread
 import pytest
 
 from bertjobs.errors import ConfigError
-from bertjobs.jobs.code import CodePackage, code_to_send, package_of
-from bertjobs.jobs.ray_jobs import RayCluster, RayRefused
+from bertjobs.jobs.ray.api import RayCluster, RayRefused
+from bertjobs.jobs.ray.code_package import CodePackage, code_to_send, package_of
 from bertjobs.settings import load_settings
 
 SETTINGS = replace(load_settings({}), sends_code=True)
@@ -93,7 +93,7 @@ def test_what_is_unpacked_is_a_package_that_runs_with_its_scripts_and_presets(tm
     code = code_to_send(SETTINGS)
     zipfile.ZipFile(io.BytesIO(code.content)).extractall(tmp_path)
     script = (
-        "import bertjobs, sys; from bertjobs.jobs.connection import source_of;"
+        "import bertjobs, sys; from bertjobs.jobs.store.connection import source_of;"
         "from bertjobs.config.presets import configs_dir, preset_names, size_names;"
         f"assert bertjobs.__file__.startswith({str(tmp_path)!r}), bertjobs.__file__;"
         f"assert str(configs_dir()).startswith({str(tmp_path)!r}), configs_dir();"

@@ -5,11 +5,11 @@ import uuid
 import pytest
 
 from bertjobs.errors import LeaseLost
-from bertjobs.jobs.connection import NotLeader, WrongState
+from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import State
-from bertjobs.jobs.logs import log_name
 from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.sizing import Node
+from bertjobs.jobs.scheduling.types import Node
+from bertjobs.jobs.store.connection import NotLeader, WrongState
 
 pytestmark = pytest.mark.redis
 

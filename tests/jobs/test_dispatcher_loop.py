@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from bertjobs.errors import ConfigError
-from bertjobs.jobs.dispatcher import run
+from bertjobs.jobs.dispatcher.loop import run
 from bertjobs.jobs.job import State
 
 pytestmark = pytest.mark.redis

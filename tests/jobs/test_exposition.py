@@ -10,14 +10,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import bertjobs
 from bertjobs.errors import ConfigError
-from bertjobs.jobs import metric_names
-from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.dispatcher import Dispatcher
-from bertjobs.jobs.exposition import MetricsServer, QueueMetrics
+from bertjobs.jobs.dispatcher import metrics as metric_names
+from bertjobs.jobs.dispatcher.attempt_policy import Limits
+from bertjobs.jobs.dispatcher.loop import Dispatcher
+from bertjobs.jobs.dispatcher.prometheus import MetricsServer, QueueMetrics
+from bertjobs.jobs.quotas import SharingStore
 from bertjobs.jobs.retry import Failure, decide
-from bertjobs.jobs.sharing import SharingStore
-from bertjobs.jobs.sizing import Node
-from bertjobs.jobs.watch import Limits
+from bertjobs.jobs.scheduling.types import Node
+from bertjobs.jobs.store.dispatch_store import DispatchStore
 
 pytestmark = pytest.mark.redis
 
@@ -130,7 +130,7 @@ def test_every_metric_is_served_under_its_name(metrics):
 
 
 def test_the_dispatcher_imports_the_library_only_where_there_is_a_port():
-    source = Path(bertjobs.__file__).parent / "jobs" / "dispatcher.py"
+    source = Path(bertjobs.__file__).parent / "jobs" / "dispatcher" / "loop.py"
     lines = source.read_text().splitlines()
-    (line,) = [line for line in lines if "jobs.exposition" in line]
+    (line,) = [line for line in lines if "dispatcher.prometheus" in line]
     assert line.startswith("    "), "inside the function that has looked at the port"

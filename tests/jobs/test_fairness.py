@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bertjobs.jobs.admission import Sizes, admit
-from bertjobs.jobs.sizing import Cluster, Node
-from bertjobs.jobs.verdicts import OPEN, Admit, Holding, Rules, Wait, Waiting
+from bertjobs.jobs.scheduling.admission import Sizes, admit
+from bertjobs.jobs.scheduling.types import OPEN, Admit, Cluster, Holding, Node, Rules, Wait, Waiting
 
 EIGHT = Cluster(nodes=(Node(id="n", cpus=64, gpus=8),))
 FOUR_NODES = Cluster(nodes=tuple(Node(id=f"n{i}", cpus=32, gpus=4) for i in range(4)))

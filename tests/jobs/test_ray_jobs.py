@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import QueueError
-from bertjobs.jobs import attendant as attendant_module
-from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.dispatcher import Dispatcher, driver_environment
+from bertjobs.jobs.dispatcher import supervisor as attendant_module
+from bertjobs.jobs.dispatcher.attempt_policy import Limits
+from bertjobs.jobs.dispatcher.driver_log import log_name
+from bertjobs.jobs.dispatcher.loop import Dispatcher, driver_environment
 from bertjobs.jobs.job import State
-from bertjobs.jobs.logs import log_name
-from bertjobs.jobs.ray_jobs import RayCluster, RayRefused, RayUnreachable, ray_token
-from bertjobs.jobs.watch import Limits
+from bertjobs.jobs.ray.api import RayCluster, RayRefused, RayUnreachable, ray_token
+from bertjobs.jobs.store.dispatch_store import DispatchStore
 
 
 @pytest.fixture
@@ -177,7 +177,7 @@ def end_group(head):
 DRIVER = """
 import os, sys, time
 sys.path.insert(0, {root!r})
-from bertjobs.jobs.session import JobSession
+from bertjobs.jobs.driver.session import JobSession
 from bertjobs.settings import load_settings
 job_id, attempt, token = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with JobSession.open(load_settings(), job_id=job_id, attempt=attempt, token=token) as session:

@@ -4,9 +4,9 @@ import threading
 
 import pytest
 
-from bertjobs.jobs.ray_jobs import RayJob, RayUnreachable
-from bertjobs.jobs.ray_watch import RayWatch
-from bertjobs.jobs.sizing import Cluster, Node
+from bertjobs.jobs.ray.api import RayJob, RayUnreachable
+from bertjobs.jobs.ray.poller import RayWatch
+from bertjobs.jobs.scheduling.types import Cluster, Node
 
 
 class SlowRay:
@@ -31,7 +31,7 @@ class SlowRay:
 
 @pytest.fixture
 def watch(monkeypatch):
-    monkeypatch.setattr("bertjobs.jobs.ray_watch.LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr("bertjobs.jobs.ray.poller.LOOK_INTERVAL_S", 0.01)
     ray = SlowRay()
     watch = RayWatch(ray)
     yield watch, ray

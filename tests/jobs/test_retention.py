@@ -2,12 +2,11 @@
 
 import pytest
 
-from bertjobs.jobs.connection import JobUnknown
-from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.janitor import Janitor
 from bertjobs.jobs.job import State
-from bertjobs.jobs.retention import Retention
+from bertjobs.jobs.retention import Janitor, Retention
 from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.store.connection import JobUnknown
+from bertjobs.jobs.store.dispatch_store import DispatchStore
 
 pytestmark = pytest.mark.redis
 

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from bertjobs.errors import Cancelled, DataError, LeaseLost
-from bertjobs.jobs.connection import RedisDown
-from bertjobs.jobs.heartbeat import LEAVE_S, beat
+from bertjobs.jobs.driver.heartbeat import LEAVE_S, beat
+from bertjobs.jobs.driver.session import JobSession
 from bertjobs.jobs.job import State
-from bertjobs.jobs.session import JobSession
+from bertjobs.jobs.store.connection import RedisDown
 
 pytestmark = pytest.mark.redis
 
@@ -207,7 +207,7 @@ def test_a_cancellation_reaches_a_busy_driver_as_sigterm(world, started, tmp_pat
     script.write_text(
         "import signal, sys\n"
         "from bertjobs.errors import Cancelled\n"
-        "from bertjobs.jobs.session import JobSession\n"
+        "from bertjobs.jobs.driver.session import JobSession\n"
         "from bertjobs.settings import load_settings\n"
         "def stop(*_): raise Cancelled('told to stop')\n"
         "signal.signal(signal.SIGTERM, stop)\n"

@@ -4,12 +4,12 @@ import uuid
 
 import pytest
 
-from bertjobs.jobs.admission import MAX_STARTS
-from bertjobs.jobs.connection import WrongState
 from bertjobs.jobs.job import State
+from bertjobs.jobs.quotas import SharingStore
 from bertjobs.jobs.retry import Failure, decide
-from bertjobs.jobs.sharing import SharingStore
-from bertjobs.jobs.sizing import Node
+from bertjobs.jobs.scheduling.admission import MAX_STARTS
+from bertjobs.jobs.scheduling.types import Node
+from bertjobs.jobs.store.connection import WrongState
 
 pytestmark = pytest.mark.redis
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.nodes import FreeNodes
-from bertjobs.jobs.sizing import Cluster, Node, exceeds, fits, size_workers
+from bertjobs.jobs.scheduling.free_nodes import FreeNodes
+from bertjobs.jobs.scheduling.sizing import exceeds, fits, size_workers
+from bertjobs.jobs.scheduling.types import Cluster, Node
 
 
 def cluster(*nodes):

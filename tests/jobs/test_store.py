@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-import bertjobs.jobs
+import bertjobs.jobs.store
 from bertjobs.errors import ConfigError, QueueError
-from bertjobs.jobs.connection import JobUnknown, open_connection
-from bertjobs.jobs.dispatch_store import DispatchStore
 from bertjobs.jobs.job import REOPENED_BY_RETRY, TRANSITIONS, Grant, State
-from bertjobs.jobs.lease_store import LeaseStore
 from bertjobs.jobs.retry import Failure, decide
-from bertjobs.jobs.store import JobStore, connect
+from bertjobs.jobs.store.connection import JobUnknown, open_connection
+from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.jobs.store.job_store import JobStore, connect
+from bertjobs.jobs.store.lease_store import LeaseStore
 
 pytestmark = pytest.mark.redis
 
-LUA = Path(bertjobs.jobs.__file__).parent / "lua"
+LUA = Path(bertjobs.jobs.store.__file__).parent / "lua"
 GRANT = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
 
 
@@ -111,7 +111,7 @@ def test_a_list_filters_by_state_and_user_and_stops_at_its_limit(store, submit):
 
 def test_a_job_is_found_by_a_beginning_that_is_its_alone(store, submit, monkeypatch):
     ids = iter(["j-000000aaa", "j-000001bbb"])
-    monkeypatch.setattr("bertjobs.jobs.store.new_job_id", lambda: next(ids))
+    monkeypatch.setattr("bertjobs.jobs.store.job_store.new_job_id", lambda: next(ids))
     a, b = submit(), submit()
     assert (store.get("j-000000").id, store.get("j-000001b").id) == (a, b)
     with pytest.raises(QueueError, match="beginning of several jobs"):
@@ -158,7 +158,7 @@ def test_a_job_cannot_follow_one_that_does_not_exist(store, submit):
 
 def test_two_jobs_that_draw_the_same_id_both_get_one(store, monkeypatch, submit):
     ids = iter(["j-000000aaa", "j-000000aaa", "j-000000bbb"])
-    monkeypatch.setattr("bertjobs.jobs.store.new_job_id", lambda: next(ids))
+    monkeypatch.setattr("bertjobs.jobs.store.job_store.new_job_id", lambda: next(ids))
     assert [submit(), submit()] == ["j-000000aaa", "j-000000bbb"]
 
 

@@ -15,14 +15,14 @@ from hypothesis.stateful import (
 )
 
 from bertjobs.errors import LeaseLost, QueueError
-from bertjobs.jobs.connection import WrongState
-from bertjobs.jobs.dispatch_store import DispatchStore
+from bertjobs.jobs.dispatcher.state_cache import Mirror
 from bertjobs.jobs.job import REOPENED_BY_RETRY, TRANSITIONS, Grant, State
-from bertjobs.jobs.lease_store import LeaseStore
-from bertjobs.jobs.mirror import Mirror
 from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.sizing import Node
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.scheduling.types import Node
+from bertjobs.jobs.store.connection import WrongState
+from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.jobs.store.lease_store import LeaseStore
 
 pytestmark = pytest.mark.redis
 

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from bertjobs.jobs.dispatcher.attempt_policy import End, Gone, Keep, Limits, Start, Stop, TimeIsUp, judge
 from bertjobs.jobs.job import State
-from bertjobs.jobs.ray_jobs import RayJob
-from bertjobs.jobs.watch import End, Gone, Keep, Limits, Live, Start, Stop, TimeIsUp, judge
+from bertjobs.jobs.ray.api import RayJob
+from bertjobs.jobs.scheduling.types import Live
 
 LIMITS = Limits(lease_s=15)
 LIVE = Live(

@@ -2,7 +2,8 @@
 
 import pytest
 
-from bertjobs.jobs.sizing import Cluster, Node, size_workers
+from bertjobs.jobs.scheduling.sizing import size_workers
+from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.runs.gang import num_threads
 
 

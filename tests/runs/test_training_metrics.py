@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bertjobs.jobs import metric_names as names
+from bertjobs.jobs.dispatcher import metrics as names
 from bertjobs.runs import training_metrics
 from bertjobs.runs.training_metrics import TrainingGauges
 from bertjobs.training.progress import Progress

@@ -7,7 +7,8 @@ import pytest
 from bertjobs.config import Layer, TuneConfig, load
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.sizing import Cluster, Node, size_workers
+from bertjobs.jobs.scheduling.sizing import size_workers
+from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.runs.gang import num_threads
 from bertjobs.runs.slots import Slots, share_out
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from bertjobs import __version__
-from bertjobs.jobs.connection import open_connection
-from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.dispatcher import LEADER_LEASE_S
-from bertjobs.jobs.ray_jobs import RayCluster
-from bertjobs.jobs.sizing import Cluster, Node
+from bertjobs.jobs.dispatcher.loop import LEADER_LEASE_S
+from bertjobs.jobs.ray.api import RayCluster
+from bertjobs.jobs.scheduling.types import Cluster, Node
+from bertjobs.jobs.store.connection import open_connection
+from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.stack.doctor import node_checks, queue_checks, ray_checks, redis_checks
 from bertjobs.stack.doctor.examine import examine
 

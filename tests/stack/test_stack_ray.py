@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs import stack
-from bertjobs.jobs.ray_jobs import RayCluster, RayUnreachable
+from bertjobs.jobs.ray.api import RayCluster, RayUnreachable
 from bertjobs.settings import load_settings
 from bertjobs.stack import process, ray_head
 from bertjobs.stack.layout import layout_of

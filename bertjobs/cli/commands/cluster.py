@@ -23,7 +23,7 @@ from bertjobs.cli.output.render import (
 )
 from bertjobs.cli.params import Duration
 from bertjobs.errors import QueueError
-from bertjobs.jobs.sharing import Sharing, SharingStore
+from bertjobs.jobs.quotas import Sharing, SharingStore
 from bertjobs.settings import load_settings
 
 POLL_S = 1.0
@@ -205,7 +205,7 @@ def dispatcher() -> None:
 
     Of several only one leads; another takes over when it ends. The local stack starts its own.
     """
-    from bertjobs.jobs.dispatcher import main
+    from bertjobs.jobs.dispatcher.loop import main
 
     main()
 

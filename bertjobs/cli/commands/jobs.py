@@ -17,8 +17,8 @@ from bertjobs.cli.main import report
 from bertjobs.cli.output.follow import choose_display, wait_for
 from bertjobs.cli.output.render import print_job, print_jobs, print_json, print_line, print_note
 from bertjobs.errors import QueueError
-from bertjobs.jobs.connection import RedisDown
 from bertjobs.jobs.job import Job, State
+from bertjobs.jobs.store.connection import RedisDown
 
 DEFAULT_LIMIT = 50
 

@@ -9,7 +9,7 @@ from bertjobs.cli.main import INTERRUPTED
 from bertjobs.cli.output.render import print_bytes, print_note
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Job
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.store.job_store import JobStore
 
 POLL_S = 0.5
 

@@ -11,7 +11,7 @@ from bertjobs.cli.output.formatting import printable
 from bertjobs.cli.output.render import print_json, print_line
 from bertjobs.errors import DataError, StorageError
 from bertjobs.jobs.job import Job
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.text.tasks import resolve_task
 
 CURVES = "plots/curves.png"

@@ -17,7 +17,7 @@ from bertjobs.cli.request import locate_inputs, model_of, names_job, with_model
 from bertjobs.config import KINDS_WITH_MODEL, JobConfig
 from bertjobs.errors import ModelError
 from bertjobs.jobs.job import State
-from bertjobs.jobs.store import MAX_PRIORITY, JobStore
+from bertjobs.jobs.store.job_store import MAX_PRIORITY, JobStore
 from bertjobs.runs.travel import send_inputs
 from bertjobs.settings import load_settings
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bertjobs.errors import BertjobsError
-from bertjobs.jobs.code import code_to_send
-from bertjobs.jobs.connection import open_connection
-from bertjobs.jobs.ray_jobs import RayCluster, ray_token
+from bertjobs.jobs.ray.api import RayCluster, ray_token
+from bertjobs.jobs.ray.code_package import code_to_send
+from bertjobs.jobs.store.connection import open_connection
 from bertjobs.settings import Settings
 from bertjobs.stack import ray_head
 from bertjobs.stack.doctor.check import Check, broken, unknown

@@ -9,9 +9,9 @@ from typing import Any
 
 from bertjobs import __version__
 from bertjobs.errors import BertjobsError, StorageError
-from bertjobs.jobs.dispatcher import driver_environment
-from bertjobs.jobs.ray_jobs import Ray
-from bertjobs.jobs.sizing import count_of
+from bertjobs.jobs.dispatcher.loop import driver_environment
+from bertjobs.jobs.ray.api import Ray
+from bertjobs.jobs.scheduling.sizing import count_of
 from bertjobs.runs.probe import MARK
 from bertjobs.settings import Settings
 from bertjobs.stack.doctor.check import Check, broken, ok, warning

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bertjobs.jobs.connection import Connection
-from bertjobs.jobs.dispatcher import LEADER_LEASE_S
+from bertjobs.jobs.dispatcher.loop import LEADER_LEASE_S
+from bertjobs.jobs.store.connection import Connection
 from bertjobs.stack.doctor.check import Check, broken, ok, warning
 
 CLOCKS_APART_S = 5.0

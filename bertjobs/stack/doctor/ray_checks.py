@@ -4,8 +4,9 @@ import re
 from collections.abc import Iterator
 
 from bertjobs.errors import BertjobsError
-from bertjobs.jobs.ray_jobs import RayCluster
-from bertjobs.jobs.sizing import Cluster, count_of
+from bertjobs.jobs.ray.api import RayCluster
+from bertjobs.jobs.scheduling.sizing import count_of
+from bertjobs.jobs.scheduling.types import Cluster
 from bertjobs.stack import ray_head
 from bertjobs.stack.doctor.check import Check, broken, ok, warning
 

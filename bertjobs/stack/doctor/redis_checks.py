@@ -6,8 +6,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from bertjobs.errors import BertjobsError
-from bertjobs.jobs.connection import Connection
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.store.connection import Connection
+from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.stack.doctor.check import Check, broken, ok, warning
 from bertjobs.stack.redis_server import MIN_VERSION
 

@@ -5,9 +5,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from bertjobs.jobs.connection import Connection
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.store.connection import Connection
 
 
 class LeaseStore:

@@ -6,15 +6,25 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from bertjobs.errors import LeaseLost, StorageError
-from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.ledger import Ledger
-from bertjobs.jobs.logs import LogCopy
-from bertjobs.jobs.observe import Unobserved
-from bertjobs.jobs.ray_jobs import Ray, RayJob, RayRefused, RayUnreachable
-from bertjobs.jobs.ray_watch import NUM_QUESTIONS, Sight
+from bertjobs.jobs.dispatcher.attempt_policy import (
+    Action,
+    End,
+    Gone,
+    Keep,
+    Limits,
+    Start,
+    Stop,
+    TimeIsUp,
+    judge,
+)
+from bertjobs.jobs.dispatcher.driver_log import LogCopy
+from bertjobs.jobs.dispatcher.metrics import Unobserved
+from bertjobs.jobs.dispatcher.state_cache import Ledger
+from bertjobs.jobs.ray.api import Ray, RayJob, RayRefused, RayUnreachable
+from bertjobs.jobs.ray.poller import NUM_QUESTIONS, Sight
 from bertjobs.jobs.retry import Failure, decide
-from bertjobs.jobs.verdicts import Holding
-from bertjobs.jobs.watch import Action, End, Gone, Keep, Limits, Live, Start, Stop, TimeIsUp, judge
+from bertjobs.jobs.scheduling.types import Holding, Live
+from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.storage import JobDir
 
 logger = logging.getLogger(__name__)

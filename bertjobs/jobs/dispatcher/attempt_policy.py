@@ -4,12 +4,12 @@ Neither is believed alone. A Ray Job that says FAILED while its driver still hea
 driver is not dead until Ray says so; and a new token is given only after the old driver is known to be gone.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bertjobs.jobs.job import State
-from bertjobs.jobs.nodes import Plan
-from bertjobs.jobs.ray_jobs import RayJob
+from bertjobs.jobs.ray.api import RayJob
 from bertjobs.jobs.retry import Failure
+from bertjobs.jobs.scheduling.types import Live
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,61 +27,6 @@ class Limits:
     checkpoint."""
     leave_s: float = 20.0
     """From the end of an attempt until its driver must have left by itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Live:
-    """A live attempt; ages are seconds by Redis' clock, None for what has not happened."""
-
-    job_id: str
-    number: int
-    token: int
-    submission_id: str
-    state: State
-    storage: str
-    kind: str
-    name: str
-    user: str
-    is_submitted: bool
-    """Ray has confirmed that it took the job."""
-    claimed_ago_s: float
-    alive_ago_s: float
-    """Since the last phase, progress, or the claim."""
-    heard_ago_s: float | None
-    told_ago_s: float | None
-    """Since the driver was told to stop."""
-    drained_ago_s: float | None
-    """Since the driver was told that the queue is drained."""
-    ended_ago_s: float | None
-    waited_s: float
-    """In the queue, before the attempt was claimed."""
-    time_left_s: float | None
-    """Until the job's time limit; None without one."""
-    max_retries: int
-    num_charged: int
-    num_faults: int
-    outcome: str
-    """The state the job took when the attempt ended, and the class of failure; empty before, and for none."""
-    failure: str
-    plan: Plan
-    """Node id -> CPUs and GPUs; by the driver's report, or before it as planned."""
-
-    def aged(self, seconds: float) -> "Live":
-        """Return the attempt so much later, as far as nothing has been heard of it since."""
-
-        def later(ago_s: float | None) -> float | None:
-            return None if ago_s is None else ago_s + seconds
-
-        return replace(
-            self,
-            claimed_ago_s=self.claimed_ago_s + seconds,
-            alive_ago_s=self.alive_ago_s + seconds,
-            heard_ago_s=later(self.heard_ago_s),
-            told_ago_s=later(self.told_ago_s),
-            drained_ago_s=later(self.drained_ago_s),
-            ended_ago_s=later(self.ended_ago_s),
-            time_left_s=None if self.time_left_s is None else self.time_left_s - seconds,
-        )
 
 
 class Keep:

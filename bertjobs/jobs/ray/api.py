@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bertjobs.errors import QueueError
-from bertjobs.jobs.sizing import Cluster, Node
+from bertjobs.jobs.scheduling.types import Cluster, Node
 
 if TYPE_CHECKING:
-    from bertjobs.jobs.code import CodePackage
+    from bertjobs.jobs.ray.code_package import CodePackage
 
 TIMEOUT_S = 10.0
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})

@@ -5,10 +5,16 @@ through Ray's own metrics agent, which writes `ray_` in front of the name: `ray_
 has it, a histogram is read as `<name>_bucket`, `<name>_sum` and `<name>_count`.
 
 The label is `job_id`, not `job`: that one is Prometheus' own, for who was scraped.
+
+What the dispatcher tells of its work to whoever counts it; nobody does unless there is a port for it.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from bertjobs.jobs.job import State
+from bertjobs.jobs.scheduling.types import Cluster, Live
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,3 +154,33 @@ GPU_MEMORY = Metric(
 TRAINING_METRICS = (STEP, NUM_STEPS, LOSS, EXAMPLES_PER_SECOND, TOKENS_PER_SECOND, STEP_SECONDS, GPU_MEMORY)
 RAY_PREFIX = "ray_"
 """What Ray's agent writes in front of the names of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """The queue after one pass of the leader."""
+
+    counts: Mapping[State, int]
+    reasons: Mapping[str, int]
+    """Word why it waits -> number of QUEUED jobs."""
+    live: Sequence[Live]
+    overdue: Collection[str]
+    """Jobs whose lease has run out."""
+    cluster: Cluster | None
+    """None while Ray does not answer, or has not been asked."""
+    is_ray_reachable: bool
+    first_waiting_s: float
+    is_drained: bool
+
+
+class Unobserved:
+    """Counts nothing."""
+
+    def passed(self, took_s: float, picture: Picture | None) -> None:
+        """A pass is over; without a picture we do not lead."""
+
+    def granted(self, attempt: Live) -> None:
+        """An attempt has been claimed."""
+
+    def gone(self, attempt: Live) -> None:
+        """An attempt has ended and its driver has left."""

@@ -1,4 +1,4 @@
-"""The loop between Redis and Ray: `python -m bertjobs.jobs.dispatcher`.
+"""The loop between Redis and Ray: `python -m bertjobs.jobs.dispatcher.loop`.
 
 One pass: look at every live attempt and do what `watch` says, put delayed jobs back, let `admission` decide
 on the queue, start what it admits, write down why the rest waits. All that lasts is in Redis and Ray, so a
@@ -17,19 +17,28 @@ from contextlib import ExitStack
 from types import FrameType
 
 from bertjobs.errors import BertjobsError, ConfigError
-from bertjobs.jobs.admission import Sizes, admit, totals_of
-from bertjobs.jobs.attendant import Attendant
-from bertjobs.jobs.code import code_to_send
-from bertjobs.jobs.connection import NotLeader, RedisDown, WrongState, open_connection, patiently
-from bertjobs.jobs.dispatch_store import DispatchStore
-from bertjobs.jobs.janitor import Janitor
-from bertjobs.jobs.mirror import Mirror
-from bertjobs.jobs.observe import Picture, Unobserved
-from bertjobs.jobs.ray_jobs import Ray, RayCluster, RayRefused, RayUnreachable, ray_token
-from bertjobs.jobs.ray_watch import Ask, RayWatch, Sight
-from bertjobs.jobs.sizing import Cluster, Pending
-from bertjobs.jobs.verdicts import SHORT_OF_ROOM, Admit, Reject, Verdict, Wait, Waiting
-from bertjobs.jobs.watch import Limits, Live
+from bertjobs.jobs.dispatcher.attempt_policy import Limits
+from bertjobs.jobs.dispatcher.metrics import Picture, Unobserved
+from bertjobs.jobs.dispatcher.state_cache import Mirror
+from bertjobs.jobs.dispatcher.supervisor import Attendant
+from bertjobs.jobs.ray.api import Ray, RayCluster, RayRefused, RayUnreachable, ray_token
+from bertjobs.jobs.ray.code_package import code_to_send
+from bertjobs.jobs.ray.poller import Ask, RayWatch, Sight
+from bertjobs.jobs.retention import Janitor
+from bertjobs.jobs.scheduling.admission import Sizes, admit, totals_of
+from bertjobs.jobs.scheduling.types import (
+    SHORT_OF_ROOM,
+    Admit,
+    Cluster,
+    Live,
+    Pending,
+    Reject,
+    Verdict,
+    Wait,
+    Waiting,
+)
+from bertjobs.jobs.store.connection import NotLeader, RedisDown, WrongState, open_connection, patiently
+from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
@@ -235,7 +244,10 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
 def _observer(settings: Settings, ends: ExitStack) -> Unobserved:
     if settings.metrics_port is None:
         return Unobserved()
-    from bertjobs.jobs.exposition import MetricsServer, QueueMetrics  # 60 ms that most need not pay
+    from bertjobs.jobs.dispatcher.prometheus import (  # 60 ms that most need not pay
+        MetricsServer,
+        QueueMetrics,
+    )
 
     metrics = QueueMetrics()
     ends.callback(MetricsServer(metrics, port=settings.metrics_port).close)

@@ -8,15 +8,14 @@ from dataclasses import asdict
 from typing import Any
 
 from bertjobs import __version__
-from bertjobs.jobs.backlog import Reasons
-from bertjobs.jobs.connection import REPLY_TIMEOUT_S, Connection
-from bertjobs.jobs.dispatch_rows import Changes, Queued, changes_of, live_of, queued_of
 from bertjobs.jobs.job import Grant, State
-from bertjobs.jobs.lease_store import ending
-from bertjobs.jobs.nodes import Plan
 from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.sizing import Pending, count_of, describe_gang
-from bertjobs.jobs.watch import Live
+from bertjobs.jobs.scheduling.free_nodes import Plan
+from bertjobs.jobs.scheduling.sizing import count_of, describe_gang
+from bertjobs.jobs.scheduling.types import Live, Pending, Reasons
+from bertjobs.jobs.store.connection import REPLY_TIMEOUT_S, Connection
+from bertjobs.jobs.store.lease_store import ending
+from bertjobs.jobs.store.records import Changes, Queued, changes_of, live_of, queued_of
 
 CHUNK = 1000
 """Jobs that one script looks at: a few milliseconds in which Redis answers nobody else."""

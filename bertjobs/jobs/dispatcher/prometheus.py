@@ -10,11 +10,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 
 from bertjobs import __version__
 from bertjobs.errors import ConfigError
-from bertjobs.jobs import metric_names as names
+from bertjobs.jobs.dispatcher import metrics as names
+from bertjobs.jobs.dispatcher.metrics import Metric, Picture, Unobserved
 from bertjobs.jobs.job import State
-from bertjobs.jobs.metric_names import Metric
-from bertjobs.jobs.observe import Picture, Unobserved
-from bertjobs.jobs.watch import Live
+from bertjobs.jobs.scheduling.types import Live
 
 _MAKE: Mapping[str, Any] = {"gauge": Gauge, "counter": Counter, "histogram": Histogram}
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from bertjobs.jobs.connection import Connection
 from bertjobs.jobs.job import grant_of, iso, moment_of
-from bertjobs.jobs.records import pairs
+from bertjobs.jobs.store.connection import Connection
+from bertjobs.jobs.store.records import pairs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,9 +35,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bertjobs.errors import QueueError
-from bertjobs.jobs.connection import Connection, IdTaken, WrongState, open_connection
 from bertjobs.jobs.job import Event, Job, JobSummary, State, new_job_id
-from bertjobs.jobs.records import SUMMARY_COLUMNS, event_of, job_of, summary_of
+from bertjobs.jobs.store.connection import Connection, IdTaken, WrongState, open_connection
+from bertjobs.jobs.store.records import SUMMARY_COLUMNS, event_of, job_of, summary_of
 from bertjobs.settings import Settings
 
 MAX_PRIORITY = 1000

@@ -7,55 +7,14 @@ ever.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.nodes import QUANTUM, FreeNodes, Share
+from bertjobs.jobs.scheduling.free_nodes import QUANTUM, FreeNodes, Share
+from bertjobs.jobs.scheduling.types import Cluster, Pending
 
 DATA_RATIO = 0.25
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """One node of the cluster, with what Ray says it has and what is taken of it."""
-
-    id: str
-    cpus: float
-    gpus: float
-    used_cpus: float = 0.0
-    used_gpus: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cluster:
-    """All nodes that are alive."""
-
-    nodes: tuple[Node, ...]
-
-    @property
-    def cpus(self) -> float:
-        return sum(node.cpus for node in self.nodes)
-
-    @property
-    def gpus(self) -> float:
-        return sum(node.gpus for node in self.nodes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pending:
-    """Why something waits: a word and a sentence."""
-
-    word: str
-    message: str
-    group: str = ""
-    """What jobs that wait for the same thing have in common while the numbers in the message change; of
-    itself the reason as it stands."""
-
-    def __post_init__(self) -> None:
-        if not self.group:
-            object.__setattr__(self, "group", f"{self.word}:{self.message}")
 
 
 def size_workers(cluster: Cluster, resources: Mapping[str, Any]) -> Grant:

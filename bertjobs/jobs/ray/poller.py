@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bertjobs.jobs.ray_jobs import TIMEOUT_S, Ray, RayJob, RayRefused, RayUnreachable
-from bertjobs.jobs.sizing import Cluster
+from bertjobs.jobs.ray.api import TIMEOUT_S, Ray, RayJob, RayRefused, RayUnreachable
+from bertjobs.jobs.scheduling.types import Cluster
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 from bertjobs.errors import LeaseLost
-from bertjobs.jobs.connection import Connection, RedisDown, open_connection, patiently
 from bertjobs.jobs.job import Attempt, Job, State
-from bertjobs.jobs.lease_store import LeaseStore
 from bertjobs.jobs.retry import Decision, Failure, decide, failure_of
-from bertjobs.jobs.store import JobStore
+from bertjobs.jobs.store.connection import Connection, RedisDown, open_connection, patiently
+from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class JobSession:
         """
         watched = f"{self.job.id} {self.attempt.number} {self.attempt.token}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "bertjobs.jobs.heartbeat", *watched.split(), str(os.getpid())],
+            [sys.executable, "-m", "bertjobs.jobs.driver.heartbeat", *watched.split(), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

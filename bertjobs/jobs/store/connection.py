@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from bertjobs.errors import BertjobsError, ConfigError, LeaseLost, QueueError
-from bertjobs.jobs.tls import tls_mismatch
+from bertjobs.jobs.store.tls import tls_mismatch
 from bertjobs.settings import Settings
 
 if TYPE_CHECKING:

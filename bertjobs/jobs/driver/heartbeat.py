@@ -1,5 +1,6 @@
-"""The driver's heart: `python -m bertjobs.jobs.heartbeat JOB ATTEMPT TOKEN PID`, a process that a busy step
-loop cannot starve. It renews the lease until its stdin closes, which happens also when the driver is killed.
+"""The driver's heartbeat: `python -m bertjobs.jobs.driver.heartbeat JOB ATTEMPT TOKEN PID`, a process that a
+busy step loop cannot starve. It renews the lease until its stdin closes, which happens also when the driver
+is killed.
 
 It sends SIGTERM to the driver (PID) once the job is cancelled or the token is refused, with the word for it
 on stdout, and kills one that holds no lease and has not left after a while: two attempts must never write at
@@ -15,8 +16,8 @@ import time
 from collections.abc import Callable
 
 from bertjobs.errors import LeaseLost
-from bertjobs.jobs.connection import RedisDown, open_connection, patiently
-from bertjobs.jobs.lease_store import LeaseStore
+from bertjobs.jobs.store.connection import RedisDown, open_connection, patiently
+from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.settings import load_settings
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,20 @@ from typing import Any
 
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.nodes import NOTHING, QUANTUM, FreeNodes, Plan, Share, sum_of
-from bertjobs.jobs.sizing import Cluster, Pending, describe_gang, exceeds, size_workers
-from bertjobs.jobs.verdicts import OPEN, Admit, Holding, Reject, Rules, Verdict, Wait, Waiting
+from bertjobs.jobs.scheduling.free_nodes import NOTHING, QUANTUM, FreeNodes, Plan, Share, sum_of
+from bertjobs.jobs.scheduling.sizing import describe_gang, exceeds, size_workers
+from bertjobs.jobs.scheduling.types import (
+    OPEN,
+    Admit,
+    Cluster,
+    Holding,
+    Pending,
+    Reject,
+    Rules,
+    Verdict,
+    Wait,
+    Waiting,
+)
 
 MAX_STARTS = 100
 """Jobs that one pass starts: the next one follows at once, and the leadership is renewed between them."""
