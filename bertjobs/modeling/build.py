@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bertjobs.errors import ModelError
-from bertjobs.modeling.config import BertConfig
+from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
-from bertjobs.modeling.loaded import LoadedModel
 
 log = logging.getLogger(__name__)
 

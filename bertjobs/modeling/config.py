@@ -1,11 +1,16 @@
 """The shape of a BERT: what a Hugging Face `config.json` says, and the two things d2l's model does otherwise.
 
 Knows no weights and no files.
+
+Weights as they were read, whatever their file format: the value that the readers hand to the builders.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
 
 from bertjobs.config.presets import read_size
 from bertjobs.errors import ModelError
@@ -142,3 +147,18 @@ def _refuse_other_architectures(content: Mapping[str, Any], *, where: str) -> No
                 f"{where}: {word} is {content[word]!r}, which is not built here.",
                 hint=f"Give a BERT encoder with {word} {allowed[0]!r} to --model.",
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A checkpoint in memory, with Hugging Face's parameter names (`bert.encoder.layer.0. ...`)."""
+
+    source: Path
+    """Where it was read from, for messages."""
+    kind: Literal["huggingface", "d2l"]
+    config: BertConfig
+    state_dict: dict[str, Tensor]
+    tokenizer_path: Path | None
+    """Folder or file of the tokenizer that belongs to the weights; none where there is none."""
+    labels: tuple[str, ...] | None
+    """Names of the classes, where the checkpoint is a classifier."""

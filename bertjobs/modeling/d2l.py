@@ -18,8 +18,7 @@ from torch import Tensor
 
 from bertjobs.errors import ModelError
 from bertjobs.fetch import Checksum, Progress, Remote, fetch_file
-from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.loaded import LoadedModel
+from bertjobs.modeling.config import BertConfig, LoadedModel
 
 _FILES = ("vocab.json", "pretrained.params")
 _MOST_BYTES = 4 << 30

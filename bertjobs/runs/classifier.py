@@ -7,9 +7,8 @@ import ray
 
 from bertjobs.config import FinetuneConfig
 from bertjobs.modeling.build import build_classifier
-from bertjobs.modeling.config import BertConfig
+from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.heads import BertForSequenceClassification
-from bertjobs.modeling.loaded import LoadedModel
 from bertjobs.modeling.weights import save_pretrained
 from bertjobs.runs import gang
 from bertjobs.runs.artefact import Artefact

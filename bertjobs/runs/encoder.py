@@ -8,7 +8,7 @@ from bertjobs.config import EncodeConfig
 from bertjobs.config.encode import EncodeTextSection
 from bertjobs.config.finetune import TextSection
 from bertjobs.errors import ModelError
-from bertjobs.modeling.loaded import LoadedModel
+from bertjobs.modeling.config import LoadedModel
 from bertjobs.runs.artefact import read_artefact
 from bertjobs.runs.model_source import Place, load_with_vocabulary, locate_model
 from bertjobs.settings import Settings

@@ -8,8 +8,7 @@ import pyarrow as pa
 import ray
 
 from bertjobs.config import FinetuneConfig
-from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.loaded import LoadedModel
+from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.runs import classifier, gang
 from bertjobs.runs.classifier import Lesson
 from bertjobs.runs.model_source import model_and_tokenizer

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 from bertjobs.config.presets import size_names
 from bertjobs.errors import ModelError
-from bertjobs.modeling import d2l, hub
-from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.loaded import LoadedModel
+from bertjobs.modeling import d2l, weights
+from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.weights import load_weights
 from bertjobs.runs.run import Run
 from bertjobs.settings import Settings
@@ -50,7 +49,7 @@ def locate_model(source: str, run: Place) -> Path | None:
     if "/" not in source and job.exists("model"):
         return run.resources.enter_context(job.open_dir("model"))
     if _HUB_NAME.match(source) and not source.startswith((".", "j-")):
-        return hub.fetch(source, cache=run.settings.cache)
+        return weights.fetch(source, cache=run.settings.cache)
     raise _unknown(source, job)
 
 

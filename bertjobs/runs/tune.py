@@ -13,8 +13,7 @@ from bertjobs.config import FinetuneConfig, TuneConfig, load, stored_layer
 from bertjobs.config.dimensions import Space
 from bertjobs.config.search_space import corner_configs, max_lens, search_space, space_texts
 from bertjobs.errors import RunError
-from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.loaded import LoadedModel
+from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.runs import classifier, gang
 from bertjobs.runs.board import open_board
 from bertjobs.runs.classifier import Lesson

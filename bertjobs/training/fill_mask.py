@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bertjobs.errors import ModelError
 from bertjobs.modeling.build import build_pretraining
+from bertjobs.modeling.config import LoadedModel
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.modeling.inputs import pad_rows
-from bertjobs.modeling.loaded import LoadedModel
 
 _HEAD = "cls.predictions."
 

@@ -8,7 +8,7 @@ import pytest
 
 from bertjobs.errors import DownloadError, ModelError
 from bertjobs.jobs.job import Grant
-from bertjobs.modeling import BertConfig, build_classifier, hub, save_pretrained
+from bertjobs.modeling import BertConfig, build_classifier, save_pretrained, weights
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
 from bertjobs.runs.run import Run
 from bertjobs.settings import load_settings
@@ -63,7 +63,7 @@ def test_a_job_without_a_model_and_a_path_that_is_none_say_what_to_give(attempt)
 
 
 def test_any_other_name_is_looked_up_on_the_hub(attempt, file_server, monkeypatch):
-    monkeypatch.setattr(hub, "fetch", partial(hub.fetch, base_url=file_server.url))
+    monkeypatch.setattr(weights, "fetch", partial(weights.fetch, base_url=file_server.url))
     with pytest.raises(DownloadError, match="404 Not Found"):
         locate_model("someone/bert", attempt)
     assert file_server.asked == [("GET", "/someone/bert/resolve/main/config.json", None)]
