@@ -10,13 +10,12 @@ from bertjobs.config import EvaluateConfig
 from bertjobs.config.finetune import EvalTextSection, TextSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.modeling.build import build_classifier
-from bertjobs.runs import gang
-from bertjobs.runs.artefact import Artefact, read_artefact
-from bertjobs.runs.encode import encode
+from bertjobs.runs import ray_train
+from bertjobs.runs.artefacts import Artefact, Collector, read_artefact, write_predictions
+from bertjobs.runs.data.encode_split import encode
+from bertjobs.runs.data.rows import read_evaluation_rows
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
-from bertjobs.runs.predictions import Collector, write_predictions
-from bertjobs.runs.rows import read_evaluation_rows
-from bertjobs.runs.run import Outcome, Run
+from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tasks import Task, resolve_task
 from bertjobs.training.evaluate import evaluate
@@ -57,7 +56,7 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
         "open_reporter": run.open_reporter,
     }
     run.reporter.set_phase("starting workers")
-    start = gang.call if run.grant.workers == 1 else gang.train
+    start = ray_train.call if run.grant.workers == 1 else ray_train.train
     metrics: Metrics = start(run, evaluate_worker, work=work)
     run.job_dir.write_json("metrics.json", metrics.to_json())
     plots = []
@@ -77,11 +76,11 @@ def evaluate_worker(work: dict[str, Any]) -> Metrics:
     config: EvaluateConfig = work["config"]
     task: Task = work["task"]
     is_gang = work["grant"].workers > 1
-    gang.set_threads(
+    ray_train.set_threads(
         work["grant"], workers_on_node=ray.train.get_context().get_local_world_size() if is_gang else 1
     )
     reporter = work["open_reporter"]()
-    table = EncodedTable.from_arrow(gang.fetch(work["encoded"]))
+    table = EncodedTable.from_arrow(ray_train.fetch(work["encoded"]))
     device = ray.train.torch.get_device() if is_gang else _device(config.resources.gpus)
     model = build_classifier(ray.get(work["source"]), num_labels=len(task.labels), seed=0, keep_head=True).to(
         device

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bertjobs.runs.encode.job import run_encode
 from bertjobs.runs.evaluate import run_evaluate
 from bertjobs.runs.finetune import run_finetune
 from bertjobs.runs.pretrain import run_pretrain
-from bertjobs.runs.represent import run_encode
-from bertjobs.runs.run import Outcome, Run
-from bertjobs.runs.tune import run_tune
+from bertjobs.runs.run_context import Outcome, Run
+from bertjobs.runs.tune.driver import run_tune
 
 DRIVER_OF_KIND: Mapping[str, Callable[[Run[Any]], Outcome]] = {
     "pretrain": run_pretrain,

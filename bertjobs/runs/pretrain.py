@@ -11,13 +11,13 @@ from bertjobs.config.finetune import TextSection
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.modeling.weights import save_pretrained
-from bertjobs.runs import gang
-from bertjobs.runs.artefact import Artefact
-from bertjobs.runs.encode_corpus import encode_corpus
+from bertjobs.runs import ray_train
+from bertjobs.runs.artefacts import Artefact
+from bertjobs.runs.data.corpus_blocks import StoredBlocks
+from bertjobs.runs.data.encode_corpus import encode_corpus
 from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
-from bertjobs.runs.run import Outcome, Run
-from bertjobs.runs.stored_blocks import StoredBlocks
+from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files, own_files
 from bertjobs.text.pairing import Pairing
@@ -52,7 +52,7 @@ def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
     train, valid = _blocks(run, files, tokenizer)
     _announce(run, train, valid, sep_id=tokenizer.sep_id)
     run.reporter.set_phase("starting workers")
-    returned = gang.train(
+    returned = ray_train.train(
         run,
         pretrain_worker,
         work={
@@ -87,7 +87,7 @@ def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
 def pretrain_worker(work: dict[str, Any]) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
     config: PretrainConfig = work["config"]
-    reporter = gang.begin_rank(work)
+    reporter = ray_train.begin_rank(work)
     model = build_pretraining(
         ray.get(work["source"]),
         seed=config.train.seed,

@@ -164,7 +164,7 @@ def test_both_ways_to_work_take_the_same_flags(run: Run, command: str) -> None:
 def test_run_hands_the_located_config_to_its_room(
     run: Run, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import bertjobs.runs.local
+    import bertjobs.runs.foreground
 
     seen: dict[str, Any] = {}
 
@@ -176,7 +176,7 @@ def test_run_hands_the_located_config_to_its_room(
         metrics = {"accuracy": 0.5, "labels": ("no", "yes")}  # what is nested is for programs
         return {"metrics": metrics, "artifacts": {"dir": "/there", "plots": []}}
 
-    monkeypatch.setattr(bertjobs.runs.local, "run", work)
+    monkeypatch.setattr(bertjobs.runs.foreground, "run", work)
     words = ("run", "finetune", "--data", str(sample / "snli_1.0"), "--lr", "1e-3", "--output", "out")
     result = run(*words)
     assert result.exit_code == 0

@@ -15,8 +15,8 @@ from bertjobs.cli.output.live import picture
 from bertjobs.config import load
 from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store.job_store import JobStore
-from bertjobs.runs.ledger import Ledger
-from bertjobs.runs.trials import Evaluation, Search, Trial, write_trial
+from bertjobs.runs.tune.search_state import Ledger
+from bertjobs.runs.tune.trial_records import Evaluation, Search, Trial, write_trial
 from bertjobs.text.sample import write_sample
 
 Run = Callable[..., Result]

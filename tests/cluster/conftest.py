@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import bertjobs
-from bertjobs.runs.probe import MARK
+from bertjobs.runs.node_probe import MARK
 from hosts import Host, Network, why_no_hosts
 from secure_redis import SecureRedis
 

@@ -10,7 +10,7 @@ import ray
 
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError
-from bertjobs.runs.encode_corpus import encode_corpus
+from bertjobs.runs.data.encode_corpus import encode_corpus
 from bertjobs.text.corpus_files import own_files
 from bertjobs.text.tokenizers import Tokenizer, train_wordpiece
 
@@ -100,7 +100,7 @@ def test_a_block_on_another_node_is_read_there(corpus: Path, tokenizer: Tokenize
     here = blocks.get(0)
     with pytest.MonkeyPatch.context() as patch:  # there is one node only; we say that we are on another
         elsewhere = SimpleNamespace(get_node_id=lambda: "another")
-        patch.setattr("bertjobs.runs.stored_blocks.ray.get_runtime_context", lambda: elsewhere)
+        patch.setattr("bertjobs.runs.data.corpus_blocks.ray.get_runtime_context", lambda: elsewhere)
         there = blocks.get(0)
     assert np.array_equal(here.ids, there.ids)
     assert np.array_equal(here.sentence_offsets, there.sentence_offsets)

@@ -5,7 +5,7 @@ import ray.train
 from ray.exceptions import ActorDiedError
 
 from bertjobs.errors import DataError, TrainingError
-from bertjobs.runs.gang import WorkerLost, _cause_of
+from bertjobs.runs.ray_train import WorkerLost, _cause_of
 
 
 def group_error(failures: dict[int, Exception]) -> ray.train.WorkerGroupError:

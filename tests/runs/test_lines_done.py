@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from bertjobs.runs.lines_done import LinesDone
+from bertjobs.runs.encode.embeddings import LinesDone
 from bertjobs.text.lines import LineSpan
 
 FILES = ["a.txt", "b.txt"]

@@ -10,7 +10,7 @@ from bertjobs.errors import DownloadError, ModelError
 from bertjobs.jobs.job import Grant
 from bertjobs.modeling import BertConfig, build_classifier, save_pretrained, weights
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
-from bertjobs.runs.run import Run
+from bertjobs.runs.run_context import Run
 from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
 from bertjobs.text.tokenizers import train_wordpiece

@@ -138,7 +138,7 @@ def test_what_is_killed_one_after_the_other_ends_with_the_weights_of_an_undistur
     # The keeper brings both back; the driver goes on meanwhile, and the new dispatcher adopts it.
     cluster.wait_for(job, is_running_after(20))
     assert cluster.json("status", job)["attempts"] == 2
-    cluster.kill(f"bertjobs.runs.main {job}")
+    cluster.kill(f"bertjobs.runs.driver {job}")
     ended = cluster.wait_for(job, has_ended)
     assert (ended["state"], ended["attempts"]) == ("SUCCEEDED", 3)
     assert weights_of(ended) == weights_of(finetuned)

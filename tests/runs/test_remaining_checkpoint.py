@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from bertjobs.runs.run import remaining_checkpoint
+from bertjobs.runs.run_context import remaining_checkpoint
 from bertjobs.storage import JobDir
 
 

@@ -12,11 +12,11 @@ from bertjobs.config import Layer, load
 from bertjobs.config.finetune import TextSection
 from bertjobs.errors import ConfigError, DataError, ModelError, StorageError
 from bertjobs.modeling import BertConfig, build_classifier, build_pretraining, save_pretrained
-from bertjobs.runs.artefact import Artefact
-from bertjobs.runs.embeddings import PartWriter, embeddings_table
-from bertjobs.runs.masks import fill_masks
-from bertjobs.runs.texts import represent_texts
-from bertjobs.runs.vector_files import check_vector_file, to_json, write_vector_file
+from bertjobs.runs.artefacts import Artefact
+from bertjobs.runs.encode.embeddings import PartWriter, embeddings_table
+from bertjobs.runs.encode.fill_mask import fill_masks
+from bertjobs.runs.encode.represent_texts import represent_texts
+from bertjobs.runs.encode.vector_files import check_vector_file, to_json, write_vector_file
 from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
 from bertjobs.text.tokenizers import train_wordpiece

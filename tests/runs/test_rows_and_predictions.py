@@ -9,10 +9,9 @@ import pytest
 
 from bertjobs.config.finetune import DataSection, EvalTextSection, TextSection
 from bertjobs.errors import ConfigError, ModelError
-from bertjobs.runs.artefact import Artefact, read_artefact
+from bertjobs.runs.artefacts import Artefact, Collector, read_artefact, write_predictions
+from bertjobs.runs.data.rows import read_training_rows
 from bertjobs.runs.evaluate import check_task, trained_text
-from bertjobs.runs.predictions import Collector, write_predictions
-from bertjobs.runs.rows import read_training_rows
 from bertjobs.storage import JobDir
 from bertjobs.text.tasks import COLA, SNLI
 from bertjobs.text.tokenizers import train_wordpiece

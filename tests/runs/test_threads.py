@@ -4,7 +4,7 @@ import pytest
 
 from bertjobs.jobs.scheduling.sizing import size_workers
 from bertjobs.jobs.scheduling.types import Cluster, Node
-from bertjobs.runs.gang import num_threads
+from bertjobs.runs.ray_train import num_threads
 
 
 @pytest.mark.parametrize(

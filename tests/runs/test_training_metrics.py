@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from bertjobs.jobs.dispatcher import metrics as names
-from bertjobs.runs import training_metrics
-from bertjobs.runs.training_metrics import TrainingGauges
+from bertjobs.runs import reporting
+from bertjobs.runs.reporting import TrainingGauges
 from bertjobs.training.progress import Progress
 
 PROGRESS = Progress(
@@ -41,7 +41,7 @@ def shown(monkeypatch):
             assert isinstance(value, float)
             shown[self.name, *self.tags] = value
 
-    monkeypatch.setattr(training_metrics, "Gauge", Gauge)
+    monkeypatch.setattr(reporting, "Gauge", Gauge)
     return shown
 
 

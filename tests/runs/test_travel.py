@@ -7,7 +7,7 @@ import pytest
 
 from bertjobs.config import Layer, load
 from bertjobs.errors import ConfigError
-from bertjobs.runs.travel import content_key, fetch_inputs, send_inputs
+from bertjobs.runs.input_files import content_key, fetch_inputs, send_inputs
 from bertjobs.settings import Settings, load_settings
 
 

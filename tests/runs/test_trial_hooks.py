@@ -9,13 +9,11 @@ import pytest
 from bertjobs.config import Layer, load
 from bertjobs.config.finetune import TextSection, TrainSection
 from bertjobs.errors import TrainingError
-from bertjobs.runs.lengths import count_correct, cut_ratio
 from bertjobs.runs.reporting import TrainingHooks
-from bertjobs.runs.slots import Slots
-from bertjobs.runs.stopper import Course, replay, stopper_for
-from bertjobs.runs.trial_hooks import LATEST, TrialHooks
-from bertjobs.runs.trial_work import TrialWork, run_trial
-from bertjobs.runs.trials import Evaluation, Trial
+from bertjobs.runs.tune.schedulers import Course, replay, stopper_for
+from bertjobs.runs.tune.trial_records import Evaluation, Trial
+from bertjobs.runs.tune.trial_resources import Slots
+from bertjobs.runs.tune.trial_worker import LATEST, TrialHooks, TrialWork, count_correct, cut_ratio, run_trial
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.metrics import metrics_of
@@ -102,7 +100,7 @@ def test_what_ends_a_trial_is_on_the_board_before_its_actor_is_gone(
     def diverge(*_: Any, **__: Any) -> None:
         raise TrainingError("At step 3 of 9 the loss is nan.", hint="Try a lower --lr.")
 
-    monkeypatch.setattr("bertjobs.runs.trial_work._train", diverge)
+    monkeypatch.setattr("bertjobs.runs.tune.trial_worker._train", diverge)
     with pytest.raises(TrainingError):
         run_trial({"number": 3, "config": load("finetune").model_dump(mode="json")}, work=work)
     assert board.failures == {3: ("TrainingError", "At step 3 of 9 the loss is nan. Try a lower --lr.")}

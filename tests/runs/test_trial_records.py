@@ -8,9 +8,9 @@ import pytest
 from bertjobs.config import Layer, load
 from bertjobs.config.search_space import search_space
 from bertjobs.errors import ConfigError
-from bertjobs.runs.ledger import MAX_ROWS, Ledger
-from bertjobs.runs.proposals import proposals_for
-from bertjobs.runs.trials import (
+from bertjobs.runs.tune.samplers import proposals_for
+from bertjobs.runs.tune.search_state import MAX_ROWS, Ledger
+from bertjobs.runs.tune.trial_records import (
     Evaluation,
     Search,
     Trial,

@@ -9,8 +9,8 @@ from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
 from bertjobs.jobs.scheduling.sizing import size_workers
 from bertjobs.jobs.scheduling.types import Cluster, Node
-from bertjobs.runs.gang import num_threads
-from bertjobs.runs.slots import Slots, share_out
+from bertjobs.runs.ray_train import num_threads
+from bertjobs.runs.tune.trial_resources import Slots, share_out
 
 
 def slots_of(*, cpus: float, gpus: float = 0, **values: Any) -> Slots:

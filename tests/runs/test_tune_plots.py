@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from bertjobs.runs.trials import Evaluation, Search, Trial
-from bertjobs.runs.tune_plots import accuracy_by_length, save_plots
+from bertjobs.runs.tune.plots import accuracy_by_length, save_plots
+from bertjobs.runs.tune.trial_records import Evaluation, Search, Trial
 from bertjobs.storage import JobDir
 
 SEARCH = Search(

@@ -5,7 +5,7 @@ import pytest
 import bertjobs
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import decide, failure_of
-from bertjobs.runs.main import VersionMismatch, _check_version
+from bertjobs.runs.driver import VersionMismatch, _check_version
 
 
 def test_another_version_is_named_with_ours_and_is_not_tried_again():

@@ -67,8 +67,8 @@ def encode(
     A file of many lines is a job's work: `bertjobs submit encode`.
     """
     # numpy, pyarrow and torch: seconds, which a wrong flag should not cost
-    from bertjobs.runs.texts import represent_texts
-    from bertjobs.runs.vector_files import check_vector_file, to_json, write_vector_file
+    from bertjobs.runs.encode.represent_texts import represent_texts
+    from bertjobs.runs.encode.vector_files import check_vector_file, to_json, write_vector_file
 
     if output is not None:
         if as_json:
@@ -93,7 +93,7 @@ def encode(
 @model_options("model.source", "model.num_heads", "text.max_len")
 def fill_mask(texts: tuple[str, ...], top_k: int, as_json: bool, config: EncodeConfig) -> None:
     """Show what a pretrained model expects at each [MASK] (or <mask>) of texts; - reads them from stdin."""
-    from bertjobs.runs.masks import fill_masks  # torch
+    from bertjobs.runs.encode.fill_mask import fill_masks  # torch
 
     found = fill_masks(
         _with_stdin(texts), top_k=top_k, config=config, settings=load_settings(), warn=print_note

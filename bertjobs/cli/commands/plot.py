@@ -63,7 +63,7 @@ def _draw(store: JobStore, job: Job, output: Path | None) -> str:
 
 def _draw_search(job: Job) -> list[str]:
     """Draw what the trials of a search that still runs have come to so far."""
-    from bertjobs.runs.tune_plots import save_plots  # matplotlib, as above
+    from bertjobs.runs.tune.plots import save_plots  # matplotlib, as above
 
     search, trials = read_trials_of(job)
     return [job.job_dir.path_of(name) for name in save_plots(job.job_dir, search, trials)]

@@ -18,7 +18,7 @@ from bertjobs.config import KINDS_WITH_MODEL, JobConfig
 from bertjobs.errors import ModelError
 from bertjobs.jobs.job import State
 from bertjobs.jobs.store.job_store import MAX_PRIORITY, JobStore
-from bertjobs.runs.travel import send_inputs
+from bertjobs.runs.input_files import send_inputs
 from bertjobs.settings import load_settings
 
 
@@ -199,9 +199,7 @@ def encode_of_run(**request: Any) -> None:
 def _run(kind: str, *, config: JobConfig, output: str | None, as_json: bool) -> None:
     settings = load_settings()
     config = locate_inputs(kind, config, cache=settings.cache)
-    from bertjobs.runs.local import (
-        run as run_here,  # torch and ray: seconds, which a wrong flag should not cost
-    )
+    from bertjobs.runs.foreground import run as run_here
 
     result = run_here(kind, config, output=output, settings=settings, announce=print_note)
     print_json(result) if as_json else print_results(result)

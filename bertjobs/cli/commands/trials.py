@@ -12,7 +12,16 @@ from bertjobs.config import JobConfig, Layer, stored_layer
 from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.errors import ConfigError, DataError
 from bertjobs.jobs.job import Job
-from bertjobs.runs.trials import Search, Trial, best_trial, counts, find_trial, rank, read_search, read_trials
+from bertjobs.runs.tune.trial_records import (
+    Search,
+    Trial,
+    best_trial,
+    counts,
+    find_trial,
+    rank,
+    read_search,
+    read_trials,
+)
 
 
 @click.command()

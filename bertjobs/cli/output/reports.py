@@ -12,8 +12,8 @@ from bertjobs.cli.output.formatting import printable
 from bertjobs.cli.output.render import print_line, print_table
 
 if TYPE_CHECKING:  # what they are made of imports torch
-    from bertjobs.runs.masks import MaskedText
-    from bertjobs.runs.texts import Representation
+    from bertjobs.runs.encode.fill_mask import MaskedText
+    from bertjobs.runs.encode.represent_texts import Representation
 
 
 _BAR = 40

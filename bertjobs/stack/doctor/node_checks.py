@@ -12,7 +12,7 @@ from bertjobs.errors import BertjobsError, StorageError
 from bertjobs.jobs.dispatcher.loop import driver_environment
 from bertjobs.jobs.ray.api import Ray
 from bertjobs.jobs.scheduling.sizing import count_of
-from bertjobs.runs.probe import MARK
+from bertjobs.runs.node_probe import MARK
 from bertjobs.settings import Settings
 from bertjobs.stack.doctor.check import Check, broken, ok, warning
 from bertjobs.stack.doctor.queue_checks import check_clock
@@ -85,7 +85,7 @@ def ask_nodes(settings: Settings, ray: Ray) -> str:
     job = f"bj-doctor-{uuid.uuid4().hex[:8]}"
     ray.start(
         job,
-        entrypoint=f"{settings.node_python} -m bertjobs.runs.probe {shlex.quote(settings.storage)}",
+        entrypoint=f"{settings.node_python} -m bertjobs.runs.node_probe {shlex.quote(settings.storage)}",
         env=driver_environment(settings),
         metadata={"bertjobs": "doctor"},
     )

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from bertjobs.config import EncodeConfig
 from bertjobs.errors import ConfigError, DataError
-from bertjobs.runs.encoder import TrainedEncoder, load_encoder_here
-from bertjobs.runs.texts import Warn, check_any, say_cut
+from bertjobs.runs.encode.represent_texts import Warn, check_any, say_cut
+from bertjobs.runs.model_source import TrainedEncoder, load_encoder_here
 from bertjobs.settings import Settings
 from bertjobs.text.single_or_pair import shown
 from bertjobs.training.fill_mask import build_masked_language_model, mask_probabilities

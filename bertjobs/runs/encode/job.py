@@ -26,13 +26,12 @@ from bertjobs.config.finetune import TextSection
 from bertjobs.errors import DataError
 from bertjobs.jobs.job import Grant
 from bertjobs.modeling.build import build_pretraining
-from bertjobs.runs import gang
-from bertjobs.runs.embeddings import FOLDER, PartWriter, embeddings_table
-from bertjobs.runs.encoder import TrainedEncoder, load_encoder
-from bertjobs.runs.lines_done import LinesDone
-from bertjobs.runs.pipelines import bound_pipelines
+from bertjobs.runs import ray_train
+from bertjobs.runs.data.corpus_blocks import bound_pipelines
+from bertjobs.runs.encode.embeddings import FOLDER, LinesDone, PartWriter, embeddings_table
+from bertjobs.runs.model_source import TrainedEncoder, load_encoder
 from bertjobs.runs.reporting import stop_reason
-from bertjobs.runs.run import Outcome, Run
+from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.text.corpus_files import own_files
 from bertjobs.text.lines import LineSpan, plan_lines, read_lines
 from bertjobs.text.single_or_pair import encode_singles_and_pairs, singles_and_pairs, split_pair
@@ -124,7 +123,7 @@ class RepresentLines:
     ) -> None:
         _refuse_second_life()
         fitting = int(len(os.sched_getaffinity(0)) / grant.cpus_per_worker)
-        gang.set_threads(grant, workers_on_node=min(grant.workers, max(1, fitting)))
+        ray_train.set_threads(grant, workers_on_node=min(grant.workers, max(1, fitting)))
         self._representer = Representer(
             ray.get(encoder[0]).to("cuda" if config.resources.gpus else "cpu"),
             text=text,
@@ -193,13 +192,13 @@ def _embeddings(
 def _pipeline_errors() -> Iterator[None]:
     """Tell what our code in a worker raised from workers that were lost."""
     try:
-        with gang.task_errors():
+        with ray_train.task_errors():
             yield
     except ray.exceptions.RayError as e:
-        raise gang.WorkerLost(f"A worker was lost: {str(e).strip().splitlines()[-1]}") from e
+        raise ray_train.WorkerLost(f"A worker was lost: {str(e).strip().splitlines()[-1]}") from e
 
 
 def _refuse_second_life() -> None:
     """End the attempt where Ray restarted this actor because it was killed: Ray would do so for ever."""
     if ray.get_runtime_context().was_current_actor_reconstructed:
-        raise gang.WorkerLost("The process that did the work was killed.")
+        raise ray_train.WorkerLost("The process that did the work was killed.")

@@ -23,7 +23,7 @@ from bertjobs.jobs.job import Grant, State, iso
 from bertjobs.jobs.scheduling.sizing import exceeds, size_workers
 from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.runs.kinds import DRIVER_OF_KIND
-from bertjobs.runs.run import Reporter, Run, remaining_checkpoint
+from bertjobs.runs.run_context import Reporter, Run, remaining_checkpoint
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 

@@ -19,7 +19,7 @@ from torch import distributed
 from bertjobs.errors import BertjobsError, RunError, TrainingError
 from bertjobs.jobs.job import Grant
 from bertjobs.jobs.scheduling.free_nodes import QUANTUM
-from bertjobs.runs.run import Reporter
+from bertjobs.runs.run_context import Reporter
 from bertjobs.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from bertjobs.config.dimensions import Choice, Dimension, LogRange, Space, Value, Values, WholeRange
 from bertjobs.config.tune import TuneConfig
 from bertjobs.errors import ConfigError
-from bertjobs.runs.trials import Trial
+from bertjobs.runs.tune.trial_records import Trial
 
 
 class Proposals(Protocol):

@@ -1,4 +1,4 @@
-"""The driver: what a Ray Job executes, `python -m bertjobs.runs.main JOB ATTEMPT TOKEN`.
+"""The driver: what a Ray Job executes, `python -m bertjobs.runs.driver JOB ATTEMPT TOKEN`.
 
 It holds the attempt's lease, does the work, and ends the attempt with its result or with what went wrong.
 This is one of the two borders where every exception is caught.
@@ -75,10 +75,10 @@ def _work(session: JobSession, settings: Settings) -> None:
     import ray
 
     from bertjobs.config import load, stored_layer
+    from bertjobs.runs.input_files import fetch_inputs
     from bertjobs.runs.kinds import DRIVER_OF_KIND
     from bertjobs.runs.reporting import OpenSession
-    from bertjobs.runs.run import Run, remaining_checkpoint
-    from bertjobs.runs.travel import fetch_inputs
+    from bertjobs.runs.run_context import Run, remaining_checkpoint
 
     job, attempt = session.job, session.attempt
     job_dir = JobDir(job.storage, job.id)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from bertjobs.config.dimensions import Values
-from bertjobs.runs.trials import (
+from bertjobs.runs.tune.trial_records import (
     Evaluation,
     Search,
     Trial,

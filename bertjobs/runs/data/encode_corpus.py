@@ -23,11 +23,9 @@ import ray.data
 
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError, StorageError
-from bertjobs.runs.gang import task_errors
-from bertjobs.runs.pipelines import bound_pipelines
-from bertjobs.runs.run import Run
-from bertjobs.runs.span_task import encode_row
-from bertjobs.runs.stored_blocks import StoredBlocks
+from bertjobs.runs.data.corpus_blocks import StoredBlocks, bound_pipelines, encode_row
+from bertjobs.runs.ray_train import task_errors
+from bertjobs.runs.run_context import Run
 from bertjobs.text.corpus_encoding import BlockInfo, corpus_key
 from bertjobs.text.encoding import write_ipc
 from bertjobs.text.source_file import SourceFile

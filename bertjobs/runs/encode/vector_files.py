@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertjobs.errors import ConfigError, StorageError
-from bertjobs.runs.texts import Representation
+from bertjobs.runs.encode.represent_texts import Representation
 from bertjobs.storage import write_atomically
 
 

@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from bertjobs.config.dimensions import Choice, Dimension, LogRange, parse_space
-from bertjobs.runs.trials import Search, Trial, rank
+from bertjobs.runs.tune.trial_records import Search, Trial, rank
 from bertjobs.storage import JobDir
 
 _BEST, _QUIET = "#c8541b", "#7a7a7a"

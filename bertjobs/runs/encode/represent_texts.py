@@ -7,7 +7,7 @@ from bertjobs.config import EncodeConfig
 from bertjobs.config.encode import Pooling
 from bertjobs.errors import DataError
 from bertjobs.modeling.build import build_pretraining
-from bertjobs.runs.encoder import load_encoder_here
+from bertjobs.runs.model_source import load_encoder_here
 from bertjobs.settings import Settings
 from bertjobs.text.occurrences import find_word
 from bertjobs.text.single_or_pair import encode_singles_and_pairs, shown, singles_and_pairs, split_pair

@@ -14,22 +14,20 @@ from bertjobs.config.dimensions import Space
 from bertjobs.config.search_space import corner_configs, max_lens, search_space, space_texts
 from bertjobs.errors import RunError
 from bertjobs.modeling.config import BertConfig, LoadedModel
-from bertjobs.runs import classifier, gang
-from bertjobs.runs.board import open_board
-from bertjobs.runs.classifier import Lesson
-from bertjobs.runs.finetune import load_source, read_rows
-from bertjobs.runs.ledger import Ledger
-from bertjobs.runs.lengths import cut_ratio
-from bertjobs.runs.predictions import write_predictions
-from bertjobs.runs.proposals import proposals_for
-from bertjobs.runs.rows import Rows
-from bertjobs.runs.run import Outcome, Run
-from bertjobs.runs.search import search
-from bertjobs.runs.slots import share_out
-from bertjobs.runs.stopper import Course
-from bertjobs.runs.trial_work import TrialWork
-from bertjobs.runs.trials import Search, Trial, counts, folder_of, read_trials
-from bertjobs.runs.tune_plots import save_plots
+from bertjobs.runs import finetune, ray_train
+from bertjobs.runs.artefacts import write_predictions
+from bertjobs.runs.data.rows import Rows
+from bertjobs.runs.finetune import Lesson, load_source, read_rows
+from bertjobs.runs.run_context import Outcome, Run
+from bertjobs.runs.tune.plots import save_plots
+from bertjobs.runs.tune.progress_actor import open_board
+from bertjobs.runs.tune.ray_tune import search
+from bertjobs.runs.tune.samplers import proposals_for
+from bertjobs.runs.tune.schedulers import Course
+from bertjobs.runs.tune.search_state import Ledger
+from bertjobs.runs.tune.trial_records import Search, Trial, counts, folder_of, read_trials
+from bertjobs.runs.tune.trial_resources import share_out
+from bertjobs.runs.tune.trial_worker import TrialWork, cut_ratio
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tasks import resolve_task
@@ -67,10 +65,10 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
     space = search_space(config, is_large=is_large, is_pair=task.is_pair)
     proposals = proposals_for(config, space, metric=metric)
     slots = share_out(run.grant, config)
-    lesson = classifier.prepare(run, task=task, source=source, tokenizer=tokenizer, rows=rows)
+    lesson = finetune.prepare(run, task=task, source=source, tokenizer=tokenizer, rows=rows)
     run.reporter.set_phase("encoding")
     # Trials take the CPUs that are free now; those of Ray Data must not be among them.
-    encoded: list[pa.Table] = [gang.fetch(ref) for ref in (lesson.train, lesson.valid)]
+    encoded: list[pa.Table] = [ray_train.fetch(ref) for ref in (lesson.train, lesson.valid)]
     about = Search(
         metric=metric,
         space=space_texts(config, is_large=is_large, is_pair=task.is_pair),
@@ -114,7 +112,7 @@ def _conclude(run: Run[TuneConfig], *, lesson: Lesson, about: Search, ledger: Le
         raise _all_failed(ledger.trials)
     run.reporter.set_phase("writing the best model")
     run.reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
-    metrics: Metrics = gang.call(
+    metrics: Metrics = ray_train.call(
         run,
         conclude_worker,
         work={
@@ -144,15 +142,15 @@ def conclude_worker(work: dict[str, Any]) -> Metrics:
     job_dir: JobDir = work["job_dir"]
     config = load("finetune", stored_layer(trial.config))
     assert isinstance(config, FinetuneConfig)
-    gang.set_threads(work["grant"], workers_on_node=1)
+    ray_train.set_threads(work["grant"], workers_on_node=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = classifier.build(lesson, config=config, device=device)
+    model = finetune.build(lesson, config=config, device=device)
     best = trial.best(work["metric"])
     assert best is not None, "the best trial has a value"
     model.load_state_dict(recall(folder_of(job_dir, trial.number), checkpoint_name(best.step)).model)
-    predictions, metrics = classifier.predict(model, lesson=lesson, config=config)
+    predictions, metrics = finetune.predict(model, lesson=lesson, config=config)
     predictions.write(job_dir, rank=0)
-    classifier.write_model(model, lesson=lesson, config=config, job_dir=job_dir, trained_by=work["job_id"])
+    finetune.write_model(model, lesson=lesson, config=config, job_dir=job_dir, trained_by=work["job_id"])
     return metrics
 
 

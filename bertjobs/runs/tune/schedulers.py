@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from bertjobs.config.tune import SearchSection
-from bertjobs.runs.trials import Trial, score_of
+from bertjobs.runs.tune.trial_records import Trial, score_of
 
 VALUE, TIME = "value", "num_examples"
 """What trials are compared by, and what is the same point in two of them."""

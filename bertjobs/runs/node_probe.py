@@ -1,4 +1,4 @@
-"""What `bertjobs doctor` runs on every node of Ray: `python -m bertjobs.runs.probe STORAGE`, as a Ray Job.
+"""What `bertjobs doctor` runs on every node, as a Ray Job: `python -m bertjobs.runs.node_probe STORAGE`.
 
 Prints a line per node, `bertjobs-node` and a JSON object: `node` (its address), `version` and `code` (which
 bertjobs, and where it lies), `storage` and `redis` (what is wrong with them there, or nothing), `ahead_s`

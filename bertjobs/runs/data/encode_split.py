@@ -8,9 +8,9 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from bertjobs.runs.pipelines import bound_pipelines
-from bertjobs.runs.rows import Rows
-from bertjobs.runs.run import Run
+from bertjobs.runs.data.corpus_blocks import bound_pipelines
+from bertjobs.runs.data.rows import Rows
+from bertjobs.runs.run_context import Run
 from bertjobs.text.encoding import encode_table, read_ipc, write_ipc
 from bertjobs.text.tasks import Task
 from bertjobs.text.tokenizers import Tokenizer

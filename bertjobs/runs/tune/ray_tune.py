@@ -17,12 +17,12 @@ from ray.tune.search import Searcher
 
 from bertjobs.config.search_space import trial_config
 from bertjobs.config.tune import TuneConfig
-from bertjobs.runs.ledger import Ledger
-from bertjobs.runs.proposals import Proposals
 from bertjobs.runs.reporting import stop_reason
-from bertjobs.runs.run import Run
-from bertjobs.runs.stopper import VALUE, Course, stopper_for
-from bertjobs.runs.trial_work import TrialWork, run_trial
+from bertjobs.runs.run_context import Run
+from bertjobs.runs.tune.samplers import Proposals
+from bertjobs.runs.tune.schedulers import VALUE, Course, stopper_for
+from bertjobs.runs.tune.search_state import Ledger
+from bertjobs.runs.tune.trial_worker import TrialWork, run_trial
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,73 @@
+"""What a Ray Data task does with one span of a corpus. Imports no torch: such a task lives for a moment.
+
+How our Ray Data pipelines run: within the CPUs that the grant leaves them, in order, and quietly.
+
+Blocks of an encoded corpus for whoever trains, wherever: a `training.BlockSource` over Arrow files.
+"""
+
+import json
+import logging
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ExecutionResources
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from bertjobs.text.blocks import Block
+from bertjobs.text.corpus_encoding import BlockInfo, encode_span, split_documents
+from bertjobs.text.encoding import read_ipc
+from bertjobs.text.spans import Span
+from bertjobs.text.tokenizers import Tokenizer
+
+
+def encode_row(row: dict[str, Any], *, tokenizer: Tokenizer, ratio: float) -> dict[str, Any]:
+    """Encode the pickled `row["span"]`; return for each split its Arrow file, and what is in it as JSON."""
+    span: Span = pickle.loads(row["span"])
+    parts = split_documents(encode_span(span, tokenizer), ratio=ratio, seed=span.number)
+    files = {split: _as_file(part) for split, part in parts.items()}
+    return files | {
+        f"{split}_info": json.dumps(BlockInfo.of(part).to_json()) for split, part in parts.items()
+    }
+
+
+def _as_file(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def bound_pipelines(*, cpus: float, gpus: float = 0.0) -> None:
+    """Set up Ray Data in this process: at most so many CPUs and GPUs, results in the order of the inputs."""
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.execution_options.resource_limits = ExecutionResources(cpu=cpus, gpu=gpus)
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # a broken file is told as we tell it
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong comes as an exception too
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredBlocks:
+    """Blocks in files on one node.
+
+    On that node files are mapped into memory, which all its workers share; elsewhere they come through Ray's
+    object store, which keeps one copy per node.
+    """
+
+    infos: tuple[BlockInfo, ...]
+    files: tuple[Path, ...]
+    node_id: str
+
+    def get(self, number: int) -> Block:
+        """Return a block. Raises: StorageError: its file was removed or damaged."""
+        if ray.get_runtime_context().get_node_id() == self.node_id:
+            return Block.from_arrow(read_ipc(self.files[number]))
+        there = NodeAffinitySchedulingStrategy(self.node_id, soft=False)
+        reading = ray.remote(num_cpus=0, scheduling_strategy=there)(read_ipc)
+        return Block.from_arrow(ray.get(reading.remote(self.files[number])))
