@@ -4,6 +4,6 @@ With no `BERTJOBS_REDIS_URL` and no `BERTJOBS_RAY_ADDRESS` the first command tha
 """
 
 from bertjobs.stack.lifecycle import StackAddresses, down, ensure, up
-from bertjobs.stack.report import status
+from bertjobs.stack.status import status
 
 __all__ = ["StackAddresses", "down", "ensure", "status", "up"]

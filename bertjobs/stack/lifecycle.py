@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from bertjobs.errors import ConfigError, QueueError
 from bertjobs.settings import Settings
 from bertjobs.stack import lock, process, ray_head, redis_server
-from bertjobs.stack.layout import Layout, layout_of
+from bertjobs.stack.home import Layout, layout_of
 from bertjobs.stack.process import Record, read_record
 
 MEMBERS = ("redis", "ray", "dispatcher", "keeper")
@@ -129,7 +129,7 @@ def start_missing(settings: Settings, *, members: Sequence[str], lock_fd: int, a
     if "dispatcher" in members:
         _start_dispatcher(settings, layout, lock_fd=lock_fd)
     if "keeper" in missing:
-        _start_python(settings, layout, "keeper", module="bertjobs.stack.keeper", lock_fd=lock_fd)
+        _start_python(settings, layout, "keeper", module="bertjobs.stack.watchdog", lock_fd=lock_fd)
 
 
 def _start_ray(settings: Settings, layout: Layout, *, last: Record | None, lock_fd: int) -> None:

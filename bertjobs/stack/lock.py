@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bertjobs.errors import QueueError
-from bertjobs.stack.layout import home_error
+from bertjobs.stack.home import home_error
 
 _POLL_S = 0.01
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from bertjobs.errors import QueueError
 from bertjobs.stack import launch
-from bertjobs.stack.layout import home_error
+from bertjobs.stack.home import home_error
 from bertjobs.storage import write_atomically
 
 MEMBER_VARIABLE = "BERTJOBS_STACK_MEMBER"

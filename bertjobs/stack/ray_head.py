@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bertjobs.errors import QueueError
-from bertjobs.stack.layout import Layout, home_error
+from bertjobs.stack.home import Layout, home_error
 from bertjobs.stack.process import Record
 
 _FIRST_PORT, _LAST_PORT = 20000, 32000  # below every system's range for outgoing connections

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bertjobs.errors import QueueError
 from bertjobs.stack import lock, process
-from bertjobs.stack.layout import Layout
+from bertjobs.stack.home import Layout
 from bertjobs.stack.process import Record
 
 MIN_VERSION = (6, 2)

@@ -25,7 +25,7 @@ from typing import Any
 from bertjobs import stack
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack import ray_head
-from bertjobs.stack.layout import layout_of
+from bertjobs.stack.home import layout_of
 from bertjobs.stack.process import read_record
 
 BERTJOBS = [sys.executable, "-m", "bertjobs.cli.main"]

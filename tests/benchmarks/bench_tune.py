@@ -23,7 +23,7 @@ from typing import Any
 
 from bertjobs import stack
 from bertjobs.settings import load_settings
-from bertjobs.stack.layout import layout_of
+from bertjobs.stack.home import layout_of
 
 BERTJOBS = [sys.executable, "-m", "bertjobs.cli.main"]
 GOAL = 1.3

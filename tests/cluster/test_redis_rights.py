@@ -23,8 +23,7 @@ from bertjobs.jobs.store.connection import open_connection
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.settings import Settings, load_settings
-from bertjobs.stack.doctor.queue_checks import check_queue
-from bertjobs.stack.doctor.redis_checks import check_redis
+from bertjobs.stack.doctor.service_checks import check_queue, check_redis
 from secure_redis import SecureRedis
 
 NO_RESOURCES = {"gpus": 0, "workers": None, "cpus_per_worker": None}

@@ -12,7 +12,7 @@ import redis
 from bertjobs import stack
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack import process, ray_head
-from bertjobs.stack.layout import Layout, layout_of
+from bertjobs.stack.home import Layout, layout_of
 from bertjobs.stack.lifecycle import MEMBERS
 
 SLEEPER = "import time\nwhile True: time.sleep(60)"

@@ -14,7 +14,7 @@ from bertjobs.jobs.ray.api import RayCluster
 from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.jobs.store.connection import open_connection
 from bertjobs.jobs.store.dispatch_store import DispatchStore
-from bertjobs.stack.doctor import node_checks, queue_checks, ray_checks, redis_checks
+from bertjobs.stack.doctor import node_checks, service_checks
 from bertjobs.stack.doctor.examine import examine
 
 WELL = {
@@ -36,26 +36,26 @@ def verdicts(checks) -> dict[str, str]:
     [("6.2.14", "ok"), ("7.0.15", "ok"), ("10.1.0", "ok"), ("6.0.16", "broken"), ("5.0.7", "broken")],
 )
 def test_a_redis_that_is_too_old_is_broken(version, verdict):
-    check = redis_checks.check_version(WELL | {"redis_version": version})
+    check = service_checks.check_redis_version(WELL | {"redis_version": version})
     assert (check.verdict, check.found) == (verdict, version)
     assert check.remedy == ("" if verdict == "ok" else "Update Redis to 6.2 or later.")
 
 
 def test_a_redis_that_forgets_or_drops_is_broken():
-    assert redis_checks.check_persistence(WELL).verdict == "ok"
-    without = redis_checks.check_persistence(WELL | {"aof_enabled": 0})
+    assert service_checks.check_persistence(WELL).verdict == "ok"
+    without = service_checks.check_persistence(WELL | {"aof_enabled": 0})
     assert (without.verdict, without.remedy[:22]) == ("broken", "Set `appendonly yes` i")
-    full = redis_checks.check_persistence(WELL | {"aof_last_write_status": "err"})
+    full = service_checks.check_persistence(WELL | {"aof_last_write_status": "err"})
     assert (full.verdict, full.remedy) == ("broken", "Free room on its disk.")
-    evicting = redis_checks.check_eviction(WELL | {"maxmemory_policy": "allkeys-lru"})
+    evicting = service_checks.check_eviction(WELL | {"maxmemory_policy": "allkeys-lru"})
     assert evicting.verdict == "broken"
     assert "jobs are dropped" in evicting.found
 
 
 def test_a_redis_that_is_nearly_full_is_a_warning():
-    assert redis_checks.check_memory(WELL).found == "5 MiB used"
-    assert redis_checks.check_memory(WELL | {"maxmemory": 100 << 20}).verdict == "ok"
-    full = redis_checks.check_memory(WELL | {"maxmemory": 5 << 20})
+    assert service_checks.check_memory(WELL).found == "5 MiB used"
+    assert service_checks.check_memory(WELL | {"maxmemory": 100 << 20}).verdict == "ok"
+    full = service_checks.check_memory(WELL | {"maxmemory": 5 << 20})
     assert (full.verdict, full.found) == ("warning", "5 MiB used of 5")
 
 
@@ -72,16 +72,16 @@ def test_a_redis_that_is_nearly_full_is_a_warning():
     ],
 )
 def test_passwords_that_cross_a_network_in_the_clear_are_a_warning(url, verdict):
-    assert redis_checks.check_encryption(url).verdict == verdict
+    assert service_checks.check_encryption(url).verdict == verdict
 
 
 def test_a_ray_of_another_version_or_without_nodes_is_broken():
-    assert ray_checks.check_version("2.60.0").verdict == "ok"
-    assert ray_checks.check_version("2.60").verdict == "ok"
+    assert service_checks.check_ray_version("2.60.0").verdict == "ok"
+    assert service_checks.check_ray_version("2.60").verdict == "ok"
     for other in ("2.61.0", "2.6.0", "2.600.1", "3.0.0"):
-        assert ray_checks.check_version(other).verdict == "broken"
-    assert ray_checks.check_nodes(Cluster(nodes=())).verdict == "broken"
-    found = ray_checks.check_nodes(
+        assert service_checks.check_ray_version(other).verdict == "broken"
+    assert service_checks.check_nodes(Cluster(nodes=())).verdict == "broken"
+    found = service_checks.check_nodes(
         Cluster(nodes=(Node(id="a", cpus=8, gpus=1), Node(id="b", cpus=1, gpus=0)))
     )
     assert (found.verdict, found.found) == ("ok", "2 nodes, 9 CPUs, 1 GPU")
@@ -89,19 +89,19 @@ def test_a_ray_of_another_version_or_without_nodes_is_broken():
 
 def test_our_version_of_ray_is_that_of_the_project():
     project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
-    assert f">={ray_checks.RAY_SERIES},<2.61" in project
+    assert f">={service_checks.RAY_SERIES},<2.61" in project
 
 
 def test_a_dashboard_that_everyone_may_use_is_a_warning():
-    assert ray_checks.check_token(is_open=True, has_token=True).verdict == "warning"
-    assert ray_checks.check_token(is_open=False, has_token=True).verdict == "ok"
+    assert service_checks.check_token(is_open=True, has_token=True).verdict == "warning"
+    assert service_checks.check_token(is_open=False, has_token=True).verdict == "ok"
 
 
 @pytest.mark.parametrize(
     ("ahead_s", "verdict"), [(0.0, "ok"), (-4.9, "ok"), (5.1, "warning"), (-60.0, "warning")]
 )
 def test_clocks_that_are_apart_are_a_warning(ahead_s, verdict):
-    check = queue_checks.check_clock("node 10.0.0.1", ahead_s)
+    check = service_checks.check_clock("node 10.0.0.1", ahead_s)
     assert check.verdict == verdict
     assert check.found.startswith("node 10.0.0.1 is ")
 
@@ -109,9 +109,9 @@ def test_clocks_that_are_apart_are_a_warning(ahead_s, verdict):
 def test_the_leader_and_its_age_are_said_and_none_is_broken(redis_server):
     connection = open_connection(redis_server.settings())
     connection.client.flushall()
-    assert verdicts(queue_checks.check_queue(connection)) == {"dispatcher": "broken", "clock": "ok"}
+    assert verdicts(service_checks.check_queue(connection)) == {"dispatcher": "broken", "clock": "ok"}
     assert DispatchStore(connection, owner="host:7:1", lease_s=LEADER_LEASE_S).lead()
-    leader, _ = queue_checks.check_queue(connection)
+    leader, _ = service_checks.check_queue(connection)
     connection.close()
     assert leader.verdict == "ok"
     assert leader.found.startswith("host (pid 7) leads, heard ")
@@ -120,9 +120,9 @@ def test_the_leader_and_its_age_are_said_and_none_is_broken(redis_server):
 def test_a_real_redis_is_judged_by_what_it_says_of_itself(redis_server):
     connection = open_connection(redis_server.settings())
     try:
-        assert set(verdicts(redis_checks.check_redis(connection)).values()) == {"ok"}
+        assert set(verdicts(service_checks.check_redis(connection)).values()) == {"ok"}
         connection.client.config_set("maxmemory-policy", "allkeys-lru")
-        assert verdicts(redis_checks.check_redis(connection))["redis eviction"] == "broken"
+        assert verdicts(service_checks.check_redis(connection))["redis eviction"] == "broken"
     finally:
         connection.client.config_set("maxmemory-policy", "noeviction")
         connection.close()
@@ -226,9 +226,9 @@ def dashboard() -> Iterator[str]:
 
 
 def test_a_missing_ray_token_is_broken_and_named(dashboard):
-    (check,) = ray_checks.check_ray(dashboard, RayCluster(dashboard, token=None), token=None)
+    (check,) = service_checks.check_ray(dashboard, RayCluster(dashboard, token=None), token=None)
     assert check.verdict == "broken"
     assert "refuses us (401)" in check.found
     assert "RAY_AUTH_TOKEN_PATH" in check.remedy
-    with_token = ray_checks.check_ray(dashboard, RayCluster(dashboard, token="right"), token="right")
+    with_token = service_checks.check_ray(dashboard, RayCluster(dashboard, token="right"), token="right")
     assert verdicts(with_token) == {"ray version": "ok", "ray nodes": "broken", "ray token": "ok"}

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from bertjobs.settings import load_settings
-from bertjobs.stack import keeper, process, ray_head
-from bertjobs.stack.layout import layout_of
+from bertjobs.stack import process, ray_head, watchdog
+from bertjobs.stack.home import layout_of
 
 MIB = 1 << 20
 
@@ -70,21 +70,21 @@ def test_ports_of_last_time_are_taken_again_unless_in_use(tmp_path):
 
 
 def test_the_keeper_restarts_at_once_then_ever_later():
-    deaths = {member: [] for member in keeper.KEPT}
-    times = [now / 2 for now in range(600) if "ray" in keeper.restarts_due({}, deaths, now=now / 2)]
+    deaths = {member: [] for member in watchdog.KEPT}
+    times = [now / 2 for now in range(600) if "ray" in watchdog.restarts_due({}, deaths, now=now / 2)]
     gaps = [b - a for a, b in itertools.pairwise(times)]
     assert (times[0], gaps[:5]) == (0.0, [2.0, 4.0, 8.0, 16.0, 32.0])
     assert max(gaps) <= 60.0
 
 
 def test_the_keeper_forgives_after_a_quiet_time_and_leaves_the_living_alone(sleeper):
-    deaths = {member: [] for member in keeper.KEPT}
+    deaths = {member: [] for member in watchdog.KEPT}
     alive = process.identify(sleeper.pid)
     known = {"redis": alive, "dispatcher": alive}
-    assert keeper.restarts_due(known, deaths, now=0.0) == ["ray"]
-    assert keeper.restarts_due(known, deaths, now=1.0) == []
-    assert keeper.restarts_due({**known, "ray": alive}, deaths, now=2.0) == []
-    assert keeper.restarts_due(known, deaths, now=1000.0) == ["ray"]
+    assert watchdog.restarts_due(known, deaths, now=0.0) == ["ray"]
+    assert watchdog.restarts_due(known, deaths, now=1.0) == []
+    assert watchdog.restarts_due({**known, "ray": alive}, deaths, now=2.0) == []
+    assert watchdog.restarts_due(known, deaths, now=1000.0) == ["ray"]
     assert deaths["ray"] == [1000.0]
 
 

@@ -15,7 +15,7 @@ from bertjobs import stack
 from bertjobs.jobs.ray.api import RayCluster, RayUnreachable
 from bertjobs.settings import load_settings
 from bertjobs.stack import process, ray_head
-from bertjobs.stack.layout import layout_of
+from bertjobs.stack.home import layout_of
 from bertjobs.stack.lifecycle import MEMBERS
 from bertjobs.stack.process import read_record
 

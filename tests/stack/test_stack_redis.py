@@ -16,7 +16,7 @@ from bertjobs import stack
 from bertjobs.errors import ConfigError, QueueError, StorageError
 from bertjobs.settings import load_settings
 from bertjobs.stack import lock, process, redis_server
-from bertjobs.stack.layout import MAX_SOCKET_BYTES, layout_of
+from bertjobs.stack.home import MAX_SOCKET_BYTES, layout_of
 from bertjobs.stack.process import read_record
 
 pytestmark = pytest.mark.redis

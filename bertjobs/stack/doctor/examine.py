@@ -14,11 +14,9 @@ from bertjobs.settings import Settings
 from bertjobs.stack import ray_head
 from bertjobs.stack.doctor.check import Check, broken, unknown
 from bertjobs.stack.doctor.node_checks import check_nodes, check_storage_here
-from bertjobs.stack.doctor.queue_checks import check_queue
-from bertjobs.stack.doctor.ray_checks import check_ray
-from bertjobs.stack.doctor.redis_checks import check_redis
-from bertjobs.stack.layout import layout_of
-from bertjobs.stack.report import status
+from bertjobs.stack.doctor.service_checks import check_queue, check_ray, check_redis
+from bertjobs.stack.home import layout_of
+from bertjobs.stack.status import status
 
 
 def examine(settings: Settings, *, on_nodes: bool = True) -> Iterator[Check]:

@@ -15,7 +15,7 @@ from bertjobs.jobs.scheduling.sizing import count_of
 from bertjobs.runs.node_probe import MARK
 from bertjobs.settings import Settings
 from bertjobs.stack.doctor.check import Check, broken, ok, warning
-from bertjobs.stack.doctor.queue_checks import check_clock
+from bertjobs.stack.doctor.service_checks import check_clock
 from bertjobs.storage import JobDir
 
 PATIENCE_S = 90.0

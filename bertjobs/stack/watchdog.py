@@ -1,4 +1,4 @@
-"""Keep the stack whole while no command is looking: `python -m bertjobs.stack.keeper`.
+"""Keep the stack whole while no command is looking: `python -m bertjobs.stack.watchdog`.
 
 A loop that restarts members which have ended, ever later if they keep ending, and ends all of them if the
 home is removed under them. It is itself restarted by the next command that needs the stack.
@@ -13,7 +13,7 @@ from pathlib import Path
 from bertjobs.errors import BertjobsError
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack import lifecycle, lock, process
-from bertjobs.stack.layout import layout_of
+from bertjobs.stack.home import layout_of
 from bertjobs.stack.process import Record, read_record
 
 log = logging.getLogger(__name__)

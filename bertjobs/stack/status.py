@@ -6,7 +6,7 @@ from bertjobs.errors import BertjobsError
 from bertjobs.jobs.store.connection import open_connection
 from bertjobs.settings import Settings
 from bertjobs.stack import process, ray_head, redis_server
-from bertjobs.stack.layout import Layout, layout_of
+from bertjobs.stack.home import Layout, layout_of
 from bertjobs.stack.lifecycle import MEMBERS
 from bertjobs.stack.process import Record, read_record
 
