@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.text.sample import write_sample
+from bertjobs.text.datasets.sample import write_sample
 from file_server import FileServer, serving
 from redis_process import RedisProcess, running_redis
 

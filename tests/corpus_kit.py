@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from bertjobs.config.pretrain import CorpusSection
-from bertjobs.text.blocks import Block, merge_small
-from bertjobs.text.corpus_encoding import BlockInfo, encode_span
-from bertjobs.text.documents import read_span
-from bertjobs.text.source_file import SourceFile
-from bertjobs.text.spans import Span, plan_spans
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span, merge_small
+from bertjobs.text.corpus.documents import read_span
+from bertjobs.text.corpus.spans import Span, plan_spans
+from bertjobs.text.datasets.source_file import SourceFile
+from bertjobs.text.tokenizer_files import Tokenizer
 
 
 @dataclass

@@ -22,9 +22,9 @@ from bertjobs.config import (
 from bertjobs.config.presets import read_size, size_names
 from bertjobs.config.search_space import max_lens, search_space
 from bertjobs.errors import ConfigError, ModelError
-from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files, own_files
-from bertjobs.text.locate import FILES_OF_SPLIT, find_split
-from bertjobs.text.tasks import BUILT_IN, Task, resolve_task
+from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
+from bertjobs.text.datasets.splits import FILES_OF_SPLIT, find_split
+from bertjobs.text.datasets.tasks import BUILT_IN, Task, resolve_task
 
 WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig
 

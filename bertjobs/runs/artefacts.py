@@ -18,7 +18,7 @@ import bertjobs
 from bertjobs.config.finetune import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.storage import JobDir
-from bertjobs.text.tasks import Task
+from bertjobs.text.datasets.tasks import Task
 
 ARTEFACT_FILE = "bertjobs.json"
 

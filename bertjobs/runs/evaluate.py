@@ -16,8 +16,8 @@ from bertjobs.runs.data.encode_split import encode
 from bertjobs.runs.data.rows import read_evaluation_rows
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
 from bertjobs.runs.run_context import Outcome, Run
+from bertjobs.text.datasets.tasks import Task, resolve_task
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.text.tasks import Task, resolve_task
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.plots import draw_confusion

@@ -25,9 +25,9 @@ from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
 from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.storage import JobDir
+from bertjobs.text.datasets.tasks import Task, resolve_task
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.text.tasks import Task, resolve_task
-from bertjobs.text.tokenizers import Tokenizer, train_wordpiece
+from bertjobs.text.tokenizer_files import Tokenizer, train_wordpiece
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.finetune import finetune
 from bertjobs.training.metrics import Metrics

@@ -15,8 +15,8 @@ from bertjobs.config import JobConfig, Layer, load, stored_layer
 from bertjobs.errors import ConfigError
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
-from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files
-from bertjobs.text.locate import DOWNLOADS, downloads_dir
+from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files
+from bertjobs.text.datasets.splits import DOWNLOADS, downloads_dir
 
 FLAG_OF_PATH = {
     "task.name": "--task",

@@ -19,12 +19,11 @@ from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
 from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.storage import JobDir
-from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files, own_files
-from bertjobs.text.pairing import Pairing
-from bertjobs.text.source_file import SourceFile
-from bertjobs.text.spans import plan_spans
-from bertjobs.text.tokenizers import Tokenizer
-from bertjobs.text.vocabulary import make_vocabulary
+from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
+from bertjobs.text.corpus.spans import plan_spans
+from bertjobs.text.datasets.source_file import SourceFile
+from bertjobs.text.pretraining.pairing import Pairing
+from bertjobs.text.tokenizer_files import Tokenizer, make_vocabulary
 from bertjobs.training.pretrain import pretrain
 from bertjobs.training.ranks import current_ranks
 

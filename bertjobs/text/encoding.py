@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from bertjobs.errors import StorageError
 from bertjobs.text import ragged
-from bertjobs.text.tasks import Task
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.tokenizer_files import Tokenizer
 
 ENCODER_VERSION = 1
 """Raise it when the same rows would be encoded differently."""

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from bertjobs.config.encode import LinesSection
 from bertjobs.errors import DataError
-from bertjobs.text.source_file import SourceFile, data_errors
+from bertjobs.text.datasets.source_file import SourceFile, data_errors
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,10 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from bertjobs.text.blocks import Block, merge_small
-from bertjobs.text.corpus_encoding import BlockInfo
-from bertjobs.text.corpus_order import CorpusOrder
-from bertjobs.text.pairing import Pairing
-from bertjobs.text.pretrain_batching import Part
+from bertjobs.text.corpus.blocks import Block, BlockInfo, merge_small
+from bertjobs.text.corpus.order import CorpusOrder
+from bertjobs.text.pretraining.collate import Part
+from bertjobs.text.pretraining.pairing import Pairing
 from bertjobs.training.ranks import Ranks
 
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from bertjobs.config.pretrain import PretrainConfig, PretrainTrainSection
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.storage import JobDir
-from bertjobs.text.masking import Masker
-from bertjobs.text.pairing import Pairing
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.pretraining.masking import Masker
+from bertjobs.text.pretraining.pairing import Pairing
+from bertjobs.text.tokenizer_files import Tokenizer
 from bertjobs.training.budget import Budget
 from bertjobs.training.corpus import BlockSource, Corpus
 from bertjobs.training.groups import num_trained

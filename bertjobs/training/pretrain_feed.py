@@ -14,9 +14,9 @@ from torch import Tensor
 from bertjobs.modeling.dropout import row_keys
 from bertjobs.modeling.inputs import ModelInputs
 from bertjobs.text.batching import Ints, share_of_rank, split_microbatches
-from bertjobs.text.masking import Masker, Vocabulary
-from bertjobs.text.pairing import Pairing
-from bertjobs.text.pretrain_batching import Examples, collate_pretraining, draw_examples
+from bertjobs.text.pretraining.collate import Examples, collate_pretraining, draw_examples
+from bertjobs.text.pretraining.masking import Masker, Vocabulary
+from bertjobs.text.pretraining.pairing import Pairing
 from bertjobs.training.corpus import Corpus
 from bertjobs.training.feed import inputs_of
 from bertjobs.training.ranks import Ranks

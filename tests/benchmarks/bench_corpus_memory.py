@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 
 from bertjobs.config.pretrain import CorpusSection
-from bertjobs.text.corpus_encoding import BlockInfo, encode_span
+from bertjobs.text.corpus.blocks import BlockInfo, encode_span
+from bertjobs.text.corpus.spans import plan_spans
+from bertjobs.text.datasets.source_file import SourceFile
 from bertjobs.text.encoding import write_ipc
-from bertjobs.text.source_file import SourceFile
-from bertjobs.text.spans import plan_spans
-from bertjobs.text.tokenizers import load_tokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
 
 GOAL = 1.2
 FACTOR = 10

@@ -30,10 +30,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from transformers import AutoTokenizer
 
+from bertjobs.text.datasets.read_split import read_split
+from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.text.encoding import encode_table, write_ipc
-from bertjobs.text.sources import read_split
-from bertjobs.text.tasks import resolve_task
-from bertjobs.text.tokenizers import Tokenizer, load_tokenizer
+from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer
 
 GOAL = 3.0
 

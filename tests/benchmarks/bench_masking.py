@@ -23,15 +23,14 @@ import torch
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from bertjobs.config.pretrain import CorpusSection, ObjectiveSection
-from bertjobs.text.blocks import Block, merge_small
-from bertjobs.text.corpus_encoding import BlockInfo, encode_span
-from bertjobs.text.corpus_order import CorpusOrder
-from bertjobs.text.masking import Masker
-from bertjobs.text.pairing import Pairing
-from bertjobs.text.pretrain_batching import Part, PretrainBatch, collate_pretraining, draw_examples
-from bertjobs.text.source_file import SourceFile
-from bertjobs.text.spans import plan_spans
-from bertjobs.text.tokenizers import Tokenizer, load_tokenizer
+from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span, merge_small
+from bertjobs.text.corpus.order import CorpusOrder
+from bertjobs.text.corpus.spans import plan_spans
+from bertjobs.text.datasets.source_file import SourceFile
+from bertjobs.text.pretraining.collate import Part, PretrainBatch, collate_pretraining, draw_examples
+from bertjobs.text.pretraining.masking import Masker
+from bertjobs.text.pretraining.pairing import Pairing
+from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "nsp": {},

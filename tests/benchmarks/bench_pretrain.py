@@ -25,11 +25,10 @@ from bertjobs.config.pretrain import CorpusSection, PretrainConfig
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.modeling.config import BertConfig
 from bertjobs.storage import JobDir
-from bertjobs.text.blocks import Block
-from bertjobs.text.corpus_encoding import BlockInfo, encode_span
-from bertjobs.text.corpus_files import find_files
-from bertjobs.text.spans import plan_spans
-from bertjobs.text.tokenizers import Tokenizer, load_tokenizer
+from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span
+from bertjobs.text.corpus.files import find_files
+from bertjobs.text.corpus.spans import plan_spans
+from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer
 from bertjobs.training.corpus import ListOfBlocks
 from bertjobs.training.precision import resolve_precision
 from bertjobs.training.pretrain import pretrain

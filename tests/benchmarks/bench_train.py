@@ -24,10 +24,10 @@ from bertjobs.config.finetune import DataSection, FinetuneConfig
 from bertjobs.modeling.build import build_classifier
 from bertjobs.modeling.weights import load_weights
 from bertjobs.storage import JobDir
+from bertjobs.text.datasets.read_split import read_split
+from bertjobs.text.datasets.tasks import SNLI
 from bertjobs.text.encoding import EncodedTable, encode_table
-from bertjobs.text.sources import read_split
-from bertjobs.text.tasks import SNLI
-from bertjobs.text.tokenizers import load_tokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.finetune import finetune
 from bertjobs.training.precision import resolve_precision
 from bertjobs.training.progress import EpochResult, Progress

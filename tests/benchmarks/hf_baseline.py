@@ -27,8 +27,8 @@ from transformers import (
     set_seed,
 )
 
-from bertjobs.text.sources import holdout, read_split
-from bertjobs.text.tasks import resolve_task
+from bertjobs.text.datasets.read_split import holdout, read_split
+from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.training.metrics import metrics_of
 from bertjobs.training.precision import has_bf16
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from bertjobs.text.tokenizers import load_tokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
 
 Run = Callable[..., Result]
 

@@ -73,7 +73,7 @@ def test_get_prints_where_the_file_is(run: Run, home: Path, monkeypatch: pytest.
         progress(10 << 20, 10 << 20)
         return cache / f"{name}.zip"
 
-    monkeypatch.setattr("bertjobs.text.download.get", get)
+    monkeypatch.setattr("bertjobs.text.datasets.download.get", get)
     result = run("data", "get", "cola")
     assert result.stdout == f"{home}/cache/cola.zip\n"
     assert result.stderr == "cola:  50% of 10.0 MiB\ncola: 100% of 10.0 MiB\n"
@@ -83,7 +83,7 @@ def test_get_without_a_network_exits_2(run: Run, monkeypatch: pytest.MonkeyPatch
     def get(name: str, **_: Any) -> Path:
         raise DownloadError(f"{name} cannot be downloaded: no route.", hint="Put it there yourself.")
 
-    monkeypatch.setattr("bertjobs.text.download.get", get)
+    monkeypatch.setattr("bertjobs.text.datasets.download.get", get)
     result = run("data", "get", "snli")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.endswith("no route.\n hint: Put it there yourself.\n")

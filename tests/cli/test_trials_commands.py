@@ -17,7 +17,7 @@ from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.runs.tune.search_state import Ledger
 from bertjobs.runs.tune.trial_records import Evaluation, Search, Trial, write_trial
-from bertjobs.text.sample import write_sample
+from bertjobs.text.datasets.sample import write_sample
 
 Run = Callable[..., Result]
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.errors import DataError
-from bertjobs.text.sources import Split
-from bertjobs.text.tasks import COLA, SNLI, Columns, Task
+from bertjobs.text.datasets.read_split import Split
+from bertjobs.text.datasets.tasks import COLA, SNLI, Columns, Task
 
 Read = Callable[..., Split]
 

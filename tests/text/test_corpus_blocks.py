@@ -9,13 +9,18 @@ import pyarrow as pa
 import pytest
 
 from bertjobs.errors import DataError
-from bertjobs.text.blocks import Block, merge_small
-from bertjobs.text.corpus_encoding import BlockInfo, corpus_key, encode_span, split_documents
-from bertjobs.text.documents import read_span
+from bertjobs.text.corpus.blocks import (
+    Block,
+    BlockInfo,
+    corpus_key,
+    encode_span,
+    merge_small,
+    split_documents,
+)
+from bertjobs.text.corpus.documents import read_span
 from bertjobs.text.encoding import read_ipc, write_ipc
-from bertjobs.text.tokenizer_kinds import WordTokenizer
-from bertjobs.text.tokenizers import Tokenizer, load_tokenizer, train_words
-from bertjobs.text.vocabulary import make_vocabulary
+from bertjobs.text.tokenizer import WordTokenizer
+from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer, make_vocabulary, train_words
 from corpus_kit import encoded, section, sources, spans_of
 
 TEXT = "A b c . A b .\n\n \x07 \nb b d . a c . c c c .\n"

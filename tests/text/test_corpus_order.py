@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.text.corpus_order import CorpusOrder
+from bertjobs.text.corpus.order import CorpusOrder
 
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=20).filter(any)
 

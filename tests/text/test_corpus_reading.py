@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.errors import DataError
-from bertjobs.text.corpus_files import find_files
-from bertjobs.text.documents import read_span
-from bertjobs.text.spans import plan_spans
+from bertjobs.text.corpus.documents import read_span
+from bertjobs.text.corpus.files import find_files
+from bertjobs.text.corpus.spans import plan_spans
 from corpus_kit import documents_of, section, sources, spans_of
 
 ARTICLES = "".join(

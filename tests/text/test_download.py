@@ -9,9 +9,9 @@ import pytest
 
 from bertjobs.errors import DataError, DownloadError
 from bertjobs.fetch import Checksum
-from bertjobs.text import download
-from bertjobs.text.corpus_files import find_files
-from bertjobs.text.download import PUBLISHED, Published, get
+from bertjobs.text.corpus.files import find_files
+from bertjobs.text.datasets import download
+from bertjobs.text.datasets.download import PUBLISHED, Published, get
 from file_server import FileServer
 
 CONTENT = b"as good as any archive"

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.errors import StorageError
+from bertjobs.text.datasets.tasks import COLA, SNLI
 from bertjobs.text.encoding import EncodedTable, cache_key, encode_table, read_ipc, write_ipc
-from bertjobs.text.tasks import COLA, SNLI
-from bertjobs.text.tokenizers import Tokenizer, train_wordpiece
+from bertjobs.text.tokenizer_files import Tokenizer, train_wordpiece
 
 PREMISES = ["A man is running.", "Two dogs sleep in a park.", "", "A man is running."]
 HYPOTHESES = ["A person moves.", "", "Nobody.", "A man is running."]

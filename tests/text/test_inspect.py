@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bertjobs.text.datasets.read_split import Split
+from bertjobs.text.datasets.sample import write_sample
+from bertjobs.text.datasets.tasks import COLA, SNLI
 from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.inspect import inspect
-from bertjobs.text.sample import write_sample
-from bertjobs.text.sources import Split
-from bertjobs.text.tasks import COLA, SNLI
-from bertjobs.text.tokenizers import train_wordpiece
+from bertjobs.text.tokenizer_files import train_wordpiece
 from bertjobs.text.truncation import STRATEGIES
 
 Read = Callable[..., Split]

@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import ModelError
-from bertjobs.text.blocks import Block
-from bertjobs.text.corpus_order import CorpusOrder
-from bertjobs.text.masking import Masked, Masker
-from bertjobs.text.pairing import Pairing
-from bertjobs.text.pretrain_batching import Part, PretrainBatch, collate_pretraining, draw_examples
-from bertjobs.text.tokenizers import Tokenizer, load_tokenizer
-from bertjobs.text.vocabulary import make_vocabulary
+from bertjobs.text.corpus.blocks import Block
+from bertjobs.text.corpus.order import CorpusOrder
+from bertjobs.text.pretraining.collate import Part, PretrainBatch, collate_pretraining, draw_examples
+from bertjobs.text.pretraining.masking import Masked, Masker
+from bertjobs.text.pretraining.pairing import Pairing
+from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer, make_vocabulary
 from corpus_kit import Vocabulary, encoded, spans_of
 
 VOCABULARY = Vocabulary()
@@ -146,7 +145,7 @@ def test_a_vocabulary_without_word_beginnings_refuses_whole_words(tmp_path: Path
     from tokenizers import Tokenizer as FastTokenizer
     from tokenizers.models import BPE
 
-    from bertjobs.text.tokenizer_kinds import WordPieceTokenizer
+    from bertjobs.text.tokenizer import WordPieceTokenizer
 
     specials = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     fast = FastTokenizer(BPE({token: i for i, token in enumerate((*specials.values(), "a"))}, []))

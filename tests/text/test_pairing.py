@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import DataError
-from bertjobs.text.blocks import Block
-from bertjobs.text.corpus_encoding import BlockInfo
-from bertjobs.text.pairing import Pairing, Part, Ranges
+from bertjobs.text.corpus.blocks import Block, BlockInfo
+from bertjobs.text.pretraining.pairing import Pairing, Part, Ranges
 from corpus_kit import block_of, random_block
 
 SEP = 3

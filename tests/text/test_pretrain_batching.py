@@ -6,10 +6,16 @@ from hypothesis import strategies as st
 
 from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.text.batching import share_of_rank, split_microbatches
-from bertjobs.text.blocks import Block
-from bertjobs.text.masking import Masker
-from bertjobs.text.pairing import Pairing
-from bertjobs.text.pretrain_batching import Examples, Part, PretrainBatch, collate_pretraining, draw_examples
+from bertjobs.text.corpus.blocks import Block
+from bertjobs.text.pretraining.collate import (
+    Examples,
+    Part,
+    PretrainBatch,
+    collate_pretraining,
+    draw_examples,
+)
+from bertjobs.text.pretraining.masking import Masker
+from bertjobs.text.pretraining.pairing import Pairing
 from corpus_kit import Vocabulary, block_of, random_block
 
 VOCABULARY = Vocabulary()

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 
 from bertjobs.text.batching import collate, order_of_epoch
+from bertjobs.text.datasets.read_split import Split, has_split, holdout
+from bertjobs.text.datasets.tasks import COLA, SNLI, Task
 from bertjobs.text.encoding import EncodedTable, encode_table
-from bertjobs.text.sources import Split, has_split, holdout
-from bertjobs.text.tasks import COLA, SNLI, Task
-from bertjobs.text.tokenizer_kinds import WordTokenizer
-from bertjobs.text.tokenizers import load_tokenizer
+from bertjobs.text.tokenizer import WordTokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
 
 Read = Callable[..., Split]
 pytestmark = pytest.mark.real_data

@@ -3,9 +3,8 @@
 import pytest
 
 from bertjobs.errors import DataError
-from bertjobs.text.occurrences import find_word
-from bertjobs.text.single_or_pair import encode_singles_and_pairs, singles_and_pairs, split_pair
-from bertjobs.text.tokenizers import BERT_SPECIALS, WordPieceTokenizer, _bert_rules
+from bertjobs.text.text_pairs import encode_singles_and_pairs, find_word, singles_and_pairs, split_pair
+from bertjobs.text.tokenizer_files import BERT_SPECIALS, WordPieceTokenizer, _bert_rules
 
 PIECES = [*BERT_SPECIALS.values(), "a", "crane", "##s", "fly", "##ing", "is", "#"]
 

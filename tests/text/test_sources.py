@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.errors import DataError
-from bertjobs.text.sample import write_sample
-from bertjobs.text.sources import Split, has_split, holdout
-from bertjobs.text.tasks import COLA, SNLI, Columns, Task
+from bertjobs.text.datasets.read_split import Split, has_split, holdout
+from bertjobs.text.datasets.sample import write_sample
+from bertjobs.text.datasets.tasks import COLA, SNLI, Columns, Task
 
 Read = Callable[..., Split]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import ConfigError
-from bertjobs.text.tasks import BUILT_IN, Columns, Task, resolve_task
+from bertjobs.text.datasets.tasks import BUILT_IN, Columns, Task, resolve_task
 
 GOOD = """
 columns: {text_a: premise, text_b: hypothesis, label: gold}

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from bertjobs.config.finetune import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.modeling import BertConfig, build_classifier, build_pretraining, load_weights, save_pretrained
-from bertjobs.text.single_or_pair import encode_singles_and_pairs, singles_and_pairs
-from bertjobs.text.tokenizers import load_tokenizer, train_wordpiece
+from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs
+from bertjobs.text.tokenizer_files import load_tokenizer, train_wordpiece
 from bertjobs.training import represent
 from bertjobs.training.fill_mask import build_masked_language_model, mask_probabilities
 from bertjobs.training.represent import Representer, uncut_lengths

@@ -14,8 +14,7 @@ import tiny
 from bertjobs.config.pretrain import PretrainConfig
 from bertjobs.modeling import BertConfig, BertForPreTraining, build_pretraining
 from bertjobs.storage import JobDir
-from bertjobs.text.blocks import Block
-from bertjobs.text.corpus_encoding import BlockInfo
+from bertjobs.text.corpus.blocks import Block, BlockInfo
 from bertjobs.training.corpus import ListOfBlocks
 from bertjobs.training.pretrain import PretrainResult, pretrain
 

@@ -19,10 +19,10 @@ from bertjobs.config import PretrainConfig
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import ConfigError, StorageError
 from bertjobs.settings import load_settings
-from bertjobs.text.corpus_files import PUBLISHED_CORPORA, find_files
-from bertjobs.text.locate import find_split, has_named_split
-from bertjobs.text.source_file import SourceFile
-from bertjobs.text.tasks import Task, resolve_task
+from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files
+from bertjobs.text.datasets.source_file import SourceFile
+from bertjobs.text.datasets.splits import find_split, has_named_split
+from bertjobs.text.datasets.tasks import Task, resolve_task
 
 READING = ("data.corpus", "data.column", "data.document", "data.sentences", "data.limit_documents")
 
@@ -52,8 +52,8 @@ def corpus_options(*paths: str) -> Callable[..., Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def vocab(typed: Mapping[str, Any], output: Path, as_json: bool) -> None:
     """Make a vocabulary from a corpus: wordpieces, or d2l's whole words."""
-    from bertjobs.text.spans import plan_spans  # numpy and pyarrow
-    from bertjobs.text.vocabulary import make_vocabulary  # tokenizers
+    from bertjobs.text.corpus.spans import plan_spans  # numpy and pyarrow
+    from bertjobs.text.tokenizer_files import make_vocabulary  # tokenizers
 
     config = _config(typed)
     files = find_files(config.data.corpus, config.data.path, split="train", cache=load_settings().cache)
@@ -81,9 +81,9 @@ def corpus_reports(typed: Mapping[str, Any], *, vocab: Path | None) -> dict[str,
 
     Raises: ConfigError: a flag that only a corpus has, without one. DataError: it cannot be read.
     """
-    from bertjobs.text.inspect_corpus import inspect_corpus  # numpy and pyarrow
-    from bertjobs.text.spans import plan_spans
-    from bertjobs.text.tokenizers import load_tokenizer  # tokenizers
+    from bertjobs.text.corpus.spans import plan_spans
+    from bertjobs.text.inspect import inspect_corpus  # numpy and pyarrow
+    from bertjobs.text.tokenizer_files import load_tokenizer  # tokenizers
 
     data = _config(typed).data
     tokenizer = None if vocab is None else load_tokenizer(vocab)
@@ -136,7 +136,7 @@ data.add_command(vocab)
 @click.option("--base-url", metavar="URL", help="A mirror that has the same file.")
 def get(name: str, base_url: str | None) -> None:
     """Download a data set from its official address, check it and keep it in the cache."""
-    from bertjobs.text import download  # the web library, which nothing else here needs
+    from bertjobs.text.datasets import download  # the web library, which nothing else here needs
 
     path = download.get(name, cache=load_settings().cache, base_url=base_url, progress=TransferLine(name))
     print_line(str(path))
@@ -147,7 +147,7 @@ def get(name: str, base_url: str | None) -> None:
 @click.option("--seed", default=0, show_default=True, help="Another seed makes other sentences.")
 def sample(folder: Path, seed: int) -> None:
     """Write a small SNLI, CoLA and WikiText of generated sentences, in the official formats."""
-    from bertjobs.text.sample import write_sample  # its grammar, which nothing else here needs
+    from bertjobs.text.datasets.sample import write_sample  # its grammar, which nothing else here needs
 
     try:
         written = write_sample(folder, seed=seed)
@@ -186,15 +186,15 @@ def inspect(
         corpora = corpus_reports(reading, vocab=vocab)
         print_json(corpora) if as_json else print_corpora(corpora)
         return
-    from bertjobs.text import sources  # numpy and pyarrow
+    from bertjobs.text.datasets import read_split  # numpy and pyarrow
     from bertjobs.text.inspect import inspect as inspect_split
-    from bertjobs.text.tokenizers import load_tokenizer  # tokenizers
+    from bertjobs.text.tokenizer_files import load_tokenizer  # tokenizers
 
     task, cache = resolve_task(task_name), load_settings().cache
     tokenizer = None if vocab is None else load_tokenizer(vocab)
     reports = {}
     for split in splits or _splits_there_are(task, path, cache):
-        rows = sources.read_split(
+        rows = read_split.read_split(
             task, path, split=split, on_bad_row=on_bad_row, cache=cache, require_labels=False
         )
         reports[split] = inspect_split(rows, tokenizer, max_len=max_len)

@@ -12,7 +12,7 @@ from bertjobs.cli.output.render import print_json, print_line
 from bertjobs.errors import DataError, StorageError
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store.job_store import JobStore
-from bertjobs.text.tasks import resolve_task
+from bertjobs.text.datasets.tasks import resolve_task
 
 CURVES = "plots/curves.png"
 

@@ -18,11 +18,10 @@ import ray.data
 from ray.data import ExecutionResources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bertjobs.text.blocks import Block
-from bertjobs.text.corpus_encoding import BlockInfo, encode_span, split_documents
+from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span, split_documents
+from bertjobs.text.corpus.spans import Span
 from bertjobs.text.encoding import read_ipc
-from bertjobs.text.spans import Span
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.tokenizer_files import Tokenizer
 
 
 def encode_row(row: dict[str, Any], *, tokenizer: Tokenizer, ratio: float) -> dict[str, Any]:

@@ -26,11 +26,11 @@ from bertjobs.errors import DataError, StorageError
 from bertjobs.runs.data.corpus_blocks import StoredBlocks, bound_pipelines, encode_row
 from bertjobs.runs.ray_train import task_errors
 from bertjobs.runs.run_context import Run
-from bertjobs.text.corpus_encoding import BlockInfo, corpus_key
+from bertjobs.text.corpus.blocks import BlockInfo, corpus_key
+from bertjobs.text.corpus.spans import Span, plan_spans
+from bertjobs.text.datasets.source_file import SourceFile
 from bertjobs.text.encoding import write_ipc
-from bertjobs.text.source_file import SourceFile
-from bertjobs.text.spans import Span, plan_spans
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.tokenizer_files import Tokenizer
 
 log = logging.getLogger(__name__)
 

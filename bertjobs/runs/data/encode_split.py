@@ -11,9 +11,9 @@ import ray.data
 from bertjobs.runs.data.corpus_blocks import bound_pipelines
 from bertjobs.runs.data.rows import Rows
 from bertjobs.runs.run_context import Run
+from bertjobs.text.datasets.tasks import Task
 from bertjobs.text.encoding import encode_table, read_ipc, write_ipc
-from bertjobs.text.tasks import Task
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.tokenizer_files import Tokenizer
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from bertjobs.config.finetune import DataSection, EvalDataSection
+from bertjobs.text.datasets.read_split import Split, has_split, holdout, read_split
+from bertjobs.text.datasets.tasks import Task
 from bertjobs.text.encoding import cache_key
-from bertjobs.text.sources import Split, has_split, holdout, read_split
-from bertjobs.text.tasks import Task
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.tokenizer_files import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,10 +32,10 @@ from bertjobs.runs.encode.embeddings import FOLDER, LinesDone, PartWriter, embed
 from bertjobs.runs.model_source import TrainedEncoder, load_encoder
 from bertjobs.runs.reporting import stop_reason
 from bertjobs.runs.run_context import Outcome, Run
-from bertjobs.text.corpus_files import own_files
+from bertjobs.text.corpus.files import own_files
 from bertjobs.text.lines import LineSpan, plan_lines, read_lines
-from bertjobs.text.single_or_pair import encode_singles_and_pairs, singles_and_pairs, split_pair
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs, split_pair
+from bertjobs.text.tokenizer_files import Tokenizer
 from bertjobs.training.represent import Representer, uncut_lengths
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,8 @@ from bertjobs.errors import DataError
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.runs.model_source import load_encoder_here
 from bertjobs.settings import Settings
-from bertjobs.text.occurrences import find_word
-from bertjobs.text.single_or_pair import encode_singles_and_pairs, shown, singles_and_pairs, split_pair
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.text_pairs import encode_singles_and_pairs, find_word, shown, singles_and_pairs, split_pair
+from bertjobs.text.tokenizer_files import Tokenizer
 from bertjobs.training.represent import Floats, Representer, uncut_lengths
 
 Warn = Callable[[str], None]

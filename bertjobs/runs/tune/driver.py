@@ -29,8 +29,8 @@ from bertjobs.runs.tune.trial_records import Search, Trial, counts, folder_of, r
 from bertjobs.runs.tune.trial_resources import share_out
 from bertjobs.runs.tune.trial_worker import TrialWork, cut_ratio
 from bertjobs.storage import JobDir
+from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.text.tasks import resolve_task
 from bertjobs.training.keeper import recall
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.plan import make_plan

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertjobs.text import ragged
-from bertjobs.text.blocks import Block
-from bertjobs.text.counter_random import Int64s
+from bertjobs.text.corpus.blocks import Block
+from bertjobs.text.pretraining.hashed_random import Int64s
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,9 @@ import numpy as np
 
 from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import DataError
-from bertjobs.text.blocks import Block
-from bertjobs.text.corpus_encoding import BlockInfo
-from bertjobs.text.counter_random import Int64s, Purpose, UInt64s, below, draws, row_keys
-from bertjobs.text.layouts import Layout, lay_out_chunks, lay_out_sentences, lay_out_stream
+from bertjobs.text.corpus.blocks import Block, BlockInfo
+from bertjobs.text.pretraining.chunking import Layout, lay_out_chunks, lay_out_sentences, lay_out_stream
+from bertjobs.text.pretraining.hashed_random import Int64s, Purpose, UInt64s, below, draws, row_keys
 from bertjobs.text.truncation import truncate_lengths
 
 IN_ORDER, CHANGED = 0, 1

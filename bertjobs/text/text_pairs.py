@@ -1,4 +1,7 @@
-"""A text that may be a pair, `a|b`; and many of them as integers in one Arrow table, singles beside pairs."""
+"""A text that may be a pair, `a|b`; and many of them as integers in one Arrow table, singles beside pairs.
+
+Where a word stands among the wordpieces of a text.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,7 +11,7 @@ import pyarrow.compute as pc
 
 from bertjobs.errors import DataError
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.text.tokenizers import Tokenizer
+from bertjobs.text.tokenizer_files import Tokenizer
 
 
 def split_pair(text: str, separator: str | None) -> tuple[str, str | None]:
@@ -56,3 +59,29 @@ def shown(text: str) -> str:
 
 def _lists(ids: np.ndarray, offsets: np.ndarray, *, mask: pa.Array | None = None) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(ids), mask=mask)
+
+
+_CONTINUATION = "##"
+
+
+def find_word(word: str, ids: Sequence[int], tokenizer: Tokenizer) -> list[range]:
+    """Return the places of a word, all its pieces together; else those of the token that is called so.
+
+    `crane` is found in `crane`, and not in `crane ##s`, unless nothing else is found; `[CLS]` and `##s` are
+    tokens. Unknown words are not found: all of them have the same number.
+    """
+    pieces = tokenizer.token_strings(ids)
+    wanted = tokenizer.encode(word)
+    places = _find(wanted, ids) if wanted and tokenizer.unk_id not in wanted else []
+    whole = [place for place in places if not _goes_on(pieces, place.stop)]
+    return whole or [range(i, i + 1) for i, piece in enumerate(pieces) if piece == word]
+
+
+def _goes_on(pieces: Sequence[str], end: int) -> bool:
+    return end < len(pieces) and pieces[end].startswith(_CONTINUATION)
+
+
+def _find(wanted: Sequence[int], ids: Sequence[int]) -> list[range]:
+    length = len(wanted)
+    starts = [i for i in range(len(ids) - length + 1) if list(ids[i : i + length]) == list(wanted)]
+    return [range(i, i + length) for i in starts]

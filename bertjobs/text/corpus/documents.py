@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertjobs.errors import DataError
-from bertjobs.text.corpus_format import article_begins
-from bertjobs.text.corpus_pieces import Piece, Span, open_parquet
-from bertjobs.text.source_file import SourceFile, binary_kind
+from bertjobs.text.corpus.format import Piece, Span, article_begins, open_parquet
+from bertjobs.text.datasets.source_file import SourceFile, binary_kind
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 20

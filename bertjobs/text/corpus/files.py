@@ -9,8 +9,8 @@ from typing import Literal
 
 from bertjobs.config.pretrain import PUBLISHED_CORPORA
 from bertjobs.errors import DataError
-from bertjobs.text.locate import downloads_dir
-from bertjobs.text.source_file import SourceFile, data_errors, open_archive
+from bertjobs.text.datasets.source_file import SourceFile, data_errors, open_archive
+from bertjobs.text.datasets.splits import downloads_dir
 
 __all__ = ["PUBLISHED_CORPORA", "SPLITS", "find_files", "member_name", "own_files"]
 

@@ -9,13 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from bertjobs.errors import DataError
-from bertjobs.text.columnar import read_columnar
-from bertjobs.text.delimited import read_cola, read_csv, read_tsv
-from bertjobs.text.json_lines import read_json_lines
-from bertjobs.text.locate import find_split, has_named_split
-from bertjobs.text.rows import BadRow, OnBadRow, Row, collect
-from bertjobs.text.source_file import SourceFile
-from bertjobs.text.tasks import Columns, Task
+from bertjobs.text.datasets.readers import read_cola, read_columnar, read_csv, read_json_lines, read_tsv
+from bertjobs.text.datasets.rows import BadRow, OnBadRow, Row, collect
+from bertjobs.text.datasets.source_file import SourceFile
+from bertjobs.text.datasets.splits import find_split, has_named_split
+from bertjobs.text.datasets.tasks import Columns, Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,18 @@
 
 The labels follow from the texts, and as in SNLI itself much of that shows in the hypothesis alone (words of
 sleeping for a contradiction, purposes for a neutral): a tiny BERT from random weights learns it in a minute.
+
+Write the sample corpus: short articles of a seeded grammar's sentences, laid out as WikiText is published.
+
+A paragraph tells of one scene, so what comes next can be told from what comes from elsewhere.
 """
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bertjobs.text.sample_corpus import write_corpus
-from bertjobs.text.sample_grammar import Pair, draw_pair, draw_premise, draw_sentence
+from bertjobs.text.datasets.sample_grammar import Pair, Premise, draw_pair, draw_premise, draw_sentence
 
 NUM_PAIRS = {"train": 600, "dev": 150, "test": 150}
 NUM_SENTENCES = {"in_domain_train": 600, "in_domain_dev": 120, "out_of_domain_dev": 120}
@@ -131,3 +134,43 @@ def _binary_parse(text: str) -> str:
 
 def _flat_parse(text: str) -> str:
     return "(ROOT (S " + " ".join(f"(X {word})" for word in _words(text)) + "))"
+
+
+NUM_ARTICLES = {"train": 240, "valid": 24}
+_NUM_PARAGRAPHS, _NUM_SENTENCES = 3, (4, 8)
+_SECTIONS = ("Place", "Purpose", "Reception")
+
+
+def write_corpus(folder: Path, *, seed: int = 0) -> list[Path]:
+    """Write `train.tokens` and `valid.tokens`; return them. The same seed gives the same bytes.
+
+    Raises: OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"corpus {seed}")
+    written = []
+    for split, num_articles in NUM_ARTICLES.items():
+        path = folder / f"{split}.tokens"
+        lines = (line for _ in range(num_articles) for line in _article(rng))
+        path.write_text(
+            "".join(f" {line} \n" if line else " \n" for line in lines), encoding="utf-8", newline="\n"
+        )
+        written.append(path)
+    return written
+
+
+def _article(rng: random.Random) -> Iterator[str]:
+    premises = [draw_premise(rng) for _ in range(_NUM_PARAGRAPHS)]
+    sections = [f"= {name} =" for name in rng.sample(_SECTIONS, _NUM_PARAGRAPHS - 1)]
+    for heading, premise in zip([premises[0].place.title(), *sections], premises, strict=True):
+        yield from ("", f"= {heading} =", "", _paragraph(rng, premise))
+
+
+def _paragraph(rng: random.Random, premise: Premise) -> str:
+    labels = rng.choices(("entailment", "neutral"), k=rng.randint(*_NUM_SENTENCES) - 1)
+    sentences = [premise.text, *(draw_pair(rng, premise, label).hypothesis for label in labels)]
+    return " . ".join(" ".join(_corpus_words(sentence)) for sentence in sentences) + " ."
+
+
+def _corpus_words(sentence: str) -> list[str]:
+    return sentence.removesuffix(".").split()

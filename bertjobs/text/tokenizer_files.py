@@ -1,8 +1,11 @@
-"""Find and open the vocabulary files that a checkpoint brings, and train a vocabulary where there is none."""
+"""Find and open the vocabulary files that a checkpoint brings, and train a vocabulary where there is none.
+
+Make a vocabulary from a corpus of any size: counted or sampled a span at a time.
+"""
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,11 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
+from bertjobs.config.pretrain import VocabKind
 from bertjobs.errors import DataError, ModelError
-from bertjobs.text.tokenizer_kinds import Tokenizer, WordPieceTokenizer, WordTokenizer, texts_of
+from bertjobs.text.corpus.documents import read_span
+from bertjobs.text.corpus.format import Span
+from bertjobs.text.tokenizer import Tokenizer, WordPieceTokenizer, WordTokenizer, texts_of
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 """In the order in which BERT numbers them from 0."""
@@ -209,3 +215,32 @@ def _parse_json(file: Path, content: str) -> Any:
         return json.loads(content)
     except ValueError as e:
         raise ModelError(f"{file} is damaged: {e}.", hint="Fetch the checkpoint again.") from e
+
+
+_SAMPLE_BYTES = 256 << 20
+"""Of a larger corpus, evenly spaced spans of about this size together are read for wordpieces."""
+
+
+def make_vocabulary(spans: Sequence[Span], *, kind: VocabKind, size: int, min_count: int) -> Tokenizer:
+    """Train `size` wordpieces on a sample of the corpus, or count all its words, as `kind` says.
+
+    Raises: DataError: see `read_span`; or no word occurs `min_count` times.
+    """
+    if kind == "word":
+        return train_words((_sentences(span) for span in spans), min_count=min_count)
+    num_bytes = sum(span.num_bytes for span in spans)
+    chosen = spans[:: max(1, -(-num_bytes // _SAMPLE_BYTES))]
+    return train_wordpiece(pa.chunked_array(list(_thinned(chosen)), pa.string()), vocab_size=size)
+
+
+def _thinned(spans: Sequence[Span]) -> Iterator[pa.Array]:
+    """Yield evenly spaced sentences of each span, together what training uses at most."""
+    share = MAX_TRAINING_TEXTS // len(spans)
+    for span in spans:
+        sentences = _sentences(span)
+        step = max(1, -(-len(sentences) // max(share, 1)))
+        yield sentences.take(pa.array(range(0, len(sentences), step)))
+
+
+def _sentences(span: Span) -> pa.Array:
+    return pa.array((s for document in read_span(span).documents for s in document), pa.string())

@@ -14,8 +14,8 @@ import numpy as np
 
 from bertjobs.text import ragged
 from bertjobs.text.batching import GROUP_OVERHEAD, Batch, Ints, group_lengths
-from bertjobs.text.masking import Masker, MaskSpecials
-from bertjobs.text.pairing import Pairing, Part
+from bertjobs.text.pretraining.masking import Masker, MaskSpecials
+from bertjobs.text.pretraining.pairing import Pairing, Part
 
 __all__ = ["Examples", "Part", "PretrainBatch", "collate_pretraining", "draw_examples"]
 

@@ -12,10 +12,9 @@ from typing import BinaryIO
 
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError
-from bertjobs.text.corpus_format import CorpusFormat, article_begins, format_of
-from bertjobs.text.corpus_pieces import Piece, Span, open_parquet
-from bertjobs.text.documents import read_span
-from bertjobs.text.source_file import SourceFile
+from bertjobs.text.corpus.documents import read_span
+from bertjobs.text.corpus.format import CorpusFormat, Piece, Span, article_begins, format_of, open_parquet
+from bertjobs.text.datasets.source_file import SourceFile
 
 __all__ = ["Span", "plan_spans"]
 

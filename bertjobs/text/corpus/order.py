@@ -12,7 +12,7 @@ import numpy as np
 
 from bertjobs.text import ragged
 from bertjobs.text.batching import Ints, order_of_epoch
-from bertjobs.text.counter_random import Purpose, row_keys
+from bertjobs.text.pretraining.hashed_random import Purpose, row_keys
 
 _KEPT_WINDOWS = 2
 """Permutations at hand: a batch may lie across a border."""

@@ -14,7 +14,16 @@ import numpy as np
 
 from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.text import ragged
-from bertjobs.text.counter_random import Int64s, Purpose, UInt64s, again, below, draws, row_keys, shares
+from bertjobs.text.pretraining.hashed_random import (
+    Int64s,
+    Purpose,
+    UInt64s,
+    again,
+    below,
+    draws,
+    row_keys,
+    shares,
+)
 
 _POSITION_BITS, _ROW_BITS = 13, 16
 """Of the 64 bits by which pieces are sorted; the rest are random."""
