@@ -27,7 +27,7 @@ class Vocabulary:
     special_ids: np.ndarray = field(default_factory=lambda: np.arange(5))
 
     @property
-    def is_continuation_V(self) -> np.ndarray:  # noqa: N802
+    def is_continuation_V(self) -> np.ndarray:
         ids = np.arange(self.vocab_size)
         return (ids % 3 == 0) & (ids >= 5)
 

@@ -27,7 +27,7 @@ from bertjobs.jobs.dispatcher.driver_log import LOG_FOLDER
 from bertjobs.jobs.store.connection import Connection, WrongState
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.storage import JobDir
-from bertjobs.training.position import checkpoint_name
+from bertjobs.training.run_state import checkpoint_name
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ over workers or resumed, an example gets the same masks.
 
 Legend: N tokens, B rows, D hidden size, H heads, R rows of a pool, W their width.
 """
-# ruff: noqa: N815 - the shape suffixes of the house are mixed case
 
 from dataclasses import dataclass
 

@@ -7,7 +7,6 @@ position l of row r of a group lies at `start + r * L + l`. Inside the encoder a
 position, at `start + l * K + r`: row and head are then one batch dimension with one stride, so that queries,
 keys and values of all heads are views of the linear layers' outputs and attention copies none of them.
 """
-# ruff: noqa: N815 - the shape suffixes of the house are mixed case
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -18,10 +18,10 @@ from bertjobs.runs.model_source import load_with_vocabulary, locate_model
 from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.text.datasets.tasks import Task, resolve_task
 from bertjobs.text.encoding import EncodedTable
+from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.plots import draw_confusion
-from bertjobs.training.ranks import current_ranks
 
 log = logging.getLogger(__name__)
 

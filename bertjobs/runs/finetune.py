@@ -28,11 +28,11 @@ from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import Task, resolve_task
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer_files import Tokenizer, train_wordpiece
+from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.finetune import finetune
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.progress import FinetuneResult, Hooks
-from bertjobs.training.ranks import current_ranks
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from bertjobs.text.corpus.spans import plan_spans
 from bertjobs.text.datasets.source_file import SourceFile
 from bertjobs.text.pretraining.pairing import Pairing
 from bertjobs.text.tokenizer_files import Tokenizer, make_vocabulary
+from bertjobs.training.distributed import current_ranks
 from bertjobs.training.pretrain import pretrain
-from bertjobs.training.ranks import current_ranks
 
 log = logging.getLogger(__name__)
 

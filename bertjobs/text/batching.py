@@ -6,7 +6,6 @@ inside a group are rows padded. Linear layers then run over all N tokens at once
 
 N: tokens of a batch, padding included. B: rows of a batch.
 """
-# ruff: noqa: N815 - the shape suffixes of the house are mixed case
 
 from dataclasses import dataclass
 

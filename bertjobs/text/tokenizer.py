@@ -72,7 +72,7 @@ class Tokenizer(ABC):
         return np.unique(np.array([*named, *self._added_special_ids()], dtype=np.int64))
 
     @property
-    def is_continuation_V(self) -> np.ndarray:  # noqa: N802
+    def is_continuation_V(self) -> np.ndarray:
         """Whether a piece goes on the word of the piece before it, for each id.
 
         Raises: ModelError: the pieces do not tell.
@@ -128,7 +128,7 @@ class WordPieceTokenizer(Tokenizer):
         return [e.ids for e in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
 
     @cached_property
-    def is_continuation_V(self) -> np.ndarray:  # noqa: N802
+    def is_continuation_V(self) -> np.ndarray:
         """Whether a piece goes on the word of the piece before it, for each id.
 
         Raises: ModelError: not a WordPiece vocabulary.

@@ -12,17 +12,15 @@ from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.budget import Budget
+from bertjobs.training.batches import Feed, Microbatch, SpecialIds, StepBatch, make_plan
+from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
-from bertjobs.training.feed import Feed, Microbatch, SpecialIds, StepBatch
+from bertjobs.training.flat_adamw import build_optimizer
 from bertjobs.training.loop import Loop, determinism
 from bertjobs.training.metrics import Metrics
-from bertjobs.training.optim import build_optimizer
-from bertjobs.training.plan import make_plan
-from bertjobs.training.position import Position
 from bertjobs.training.progress import FinetuneResult, Hooks
-from bertjobs.training.ranks import current_ranks
-from bertjobs.training.schedule import check_schedule
+from bertjobs.training.run_state import Position
+from bertjobs.training.schedule import Budget, check_schedule
 
 
 def finetune(

@@ -4,32 +4,35 @@ and reports.
 What is trained and how it is judged is an `Objective`. The global batch, its order and its dropout masks are
 functions of (seed, step, row). So the losses do not depend on how many ranks there are or how a batch is
 split, and a resumed run is the undisturbed one.
+
+The step on one screen: gradients of the mean loss over the global batch, then AdamW.
+
+Legend: K parts of the loss.
 """
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from bertjobs.config.finetune import OptimSection, TrainSection
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.modeling.dropout import DropoutPool
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.storage import JobDir
-from bertjobs.training.checkpoint import Checkpoint
-from bertjobs.training.keeper import publish, recall
+from bertjobs.training.checkpoint import Checkpoint, publish, recall
+from bertjobs.training.distributed import Ranks, current_ranks
+from bertjobs.training.flat_adamw import CLOCK, LOSSES, STOP, FlatAdamW
 from bertjobs.training.memory import memory_errors
-from bertjobs.training.meter import Meter
-from bertjobs.training.objective import Objective
-from bertjobs.training.optim import FlatAdamW
-from bertjobs.training.position import Position, checkpoint_name
+from bertjobs.training.metrics_log import Line, Record
+from bertjobs.training.objective import AnyStepBatch, Objective
 from bertjobs.training.precision import resolve_precision
-from bertjobs.training.progress import EpochResult, Hooks, Stopwatch
-from bertjobs.training.ranks import current_ranks
-from bertjobs.training.record import Line, Record
-from bertjobs.training.step import train_step
+from bertjobs.training.progress import EpochResult, Hooks, Meter, Stopwatch
+from bertjobs.training.run_state import Position, checkpoint_name
 
 logger = logging.getLogger(__name__)
 
@@ -221,3 +224,35 @@ def determinism(is_wanted: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+def train_step(
+    batch: AnyStepBatch,
+    *,
+    losses: Callable[[Any, Any], Tensor],
+    optimizer: FlatAdamW,
+    ranks: Ranks,
+    dtype: torch.dtype,
+    lr: float,
+    wants_stop: bool = False,
+    elapsed_s: Callable[[], float] = lambda: 0.0,
+) -> Tensor:
+    """Take one optimizer step; return the global gradient norm, a tensor of one number.
+
+    losses: gives a microbatch's shares (K) of the parts of the global batch's mean loss. So gradients add up
+        over microbatches and ranks to the gradient of the mean, whatever their sizes.
+    elapsed_s: what this rank adds to the clock that all ranks read.
+    """
+    optimizer.clear()
+    riders = optimizer.riders
+    device_type = riders.device.type
+    with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):  # casts each weight once
+        for microbatch in batch.microbatches:
+            losses_K = losses(microbatch, batch)
+            riders[LOSSES : LOSSES + len(losses_K)] += losses_K.detach()
+            with torch.autocast(device_type, enabled=False):
+                losses_K.sum().backward()
+    riders[STOP], riders[CLOCK] = float(wants_stop), elapsed_s()
+    grad_norm = optimizer.gather(ranks, token_ids_T=batch.token_ids_T)
+    optimizer.step(lr=lr, grad_norm=grad_norm)
+    return grad_norm

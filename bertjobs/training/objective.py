@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from bertjobs.training.budget import Budget
-from bertjobs.training.position import Position, Scores
+from bertjobs.training.run_state import Position, Scores
+from bertjobs.training.schedule import Budget
 
 
 class AnyStepBatch(Protocol):
@@ -24,7 +24,7 @@ class AnyStepBatch(Protocol):
         """Of the global batch, padding not counted."""
 
     @property
-    def token_ids_T(self) -> Tensor | None:  # noqa: N802 - the shape suffixes of the house are mixed case
+    def token_ids_T(self) -> Tensor | None:
         """Unique wordpieces of the global batch, where the optimizer steps touched rows only."""
 
 

@@ -13,19 +13,23 @@ from bertjobs.storage import JobDir
 from bertjobs.text.pretraining.masking import Masker
 from bertjobs.text.pretraining.pairing import Pairing
 from bertjobs.text.tokenizer_files import Tokenizer
-from bertjobs.training.budget import Budget
-from bertjobs.training.corpus import BlockSource, Corpus
-from bertjobs.training.groups import num_trained
+from bertjobs.training.distributed import current_ranks
+from bertjobs.training.flat_adamw import build_optimizer
 from bertjobs.training.loop import Loop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
-from bertjobs.training.optim import build_optimizer
-from bertjobs.training.position import Position
+from bertjobs.training.param_groups import num_trained
 from bertjobs.training.precision import resolve_precision
-from bertjobs.training.pretrain_feed import PretrainFeed, PretrainMicrobatch, PretrainStepBatch
+from bertjobs.training.pretrain_batches import (
+    BlockSource,
+    Corpus,
+    PretrainFeed,
+    PretrainMicrobatch,
+    PretrainStepBatch,
+)
 from bertjobs.training.pretrain_metrics import VALID_SEED, PretrainMetrics, evaluate_pretraining
 from bertjobs.training.progress import Hooks
-from bertjobs.training.ranks import current_ranks
-from bertjobs.training.schedule import check_schedule
+from bertjobs.training.run_state import Position
+from bertjobs.training.schedule import Budget, check_schedule
 
 _STEPS_PER_MASK_POOL = 1000
 """A pool of dropout masks takes some 50 ms to draw: nothing over so many steps."""

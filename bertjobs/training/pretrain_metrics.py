@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bertjobs.config.finetune import Precision
 from bertjobs.modeling.heads import BertForPreTraining
+from bertjobs.training.distributed import Ranks
 from bertjobs.training.precision import autocast, resolve_precision
-from bertjobs.training.pretrain_feed import PretrainFeed
-from bertjobs.training.ranks import Ranks
+from bertjobs.training.pretrain_batches import PretrainFeed
 
 VALID_SEED = 2018
 """Of order, pairs and masks of the validation corpus."""

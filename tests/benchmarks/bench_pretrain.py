@@ -29,9 +29,9 @@ from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span
 from bertjobs.text.corpus.files import find_files
 from bertjobs.text.corpus.spans import plan_spans
 from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer
-from bertjobs.training.corpus import ListOfBlocks
 from bertjobs.training.precision import resolve_precision
 from bertjobs.training.pretrain import pretrain
+from bertjobs.training.pretrain_batches import ListOfBlocks
 from bertjobs.training.progress import EpochResult, Progress
 
 HERE = Path(__file__).parent

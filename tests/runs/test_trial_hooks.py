@@ -16,8 +16,8 @@ from bertjobs.runs.tune.trial_resources import Slots
 from bertjobs.runs.tune.trial_worker import LATEST, TrialHooks, TrialWork, count_correct, cut_ratio, run_trial
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
+from bertjobs.training.batches import make_plan
 from bertjobs.training.metrics import metrics_of
-from bertjobs.training.plan import make_plan
 from bertjobs.training.progress import EpochResult, Progress
 
 

@@ -4,9 +4,8 @@ import pytest
 
 from bertjobs.config.finetune import OptimSection
 from bertjobs.config.pretrain import PretrainTrainSection
-from bertjobs.training.budget import Budget, Spent
 from bertjobs.training.pretrain import budget_of
-from bertjobs.training.schedule import lr_at, lr_at_share
+from bertjobs.training.schedule import Budget, Spent, lr_at, lr_at_share
 
 
 def _optim(**optim: Any) -> OptimSection:

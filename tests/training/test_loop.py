@@ -15,8 +15,8 @@ from transformers import BertForSequenceClassification as TheirModel
 from bertjobs.config import FinetuneConfig
 from bertjobs.errors import ConfigError, LeaseLost, ModelError, OutOfMemory, TrainingError
 from bertjobs.storage import JobDir
+from bertjobs.training.batches import make_plan
 from bertjobs.training.checkpoint import read_checkpoint
-from bertjobs.training.plan import make_plan
 from bertjobs.training.schedule import lr_at
 
 

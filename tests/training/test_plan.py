@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bertjobs.config.finetune import TrainSection
-from bertjobs.training.plan import make_plan
+from bertjobs.training.batches import make_plan
 
 
 def test_an_epoch_uses_every_row_once_and_ends_with_a_smaller_batch() -> None:

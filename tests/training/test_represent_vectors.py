@@ -13,9 +13,13 @@ from bertjobs.errors import ModelError
 from bertjobs.modeling import BertConfig, build_classifier, build_pretraining, load_weights, save_pretrained
 from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs
 from bertjobs.text.tokenizer_files import load_tokenizer, train_wordpiece
-from bertjobs.training import represent
-from bertjobs.training.fill_mask import build_masked_language_model, mask_probabilities
-from bertjobs.training.represent import Representer, uncut_lengths
+from bertjobs.training import inference
+from bertjobs.training.inference import (
+    Representer,
+    build_masked_language_model,
+    mask_probabilities,
+    uncut_lengths,
+)
 
 SENTENCES = [
     "a crane is flying",
@@ -95,7 +99,7 @@ def test_minilm_represents_as_in_transformers(minilm):
 
 def test_the_vector_of_a_text_does_not_depend_on_its_batch(folder, monkeypatch):
     alone = np.concatenate([represented(folder, [pair])[0] for pair in PAIRS])
-    monkeypatch.setitem(represent.MOST_TOKENS, "cpu", 20)
+    monkeypatch.setitem(inference.MOST_TOKENS, "cpu", 20)
     together, _ = represented(folder, PAIRS, batch_size=100)
     assert np.abs(alone - together).max() < 1e-5
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 
 from bertjobs.config.finetune import OptimSection, TextSection
 from bertjobs.modeling.dropout import DropoutPool
-from bertjobs.training.feed import Feed, Microbatch, StepBatch
-from bertjobs.training.optim import LOSSES, STOP, FlatAdamW, build_optimizer
-from bertjobs.training.ranks import current_ranks
-from bertjobs.training.step import train_step
+from bertjobs.training.batches import Feed, Microbatch, StepBatch
+from bertjobs.training.distributed import current_ranks
+from bertjobs.training.flat_adamw import LOSSES, STOP, FlatAdamW, build_optimizer
+from bertjobs.training.loop import train_step
 
 
 def _one_step(tiny: ModuleType, *, dtype: torch.dtype, at_least: int) -> tuple[float, float, FlatAdamW]:

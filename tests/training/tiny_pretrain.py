@@ -15,8 +15,8 @@ from bertjobs.config.pretrain import PretrainConfig
 from bertjobs.modeling import BertConfig, BertForPreTraining, build_pretraining
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.blocks import Block, BlockInfo
-from bertjobs.training.corpus import ListOfBlocks
 from bertjobs.training.pretrain import PretrainResult, pretrain
+from bertjobs.training.pretrain_batches import ListOfBlocks
 
 VOCAB_SIZE = 90
 
@@ -37,7 +37,7 @@ class Vocabulary:
         return np.arange(5)
 
     @property
-    def is_continuation_V(self) -> np.ndarray:  # noqa: N802
+    def is_continuation_V(self) -> np.ndarray:
         return np.arange(VOCAB_SIZE) >= 70
 
 

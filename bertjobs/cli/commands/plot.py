@@ -71,7 +71,7 @@ def _draw_search(job: Job) -> list[str]:
 
 def _series(store: JobStore, job: Job) -> list[dict[str, Any]]:
     """Return the series that is saved with each checkpoint, and what Redis has heard since."""
-    from bertjobs.training.record import read_record  # torch
+    from bertjobs.training.metrics_log import read_record  # torch
 
     saved = [dict(line) for line in read_record(job.job_dir)]
     last_step = saved[-1]["step"] if saved else 0

@@ -10,7 +10,7 @@ from bertjobs.runs.encode.represent_texts import Warn, check_any, say_cut
 from bertjobs.runs.model_source import TrainedEncoder, load_encoder_here
 from bertjobs.settings import Settings
 from bertjobs.text.text_pairs import shown
-from bertjobs.training.fill_mask import build_masked_language_model, mask_probabilities
+from bertjobs.training.inference import build_masked_language_model, mask_probabilities
 
 _MASK = re.compile(r"\[MASK\]|<mask>")
 """Either name is understood, whatever the vocabulary calls it."""

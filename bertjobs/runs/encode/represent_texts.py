@@ -11,7 +11,7 @@ from bertjobs.runs.model_source import load_encoder_here
 from bertjobs.settings import Settings
 from bertjobs.text.text_pairs import encode_singles_and_pairs, find_word, shown, singles_and_pairs, split_pair
 from bertjobs.text.tokenizer_files import Tokenizer
-from bertjobs.training.represent import Floats, Representer, uncut_lengths
+from bertjobs.training.inference import Floats, Representer, uncut_lengths
 
 Warn = Callable[[str], None]
 

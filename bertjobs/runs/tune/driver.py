@@ -31,10 +31,10 @@ from bertjobs.runs.tune.trial_worker import TrialWork, cut_ratio
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.keeper import recall
+from bertjobs.training.batches import make_plan
+from bertjobs.training.checkpoint import recall
 from bertjobs.training.metrics import Metrics
-from bertjobs.training.plan import make_plan
-from bertjobs.training.position import checkpoint_name
+from bertjobs.training.run_state import checkpoint_name
 
 log = logging.getLogger(__name__)
 

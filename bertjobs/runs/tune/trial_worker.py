@@ -32,10 +32,10 @@ from bertjobs.runs.tune.trial_resources import Slots
 from bertjobs.settings import Settings, load_settings
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.plan import Plan, make_plan
+from bertjobs.training.batches import Plan, make_plan
+from bertjobs.training.distributed import current_ranks
+from bertjobs.training.metrics_log import read_record
 from bertjobs.training.progress import EpochResult, Progress
-from bertjobs.training.ranks import current_ranks
-from bertjobs.training.record import read_record
 
 QUEUE_POLL_S = 0.05
 Report = Callable[[dict[str, Any]], None]

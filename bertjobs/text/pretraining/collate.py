@@ -5,7 +5,6 @@ of a global batch are, `collate_pretraining` gathers those of one microbatch.
 
 N: tokens of a batch, padding included. B: rows of a batch. P: predicted places.
 """
-# ruff: noqa: N815 - the shape suffixes of the house are mixed case
 
 from collections.abc import Sequence
 from dataclasses import dataclass

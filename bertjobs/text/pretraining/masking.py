@@ -5,7 +5,6 @@ examples are put into batches, on which worker, or when.
 
 N: places of a near-packed batch. B: its rows. V: vocabulary. P: predicted places. W: words.
 """
-# ruff: noqa: N815 - the shape suffixes of the house are mixed case
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,7 +46,7 @@ class Vocabulary(MaskSpecials, Protocol):
     def special_ids(self) -> Int64s: ...
 
     @property
-    def is_continuation_V(self) -> np.ndarray: ...  # noqa: N802
+    def is_continuation_V(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from bertjobs.errors import ModelError
-from bertjobs.training.budget import Spent
+from bertjobs.training.schedule import Spent
 
 
 class Scores(Protocol):

@@ -3,9 +3,13 @@ each. Rows sorted by length, no gradients.
 
 Legend: N tokens, padding included; T tokens without it; B rows of a microbatch; L tokens of a row; D hidden
 size; R rows of the table.
+
+What a masked-language model expects at the masks of a text.
+
+Legend: P masks, V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +18,16 @@ from torch import Tensor
 
 from bertjobs.config.encode import Pooling
 from bertjobs.config.finetune import Precision, TextSection
+from bertjobs.errors import ModelError
 from bertjobs.modeling.bert import BertModel
-from bertjobs.modeling.inputs import ModelInputs
+from bertjobs.modeling.build import build_pretraining
+from bertjobs.modeling.config import LoadedModel
+from bertjobs.modeling.heads import BertForPreTraining
+from bertjobs.modeling.inputs import ModelInputs, pad_rows
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.feed import Feed, Microbatch, SpecialIds
+from bertjobs.training.batches import Feed, Microbatch, SpecialIds
+from bertjobs.training.distributed import current_ranks
 from bertjobs.training.precision import resolve_precision
-from bertjobs.training.ranks import current_ranks
 
 Floats = npt.NDArray[np.float32]
 
@@ -113,3 +121,29 @@ class Representer:
 def uncut_lengths(table: EncodedTable) -> npt.NDArray[np.int64]:
     """Return the rows' lengths (R) before anything is cut, special tokens included."""
     return table.lengths_a + 2 if table.lengths_b is None else table.lengths_a + table.lengths_b + 3
+
+
+_HEAD = "cls.predictions."
+
+
+def build_masked_language_model(loaded: LoadedModel) -> BertForPreTraining:
+    """Build the model with its trained head. Raises: ModelError: it has none."""
+    model = build_pretraining(loaded, seed=0).eval()
+    head = [name for name, _ in model.named_parameters() if name.startswith(_HEAD)]
+    missing = [name for name in head if name not in loaded.state_dict]
+    if missing:
+        raise ModelError(
+            f"--model {loaded.source} cannot fill masks: it has no masked-language-model head "
+            f"({missing[0]}).",
+            hint="Give a pretrained model; one that was fine-tuned has lost its head.",
+        )
+    return model
+
+
+def mask_probabilities(model: BertForPreTraining, ids: Sequence[int], *, masks: Sequence[int]) -> Tensor:
+    """Return the probability of each word at the places `masks` of one text, (P, V)."""
+    inputs = pad_rows([ids], segments=[[0] * len(ids)], pad_id=0)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        logits_PV, _ = model(inputs.to(device), masked_P=torch.tensor(masks, device=device))
+        return logits_PV.float().softmax(dim=1).cpu()

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from bertjobs.config.finetune import OptimSection
 from bertjobs.errors import ModelError
-from bertjobs.training.groups import Group, freeze, parameter_groups
-from bertjobs.training.ranks import Ranks
-from bertjobs.training.word_rows import WordRows
+from bertjobs.training.distributed import Ranks
+from bertjobs.training.param_groups import Group, freeze, parameter_groups
+from bertjobs.training.sparse_rows import WordRows
 
 _ALIGN = 16
 """Floats in 64 bytes: where allocators put tensors, and where kernels want them."""
