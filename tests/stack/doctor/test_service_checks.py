@@ -88,7 +88,7 @@ def test_a_ray_of_another_version_or_without_nodes_is_broken():
 
 
 def test_our_version_of_ray_is_that_of_the_project():
-    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    project = (Path(__file__).parents[3] / "pyproject.toml").read_text()
     assert f">={service_checks.RAY_SERIES},<2.61" in project
 
 
