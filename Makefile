@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-hosts bench lint clean
+.PHONY: demo test test-hosts bench docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bertjobs.cli.main demo
@@ -19,9 +19,13 @@ test-hosts: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-bench
 	$(BIN)/python tests/benchmarks/run_all.py
 
+# Write docs/reference anew from the code.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python docs/generate_reference.py
+
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check bertjobs tests
-	$(BIN)/ruff format --check bertjobs tests
+	$(BIN)/ruff check bertjobs docs tests
+	$(BIN)/ruff format --check bertjobs docs tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
