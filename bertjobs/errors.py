@@ -1,4 +1,4 @@
-"""Every error a user can meet, as one tree. The exit code and the failure class are on the class.
+"""Every error that a user can meet, as one tree. Each class has its exit code and its failure class.
 
 BertjobsError
 ├── UsageError            exit 2: the request itself is wrong; nothing was started
@@ -12,9 +12,10 @@ BertjobsError
     ├── TrainingError     the loss is not finite, the code of the step raised
     │   └── OutOfMemory   the batch does not fit the device
     ├── LeaseLost         another attempt owns the job; this one publishes nothing
-    └── Cancelled         someone asked for the end
+    └── Cancelled         a user cancelled the job
 
-A message says what is wrong, what was given and what to do, and names the flag to do it with.
+A message says what happened and what was given; its hint says what to do, and names the flag to do it with. A
+message of one sentence ends without a period, so that a hint can be put on a line of its own.
 """
 
 from typing import ClassVar
@@ -25,16 +26,20 @@ class BertjobsError(Exception):
 
     exit_code: ClassVar[int] = 1
     failure: ClassVar[str] = "UserError"
-    """What the retry decision is made from; see `bertjobs.jobs.retry`."""
+    """Failure class, from which `bertjobs.jobs.retry` decides whether the job is retried."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
-        """What to do about it: one sentence."""
+        """What to do about it, in whole sentences."""
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        """Return message and hint as one line of text, for a log."""
+        if not self.hint:
+            return self.message
+        end = "" if self.message.endswith((".", "!", "?", ":")) else "."
+        return f"{self.message}{end} {self.hint}"
 
 
 class UsageError(BertjobsError):
