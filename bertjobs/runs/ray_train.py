@@ -13,12 +13,13 @@ from typing import Any, Protocol
 import ray
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from torch import distributed
 
 from bertjobs.errors import BertjobsError, RunError, TrainingError
 from bertjobs.jobs.job import Grant
 from bertjobs.jobs.scheduling.free_nodes import QUANTUM
+from bertjobs.runs.ray_internals import Trainer
 from bertjobs.runs.run_context import Reporter
 from bertjobs.settings import Settings
 
@@ -69,7 +70,7 @@ def train(run: Granted, worker: Worker, *, work: Mapping[str, Any]) -> Any:
     for name, value in _TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     gpus = run.grant.gpus_per_worker
-    trainer = TorchTrainer(
+    trainer = Trainer(
         worker,
         train_loop_config={**work, "grant": run.grant},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),

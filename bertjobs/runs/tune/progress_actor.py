@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup
 
 Note = dict[str, Any]
 
@@ -14,6 +15,7 @@ class Board:
     def __init__(self) -> None:
         self._progress: dict[int, Note] = {}
         self._failures: dict[int, tuple[str, str]] = {}
+        self._placements: dict[int, PlacementGroup] = {}
 
     def put_progress(self, number: int, values: Note) -> None:
         self._progress[number] = values
@@ -26,6 +28,12 @@ class Board:
 
     def failure(self, number: int) -> tuple[str, str] | None:
         return self._failures.pop(number) if number in self._failures else None
+
+    def put_placement(self, number: int, placement: PlacementGroup) -> None:
+        self._placements[number] = placement
+
+    def placement(self, number: int) -> PlacementGroup | None:
+        return self._placements.pop(number) if number in self._placements else None
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,14 @@ class BoardHandle:
     def failure(self, number: int) -> tuple[str, str] | None:
         """Return the word and the sentence of a failure; None where the trial said nothing."""
         return ray.get(self.actor.failure.remote(number))
+
+    def put_placement(self, number: int, placement: PlacementGroup) -> None:
+        """Say where a trial's workers are; it is there when this returns."""
+        ray.get(self.actor.put_placement.remote(number, placement))
+
+    def placement(self, number: int) -> PlacementGroup | None:
+        """Return where a trial's workers are; None for a trial without workers of its own."""
+        return ray.get(self.actor.placement.remote(number))
 
 
 def open_board() -> BoardHandle:

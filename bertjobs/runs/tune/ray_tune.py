@@ -14,6 +14,7 @@ from typing import Any
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
+from ray.util.placement_group import remove_placement_group
 
 from bertjobs.config.search_space import trial_config
 from bertjobs.config.tune import TuneConfig
@@ -143,12 +144,14 @@ class _Listener(tune.Callback):
             self._ledger.end(number, "finished", train_s=last["train_s"], by_length=last["by_length"])
         else:
             self._ledger.end(number, "stopped", reason=self._stopper, train_s=last["time_total_s"])
+        self._end_workers(number)
         self._publish()
 
     def on_trial_error(self, iteration: int, trials: Any, trial: TuneTrial, **info: Any) -> None:
         number = trial.config["number"]
         word, message = self._work.board.failure(number) or _why(trial)
         self._ledger.end(number, "failed", reason=word, message=message)
+        self._end_workers(number)
         self._publish()
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
@@ -158,6 +161,15 @@ class _Listener(tune.Callback):
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + LIVE_INTERVAL_S
             self._run.reporter.progress(self._ledger.live(self._work.board.progress()))
+
+    def _end_workers(self, number: int) -> None:
+        """Remove the placement group of a trial's workers, and with it the workers.
+
+        Ray removes it where the trial ends by itself. Where Tune stops the trial, or its actor or its
+        controller is killed, it would keep its resources until the whole search ends.
+        """
+        if (placement := self._work.board.placement(number)) is not None:
+            remove_placement_group(placement)
 
     def _publish(self) -> None:
         """Make what has ended what a next attempt goes on from; faults are counted between two of these."""

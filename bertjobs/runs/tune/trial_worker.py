@@ -16,7 +16,7 @@ import numpy as np
 import ray
 import torch
 from ray import tune
-from ray.train._internal.session import get_session
+from ray.util.placement_group import get_current_placement_group
 from ray.util.queue import Queue
 
 from bertjobs.config import FinetuneConfig, load, stored_layer
@@ -25,6 +25,7 @@ from bertjobs.errors import BertjobsError
 from bertjobs.jobs.job import Grant
 from bertjobs.runs import finetune, ray_train
 from bertjobs.runs.finetune import Lesson
+from bertjobs.runs.ray_internals import reports_of_trial
 from bertjobs.runs.reporting import PROGRESS_INTERVAL_S
 from bertjobs.runs.tune.progress_actor import BoardHandle
 from bertjobs.runs.tune.trial_records import Evaluation, folder_of, score_of
@@ -133,7 +134,7 @@ def _run_gang(work: TrialWork, number: int, config: FinetuneConfig) -> dict[str,
     """Start the trial's workers under Ray Train; their first rank reports through this actor's queue.
 
     `train.report` is a barrier of all ranks that is drained every 2 s, and hooks run on rank 0 only; the
-    queue, which Ray's own `TuneReportCallback` writes to, asks for neither.
+    queue asks for neither.
     """
     slots = work.slots
     run = _TrialRun(
@@ -142,14 +143,14 @@ def _run_gang(work: TrialWork, number: int, config: FinetuneConfig) -> dict[str,
         settings=load_settings(),
         grant=slots.grant,
     )
-    queue = get_session()._get_or_create_inter_actor_queue()
-    returned: dict[str, Any] = ray_train.train(
-        run, _gang_worker, work={"work": work, "number": number, "config": config, "queue": queue}
-    )
+    given = {"work": work, "number": number, "config": config, "queue": reports_of_trial()}
+    returned: dict[str, Any] = ray_train.train(run, _gang_worker, work=given)
     return returned
 
 
 def _gang_worker(given: dict[str, Any]) -> dict[str, Any]:
+    # Before anything else: a trial can be stopped or killed at any time, and leaves its workers behind.
+    given["work"].board.put_placement(given["number"], get_current_placement_group())
     ray_train.set_threads(given["grant"], workers_on_node=ray.train.get_context().get_local_world_size())
     return _train(
         given["work"],
