@@ -22,7 +22,7 @@ def callbacks_of(kind: type[TorchTrainer], tmp_path) -> list[str]:
     return [type(callback).__name__ for callback in trainer._create_default_callbacks()]
 
 
-@pytest.mark.filterwarnings("ignore:.use_push_based_shuffle:DeprecationWarning")  # Ray warns of itself
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data")
 def test_training_starts_all_of_ray_trains_helpers_but_its_cleaner(tmp_path):
     rays, ours = callbacks_of(TorchTrainer, tmp_path), callbacks_of(Trainer, tmp_path)
     assert rays.count("PlacementGroupCleanerCallback") == 1
