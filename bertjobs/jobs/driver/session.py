@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from bertjobs.errors import LeaseLost
 from bertjobs.jobs.job import Attempt, Job, State
+from bertjobs.jobs.driver.throttle import Throttle, is_last_step
 from bertjobs.jobs.retry import Decision, Failure, decide, failure_of
 from bertjobs.jobs.store.connection import Connection, RedisDown, open_connection, patiently
 from bertjobs.jobs.store.job_store import JobStore
@@ -31,7 +32,7 @@ from bertjobs.settings import Settings
 logger = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 0.25
-"""Least time between two reports of progress; what comes between is dropped, the first step never."""
+"""Least time between two reports of progress; the first and the last step are reported at once."""
 AWAY_S = 10.0
 """How long progress is dropped unsent after Redis did not answer: each try may hold training up."""
 OUTAGE_S = 120.0
@@ -57,7 +58,8 @@ class JobSession:
         self._lock = threading.Lock()
         self._lost: LeaseLost | None = None
         self._command: str = ""
-        self._asked_at = self._progressed_at = float("-inf")
+        self._asked_at = float("-inf")
+        self._progress = Throttle(self._send_progress, interval_s=PROGRESS_INTERVAL_S)
         self._away_until = float("-inf")
         self._has_stepped = False
         self._heart: subprocess.Popen[bytes] | None = None
@@ -81,6 +83,7 @@ class JobSession:
 
     def set_phase(self, text: str) -> None:
         """Say what the driver is doing, in a few words a user understands. Raises: LeaseLost."""
+        self._progress.flush()
         self._report(phase=text)
 
     def report_nodes(self, node_ids: list[str]) -> None:
@@ -90,14 +93,14 @@ class JobSession:
     def progress(self, values: Mapping[str, Any]) -> None:
         """Report the step loop: `step` and whatever else is known. The first step makes the job RUNNING.
 
-        Calls that come too soon after another are dropped, and so are all while Redis is down: training goes
-        on. Raises: LeaseLost.
+        Values that come too soon after others are kept until the next call, the next phase or the end; while
+        Redis is down they are dropped, and training continues. Raises: LeaseLost.
         """
-        now, is_first_step = time.monotonic(), values["step"] >= 1 and not self._has_stepped
-        if now < self._away_until or (now - self._progressed_at < PROGRESS_INTERVAL_S and not is_first_step):
-            return
-        self._progressed_at = now
-        if self._report(progress=values):
+        is_first_step = values["step"] >= 1 and not self._has_stepped
+        self._progress.put(values, at_once=is_first_step or is_last_step(values))
+
+    def _send_progress(self, values: Mapping[str, Any]) -> None:
+        if time.monotonic() >= self._away_until and self._report(progress=values):
             self._has_stepped = self._has_stepped or values["step"] >= 1
 
     def command(self) -> Command | None:
@@ -146,6 +149,7 @@ class JobSession:
 
         Raises: LeaseLost: the attempt had been ended by someone else; RedisDown: Redis stayed away.
         """
+        self._progress.flush()
         if isinstance(outcome, BaseException):
             latest = self._latest()
             failure = failure_of(outcome)
@@ -199,7 +203,11 @@ class JobSession:
             process.stdout.close()
 
     def close(self) -> None:
-        """Close the connection; the lease is not given up."""
+        """Send the last progress and close the connection; the lease is not given up."""
+        try:
+            self._progress.flush()
+        except LeaseLost as e:
+            logger.warning("%s", e)  # whoever publishes next is told; leaving is what one does then
         self._connection.close()
 
     def __enter__(self) -> "JobSession":

@@ -42,7 +42,7 @@ def test_a_token_that_does_not_own_the_job_opens_nothing(settings, started, atte
         JobSession.open(settings, job_id=started, attempt=attempt, token=token)
 
 
-def test_the_first_step_makes_the_job_running_and_reports_in_between_are_dropped(world, session):
+def test_the_first_step_makes_the_job_running_and_reports_in_between_are_held_back(world, session):
     session.start()
     session.set_phase("encoding")
     session.progress({"step": 0, "loss": None})
@@ -51,6 +51,23 @@ def test_the_first_step_makes_the_job_running_and_reports_in_between_are_dropped
     session.progress({"step": 2, "loss": 0.6})
     job = world.store.get(session.job.id)
     assert (job.state, job.phase, job.progress) == (State.RUNNING, "encoding", {"step": 1, "loss": 0.7})
+
+
+def test_the_last_progress_arrives_however_soon_after_another_it_comes(world, session):
+    session.progress({"step": 1, "num_steps": 9})
+    session.progress({"step": 2, "num_steps": 9})
+    session.set_phase("writing predictions")
+    assert world.store.get(session.job.id).progress["step"] == 2, "the end of a phase"
+    session.progress({"step": 9, "num_steps": 9})
+    assert world.store.get(session.job.id).progress["step"] == 9, "the last step"
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_the_last_progress_before_the_end_of_a_process_arrives(world, session, is_finished):
+    session.progress({"step": 1})
+    session.progress({"step": 2})
+    session.finish("SUCCEEDED") if is_finished else session.close()
+    assert world.store.get(session.job.id).progress["step"] == 2
 
 
 def test_two_processes_share_a_token_and_a_metric_is_one_line(world, session, settings):
@@ -98,7 +115,7 @@ def test_a_driver_stopped_by_nobody_we_know_goes_on_later(world, session):
 def test_a_checkpoint_is_asked_for_once(world, session):
     session.progress({"step": 1})
     world.store.request_checkpoint(session.job.id)
-    session._progressed_at = float("-inf")
+    session._progress.sent_at = float("-inf")
     session.progress({"step": 2})
     assert session.command() == "checkpoint"
     assert session.command() is None
@@ -124,7 +141,7 @@ def test_progress_while_redis_is_down_is_dropped_and_training_goes_on(session, m
     session.set_phase("training")
     assert caplog.text.count("Redis is away.") == 2, "the metric was not even tried"
     monkeypatch.undo()
-    session._progressed_at = session._away_until = float("-inf")
+    session._progress.sent_at = session._away_until = float("-inf")
     session.progress({"step": 2})
     assert session._has_stepped
 
