@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 from bertjobs.errors import LeaseLost
-from bertjobs.jobs.job import Attempt, Job, State
 from bertjobs.jobs.driver.throttle import Throttle, is_last_step
+from bertjobs.jobs.job import Attempt, Job, State
 from bertjobs.jobs.retry import Decision, Failure, decide, failure_of
 from bertjobs.jobs.store.connection import Connection, RedisDown, open_connection, patiently
 from bertjobs.jobs.store.job_store import JobStore
