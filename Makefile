@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m bertjobs.cli.main demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -m "not hosts"
+	$(BIN)/python -m pytest -n 3 -m "not hosts"
 
 # Several hosts in network namespaces of this machine, for which it takes root; mostly waiting, some 8 minutes.
 test-hosts: $(VENV)/.installed-dev

@@ -1,6 +1,7 @@
 """What tests of several rooms share: servers of the session's own, the sample, the real data and weights."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,32 @@ import pytest
 from bertjobs.text.datasets.sample import write_sample
 from file_server import FileServer, serving
 from redis_process import RedisProcess, running_redis
+
+# Where tests are spread over several processes (`-n`), a file's tests stay in one of them, since they share
+# servers and runs, and so do the files of one of these lists, which share a stack with a Ray of its own.
+ONE_STACK = {
+    "queue": ("runs/test_queue_end_to_end", "runs/test_storage_faults", "runs/test_doctor_end_to_end"),
+    "search": (
+        "runs/test_tune_end_to_end",
+        "runs/test_represent_end_to_end",
+        "runs/test_pretrain_end_to_end",
+    ),
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put each test into its group, and those with many slow tests first: none may begin last."""
+    tests = Path(__file__).parent
+    shared = {file: group for group, files in ONE_STACK.items() for file in files}
+    num_slow: Counter[str] = Counter()
+    group_of: dict[str, str] = {}
+    for item in items:
+        file = item.path.relative_to(tests).with_suffix("").as_posix()
+        group_of[item.nodeid] = group = shared.get(file, file)
+        num_slow[group] += item.get_closest_marker("slow") is not None
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: -num_slow[group_of[item.nodeid]])  # stable: otherwise the order stays
 
 
 @pytest.fixture
