@@ -14,6 +14,7 @@ A job's folder, under `BERTJOBS_STORAGE/<job id>/`:
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -219,17 +220,32 @@ class JobDir:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the target, flush to disk, rename over it."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path beside the target to write to; flush it to disk and rename it over the target at the end.
+
+    Where the block raises, nothing is left and the target is as it was. Raises: OSError: no room, no right.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{_unique()}")
     try:
-        with temporary.open("xb") as f:
-            f.write(data)
-            f.flush()
+        yield temporary
+        with temporary.open("rb") as f:
             os.fsync(f.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def _unique() -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from bertjobs.config.pretrain import CorpusSection
-from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span, merge_small
-from bertjobs.text.corpus.documents import read_span
-from bertjobs.text.corpus.spans import Span, plan_spans
-from bertjobs.text.datasets.source_file import SourceFile
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_shard, group_small_blocks
+from bertjobs.text.corpus.documents import read_shard
+from bertjobs.text.corpus.shards import Shard, plan_shards
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.tokenizer import Tokenizer
 
 
 @dataclass
@@ -40,19 +40,19 @@ def sources(*paths: Path) -> tuple[SourceFile, ...]:
     return tuple(SourceFile(path) for path in paths)
 
 
-def spans_of(*paths: Path, **given: object) -> list[Span]:
-    return plan_spans(sources(*paths), section(**given))
+def shards_of(*paths: Path, **given: object) -> list[Shard]:
+    return plan_shards(sources(*paths), section(**given))
 
 
 def documents_of(*paths: Path, **given: object) -> list[list[str]]:
-    """Return the documents of all spans, in order."""
-    return [document for span in spans_of(*paths, **given) for document in read_span(span).documents]
+    """Return the documents of all shards, in order."""
+    return [document for shard in shards_of(*paths, **given) for document in read_shard(shard).documents]
 
 
 def encoded(*paths: Path, tokenizer: Tokenizer, **given: object) -> list[Block]:
     """Return the blocks of a corpus, those of one document joined with their neighbours."""
-    tables = [encode_span(span, tokenizer) for span in spans_of(*paths, **given)]
-    groups = merge_small([BlockInfo.of(table) for table in tables])
+    tables = [encode_shard(shard, tokenizer) for shard in shards_of(*paths, **given)]
+    groups = group_small_blocks([BlockInfo.of(table) for table in tables])
     return [Block.join([Block.from_arrow(tables[i]) for i in group]) for group in groups]
 
 

@@ -27,7 +27,8 @@ from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import Task, resolve_task
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.text.tokenizer_files import Tokenizer, train_wordpiece
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.vocabulary import train_wordpiece
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.finetune import finetune

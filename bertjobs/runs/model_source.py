@@ -23,7 +23,8 @@ from bertjobs.runs.artefacts import read_artefact
 from bertjobs.runs.run_context import Run
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
-from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
 
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 

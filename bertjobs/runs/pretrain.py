@@ -20,10 +20,11 @@ from bertjobs.runs.reporting import TrainingHooks, stop_reason
 from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
-from bertjobs.text.corpus.spans import plan_spans
-from bertjobs.text.datasets.source_file import SourceFile
+from bertjobs.text.corpus.shards import plan_shards
 from bertjobs.text.pretraining.pairing import Pairing
-from bertjobs.text.tokenizer_files import Tokenizer, make_vocabulary
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.vocabulary import make_vocabulary
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.pretrain import pretrain
 
@@ -129,7 +130,7 @@ def _vocabulary(run: Run[PretrainConfig], files: tuple[SourceFile, ...]) -> Toke
     section = run.config.model
     run.reporter.set_phase("making a vocabulary")
     return make_vocabulary(
-        plan_spans(files, run.config.data),
+        plan_shards(files, run.config.data),
         kind=section.vocab_kind,
         size=section.vocab_size,
         min_count=section.vocab_min_count,

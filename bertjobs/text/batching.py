@@ -1,108 +1,115 @@
-"""Which rows make a step, on which rank, in which microbatch, and how they lie in memory. Pure numpy.
+"""From rows of an encoded table to batches: order, rows of each rank, microbatches, arrays. Pure numpy.
 
-The order is a function of (seed, epoch) alone, so resuming costs nothing and the number of workers changes
-nothing. A batch is near-packed: rows are sorted by length and cut into groups of near-equal length, and only
-inside a group are rows padded. Linear layers then run over all N tokens at once, attention over each group.
+The order is a function of (seed, epoch) alone, so a run resumes without replaying it and the number of
+workers changes nothing.
 
-N: tokens of a batch, padding included. B: rows of a batch.
+A batch is packed, nearly without padding: rows are sorted by length and cut into groups of near-equal length,
+and rows are padded only to the longest row of their group. Linear layers then run over all N tokens at once,
+attention over one group at a time.
+
+    rows of lengths 4, 5, 9           two groups: 2 rows x 5 tokens, 1 row x 9 tokens
+    N:  [CLS] a [SEP] b [SEP] ...     row after row, group after group; 19 tokens of which 1 is padding
+
+Shape suffixes: N: tokens of a batch, padding included. B: rows of a batch. L: distinct lengths.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from bertjobs.config.finetune import Truncation
 from bertjobs.text import ragged
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.text.truncation import Cut, budget_of, truncate_lengths
-
-Ints = npt.NDArray[np.int64]
+from bertjobs.text.ragged import Int64s
+from bertjobs.text.truncation import KeptLengths, budget_of, num_special_tokens, truncate_lengths
 
 GROUP_OVERHEAD = 12
-"""What one more group costs, in tokens: its attention's calls beside the linear layers of so many tokens."""
+"""Cost of one more group, in tokens: its attention calls take as long as the linear layers of 12 tokens."""
 
 
 @dataclass(frozen=True)
-class Group:
-    """Rows of near-equal length, one after another."""
+class LengthGroup:
+    """Rows that follow one another in a batch and are padded to one length."""
 
     start: int
-    """Place in N of the group's first token."""
+    """Index in N of the group's first token."""
     num_rows: int
     length: int
-    """Tokens a row takes here, padding included."""
+    """Tokens per row, padding included: the length of the longest row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Token sequences [CLS] a [SEP] b [SEP], sorted by length and near-packed."""
+    """Token sequences [CLS] a [SEP] or [CLS] a [SEP] b [SEP], sorted by length; all arrays are int64."""
 
-    ids_N: Ints
-    segments_N: Ints
-    """0 up to the first [SEP] and in padding, 1 after it."""
-    positions_N: Ints
-    """Places inside the rows."""
-    groups: tuple[Group, ...]
-    lengths_B: Ints
-    """True lengths, special tokens included."""
-    starts_B: Ints
-    """Places in N of the rows' [CLS]."""
-    labels_B: Ints
-    rows_B: Ints
-    """Rows of the table."""
+    ids_N: Int64s
+    segments_N: Int64s
+    """Token types: 0 up to the first [SEP] and in padding, 1 after it."""
+    positions_N: Int64s
+    """Positions inside the rows, from 0."""
+    groups: tuple[LengthGroup, ...]
+    lengths_B: Int64s
+    """Without padding, special tokens included."""
+    starts_B: Int64s
+    """Indices in N of the rows' [CLS]."""
+    labels_B: Int64s
+    rows_B: Int64s
+    """Row numbers in the table."""
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that are no padding."""
+        """Tokens of the batch, padding not counted."""
         return int(self.lengths_B.sum())
 
 
-def order_of_epoch(num_rows: int, *, seed: int, epoch: int) -> Ints:
+def order_of_epoch(num_rows: int, *, seed: int, epoch: int) -> Int64s:
     """Return a permutation of the rows: a function of (seed, epoch) and nothing else."""
     key = np.array([seed, epoch], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).permutation(num_rows)
 
 
-def sequence_lengths(table: EncodedTable, rows: Ints, *, max_len: int, truncation: Truncation) -> Ints:
+def sequence_lengths(table: EncodedTable, rows: Int64s, *, max_len: int, truncation: Truncation) -> Int64s:
     """Return the rows' lengths after truncation, special tokens included."""
-    cut = _cut(table, rows, max_len=max_len, truncation=truncation)
-    return cut.keep_a + cut.keep_b + (3 if table.is_pair else 2)
+    kept = _kept_lengths(table, rows, max_len=max_len, truncation=truncation)
+    return kept.keep_a + kept.keep_b + num_special_tokens(is_pair=table.is_pair)
 
 
-def share_of_rank(lengths: Ints, *, rank: int, world_size: int) -> Ints:
-    """Return which positions of the global batch are this rank's, ascending.
+def share_of_rank(lengths: Int64s, *, rank: int, world_size: int) -> Int64s:
+    """Return which positions of the global batch belong to this rank, ascending.
 
-    Rows are dealt longest first, forth and back over the ranks, so that both tokens and rows are balanced:
-    row counts differ by at most one, and every rank has a row where there are as many rows as ranks.
+    Rows are dealt to the ranks longest first, in the order 0, 1, 2, 2, 1, 0, 0, 1, ..., which balances both
+    tokens and rows: row counts differ by at most one, and every rank has a row when there are as many rows as
+    ranks.
     """
-    descending = np.argsort(-np.asarray(lengths), kind="stable")
-    turn = np.arange(len(descending)) % (2 * world_size)
-    dealt_to = np.where(turn < world_size, turn, 2 * world_size - 1 - turn)
-    return np.sort(descending[dealt_to == rank])
+    longest_first = np.argsort(-np.asarray(lengths), kind="stable")
+    turn = np.arange(len(longest_first)) % (2 * world_size)
+    rank_of = np.where(turn < world_size, turn, 2 * world_size - 1 - turn)
+    return np.sort(longest_first[rank_of == rank])
 
 
-def split_microbatches(lengths: Ints, *, max_tokens: int, at_least: int = 1) -> list[Ints]:
-    """Cut rows into microbatches of near-equal length: lists of positions, longest rows first.
+def split_microbatches(lengths: Int64s, *, max_tokens: int, at_least: int = 1) -> list[Int64s]:
+    """Cut rows into microbatches of near-equal length: arrays of positions, longest rows first.
 
-    Each takes at most `max_tokens` even if all its rows were padded to its longest; a single row that is
-    longer stands alone. There are at least `at_least` of them where there are as many rows.
+    Each has at most `max_tokens` tokens even if all its rows were padded to its longest; a single row that is
+    longer than that is a microbatch of its own. There are at least `at_least` microbatches, but none is
+    empty.
     """
-    descending = np.argsort(-np.asarray(lengths), kind="stable")
-    parts: list[Ints] = []
+    longest_first = np.argsort(-np.asarray(lengths), kind="stable")
+    microbatches: list[Int64s] = []
     start = 0
-    while start < len(descending):
-        num_rows = max(1, max_tokens // int(lengths[descending[start]]))
-        parts.append(descending[start : start + num_rows])
+    while start < len(longest_first):
+        # The first row is the longest, so it says how many rows fit.
+        num_rows = max(1, max_tokens // int(lengths[longest_first[start]]))
+        microbatches.append(longest_first[start : start + num_rows])
         start += num_rows
-    while len(parts) < min(at_least, len(descending)):
-        parts = _halve_largest(parts, lengths)
-    return parts
+    while len(microbatches) < min(at_least, len(longest_first)):
+        microbatches = _halve_largest(microbatches, lengths)
+    return microbatches
 
 
 def collate(
     table: EncodedTable,
-    rows: Ints,
+    rows: Int64s,
     *,
     max_len: int,
     truncation: Truncation,
@@ -111,34 +118,35 @@ def collate(
     pad_id: int,
     group_overhead: int = GROUP_OVERHEAD,
 ) -> Batch:
-    """Gather rows of the table into one near-packed batch, truncated to max_len.
+    """Gather rows of the table into one packed batch, truncated to max_len.
 
-    `group_overhead` is the price of a group in tokens: 0 packs without any padding.
+    group_overhead: cost of a group, in tokens; 0 packs without any padding.
+
+    The plain version, which builds one row at a time from lists, is in tests/text/test_batching.py.
     """
     rows = np.asarray(rows, dtype=np.int64)
-    cut = _cut(table, rows, max_len=max_len, truncation=truncation)
-    lengths = cut.keep_a + cut.keep_b + (3 if table.is_pair else 2)
-    ascending = np.argsort(lengths, kind="stable")
-    rows, lengths, cut = rows[ascending], lengths[ascending], cut.take(ascending)
-    groups = group_lengths(lengths, overhead=group_overhead)
-    padded = np.repeat([g.length for g in groups], [g.num_rows for g in groups]).astype(np.int64)
-    starts = ragged.offsets_of(padded)
+    kept = _kept_lengths(table, rows, max_len=max_len, truncation=truncation)
+    lengths = kept.keep_a + kept.keep_b + num_special_tokens(is_pair=table.is_pair)
+    by_length = np.argsort(lengths, kind="stable")
+    rows, lengths, kept = rows[by_length], lengths[by_length], kept.take(by_length)
+    groups, padded_lengths, starts = pack(lengths, overhead=group_overhead)
 
+    # Everything is written into flat arrays that begin as padding, all rows at once.
     ids = np.full(starts[-1], pad_id, dtype=np.int64)
     segments = np.zeros(starts[-1], dtype=np.int64)
     cls_at = starts[:-1]
-    sep_at = cls_at + 1 + cut.keep_a
+    sep_at = cls_at + 1 + kept.keep_a  # of the first [SEP] of each row
     ids[cls_at] = cls_id
-    _place(ids, cls_at + 1, table.a_ids, table.a_offsets, rows, cut.keep_a, cut.head_a)
+    _copy_texts(ids, cls_at + 1, table.a_ids, table.a_offsets, rows, kept.keep_a, kept.head_a)
     ids[sep_at] = sep_id
     if table.b_ids is not None and table.b_offsets is not None:
-        _place(ids, sep_at + 1, table.b_ids, table.b_offsets, rows, cut.keep_b, cut.head_b)
-        ids[sep_at + 1 + cut.keep_b] = sep_id
-        segments[ragged.places(sep_at + 1, cut.keep_b + 1)] = 1
+        _copy_texts(ids, sep_at + 1, table.b_ids, table.b_offsets, rows, kept.keep_b, kept.head_b)
+        ids[sep_at + 1 + kept.keep_b] = sep_id
+        segments[ragged.flat_indices(sep_at + 1, kept.keep_b + 1)] = 1  # the second text and its [SEP]
     return Batch(
         ids_N=ids,
         segments_N=segments,
-        positions_N=ragged.within(padded),
+        positions_N=ragged.positions_in_lists(padded_lengths),
         groups=groups,
         lengths_B=lengths,
         starts_B=cls_at,
@@ -147,42 +155,55 @@ def collate(
     )
 
 
-def group_lengths(lengths: Ints, *, overhead: int) -> tuple[Group, ...]:
-    """Cut ascending lengths into groups so that padding plus `overhead` per group is least.
+def pack(lengths_B: Int64s, *, overhead: int) -> tuple[tuple[LengthGroup, ...], Int64s, Int64s]:
+    """Return the groups of rows of ascending lengths, the rows' padded lengths (B), and their starts (B + 1).
 
-    Exact, by dynamic programming over the distinct lengths: best[j] is the least cost of the rows up to the
-    j-th distinct length, and a group that ends there pads its rows to that length.
+    The last start is N.
     """
-    distinct, counts = np.unique(lengths, return_counts=True)
-    rows_before = ragged.offsets_of(counts)
-    # cost[i, j]: one group of the distinct lengths i to j. The true tokens cost the same however they are
-    # grouped, so padded tokens may stand for padding.
-    cost = distinct * (rows_before[1:] - rows_before[:-1, None]) + overhead
-    best = np.zeros(len(distinct) + 1, dtype=np.int64)
-    begin = np.zeros(len(distinct) + 1, dtype=np.int64)
-    for j in range(len(distinct)):
-        totals = best[: j + 1] + cost[: j + 1, j]
+    groups = group_lengths(lengths_B, overhead=overhead)
+    padded_lengths_B = np.repeat([g.length for g in groups], [g.num_rows for g in groups]).astype(np.int64)
+    return groups, padded_lengths_B, ragged.offsets_of(padded_lengths_B)
+
+
+def group_lengths(lengths: Int64s, *, overhead: int) -> tuple[LengthGroup, ...]:
+    """Cut ascending lengths into groups so that padding plus `overhead` per group is as small as possible.
+
+    Exact, by dynamic programming over the L distinct lengths (rows of one length are always in one group).
+    The plain version, which tries every grouping, is in tests/text/test_batching.py.
+    """
+    distinct_L, counts_L = np.unique(lengths, return_counts=True)
+    rows_before = ragged.offsets_of(counts_L)  # (L + 1)
+    # cost_LL[i, j]: one group of the distinct lengths i to j, all its rows padded to length j. It counts all
+    # tokens instead of padding only: the true tokens are the same however rows are grouped.
+    cost_LL = distinct_L * (rows_before[1:] - rows_before[:-1, None]) + overhead
+    # best[j]: least cost of the rows of the first j distinct lengths; begin[j]: where their last group
+    # begins.
+    best = np.zeros(len(distinct_L) + 1, dtype=np.int64)
+    begin = np.zeros(len(distinct_L) + 1, dtype=np.int64)
+    for j in range(len(distinct_L)):
+        totals = best[: j + 1] + cost_LL[: j + 1, j]
         begin[j + 1] = i = totals.argmin()
         best[j + 1] = totals[i]
-    return _groups(distinct, rows_before, begin)
+    return _groups_from(begin, distinct_L=distinct_L, rows_before=rows_before)
 
 
-def _groups(distinct: Ints, rows_before: Ints, begin: Ints) -> tuple[Group, ...]:
+def _groups_from(begin: Int64s, *, distinct_L: Int64s, rows_before: Int64s) -> tuple[LengthGroup, ...]:
+    """Follow `begin` from the last group back to the first, then list the groups in order."""
     ends = []
-    j = len(distinct)
-    while j > 0:
-        ends.append(j)
-        j = int(begin[j])
-    groups: list[Group] = []
+    end = len(distinct_L)
+    while end > 0:
+        ends.append(end)
+        end = int(begin[end])
+    groups: list[LengthGroup] = []
     start = 0
-    for j in reversed(ends):
-        num_rows, length = int(rows_before[j] - rows_before[begin[j]]), int(distinct[j - 1])
-        groups.append(Group(start, num_rows, length))
+    for end in reversed(ends):
+        num_rows, length = int(rows_before[end] - rows_before[begin[end]]), int(distinct_L[end - 1])
+        groups.append(LengthGroup(start, num_rows, length))
         start += num_rows * length
     return tuple(groups)
 
 
-def _cut(table: EncodedTable, rows: Ints, *, max_len: int, truncation: Truncation) -> Cut:
+def _kept_lengths(table: EncodedTable, rows: Int64s, *, max_len: int, truncation: Truncation) -> KeptLengths:
     len_a = _lengths(table.a_offsets, rows)
     len_b = None if table.b_offsets is None else _lengths(table.b_offsets, rows)
     return truncate_lengths(
@@ -190,25 +211,29 @@ def _cut(table: EncodedTable, rows: Ints, *, max_len: int, truncation: Truncatio
     )
 
 
-def _lengths(offsets: np.ndarray, rows: Ints) -> Ints:
+def _lengths(offsets: np.ndarray, rows: Int64s) -> Int64s:
     return np.asarray(offsets[1:][rows] - offsets[:-1][rows], dtype=np.int64)
 
 
-def _place(
-    target: Ints, at: Ints, ids: np.ndarray, offsets: np.ndarray, rows: Ints, keep: Ints, head: Ints
+def _copy_texts(
+    target: Int64s, at: Int64s, ids: np.ndarray, offsets: np.ndarray, rows: Int64s, keep: Int64s, head: Int64s
 ) -> None:
-    """Copy what is kept of the rows' texts: `head` from the beginning, the rest from the end."""
+    """Write what is kept of the rows' texts into `target`, each from its place in `at` on.
+
+    `head` tokens are from the beginning of the text, the other keep - head from its end.
+    """
     begin, end = offsets[:-1][rows].astype(np.int64), offsets[1:][rows].astype(np.int64)
     tail = keep - head
-    target[ragged.places(at, head)] = ids[ragged.places(begin, head)]
+    target[ragged.flat_indices(at, head)] = ids[ragged.flat_indices(begin, head)]
     if tail.any():
-        target[ragged.places(at + head, tail)] = ids[ragged.places(end - tail, tail)]
+        target[ragged.flat_indices(at + head, tail)] = ids[ragged.flat_indices(end - tail, tail)]
 
 
-def _halve_largest(parts: list[Ints], lengths: Ints) -> list[Ints]:
-    """Cut the microbatch with the most tokens, of those with several rows, in two of near-equal tokens."""
-    sizes = [int(lengths[part].sum()) if len(part) > 1 else -1 for part in parts]
-    i = int(np.argmax(sizes))
-    running = np.cumsum(lengths[parts[i]])
-    middle = int(np.clip(np.searchsorted(running, running[-1] / 2) + 1, 1, len(parts[i]) - 1))
-    return [*parts[:i], parts[i][:middle], parts[i][middle:], *parts[i + 1 :]]
+def _halve_largest(microbatches: list[Int64s], lengths: Int64s) -> list[Int64s]:
+    """Cut the microbatch with the most tokens, among those of several rows, into two of near-equal tokens."""
+    num_tokens = [int(lengths[m].sum()) if len(m) > 1 else -1 for m in microbatches]
+    i = int(np.argmax(num_tokens))
+    running = np.cumsum(lengths[microbatches[i]])
+    middle = int(np.searchsorted(running, running[-1] / 2) + 1)
+    middle = min(max(middle, 1), len(microbatches[i]) - 1)  # neither half may be empty
+    return [*microbatches[:i], microbatches[i][:middle], microbatches[i][middle:], *microbatches[i + 1 :]]

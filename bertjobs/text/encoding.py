@@ -6,8 +6,6 @@ neither max_len nor the strategy.
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from bertjobs.errors import StorageError
+from bertjobs.storage import replacing, sha256_of
 from bertjobs.text import ragged
 from bertjobs.text.datasets.tasks import Task
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.tokenizer import Tokenizer
 
 ENCODER_VERSION = 1
 """Raise it when the same rows would be encoded differently."""
@@ -131,22 +130,19 @@ class EncodedTable:
         )
 
 
-def write_ipc(table: pa.Table, path: Path) -> None:
-    """Write an Arrow file of one record batch, atomically, so that `read_ipc` can map it.
+def write_arrow(table: pa.Table, path: Path) -> None:
+    """Write an Arrow file of one record batch, atomically, so that `read_arrow` can map it into memory.
 
     Raises: StorageError: no room, no right.
     """
+    table = table.combine_chunks()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            _write(table.combine_chunks(), temporary)
-            temporary.chmod(0o644)  # a cache may be shared; mkstemp gives it to its owner only
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with (
+            replacing(path) as temporary,
+            pa.OSFile(str(temporary), "wb") as sink,
+            pa.ipc.new_file(sink, table.schema) as writer,
+        ):
+            writer.write_table(table, max_chunksize=max(table.num_rows, 1))
     except OSError as e:
         raise StorageError(
             f"The encoded data cannot be written to {path}: {e.strerror or e}.",
@@ -154,7 +150,7 @@ def write_ipc(table: pa.Table, path: Path) -> None:
         ) from e
 
 
-def read_ipc(path: Path) -> pa.Table:
+def read_arrow(path: Path) -> pa.Table:
     """Map an Arrow file into memory; pages are read as they are touched.
 
     Raises: StorageError: missing or damaged.
@@ -166,11 +162,6 @@ def read_ipc(path: Path) -> pa.Table:
             f"The encoded data at {path} cannot be read: {str(e).splitlines()[0]}",
             hint="Remove it, and it will be encoded anew.",
         ) from e
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=max(table.num_rows, 1))
 
 
 def list_array(ids: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
@@ -189,9 +180,3 @@ def _views(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 def one_array(column: pa.ChunkedArray) -> pa.Array:
     """Return a column as one array; copies only where it is of several chunks."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content in hex."""
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from bertjobs.config.encode import LinesSection
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.source_file import SourceFile, data_errors
+from bertjobs.text.source_file import SourceFile, data_errors
 
 log = logging.getLogger(__name__)
 
@@ -244,7 +244,7 @@ def _parquet_batches(span: LineSpan, column: str) -> Iterator[Iterable[Line]]:
 def _holds_texts(type_: pa.DataType) -> bool:
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
-    return pa.types.is_string(type_) or pa.types.is_large_string(type_)
+    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
 
 
 @contextmanager

@@ -1,7 +1,4 @@
-"""A text that may be a pair, `a|b`; and many of them as integers in one Arrow table, singles beside pairs.
-
-Where a word stands among the wordpieces of a text.
-"""
+"""Texts of which some are pairs (`first|second`): split them, and encode them into one table."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,29 +8,31 @@ import pyarrow.compute as pc
 
 from bertjobs.errors import DataError
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.tokenizer import Tokenizer
 
 
 def split_pair(text: str, separator: str | None) -> tuple[str, str | None]:
-    """Return the two halves of a pair, or a single text and None.
+    """Return the two texts of a pair, or a single text and None.
 
-    Raises: DataError: there are more than two parts, or an empty one.
+    separator: what is between the texts of a pair; None where there are no pairs.
+
+    Raises: DataError: there are more than two texts, or an empty one.
     """
     parts = [text] if separator is None else text.split(separator)
     if len(parts) > 2:
         raise DataError(
-            f"The text {shown(text)} has {len(parts) - 1} separators {separator!r}; a pair has one.",
+            f"The text {quoted(text)} has {len(parts) - 1} separators {separator!r}; a pair has one.",
             hint="Give another --pair-separator.",
         )
     if not all(part.strip() for part in parts):
         half = "first" if not parts[0].strip() else "second"
         what = "text" if len(parts) == 1 else f"{half} half of the text"
-        raise DataError(f"The {what} {shown(text)} is empty.", hint="Give a text with a word in it.")
+        raise DataError(f"The {what} {quoted(text)} is empty.", hint="Give a text with a word in it.")
     return parts[0], parts[1] if len(parts) == 2 else None
 
 
 def encode_singles_and_pairs(pairs: Sequence[tuple[str, str | None]], tokenizer: Tokenizer) -> pa.Table:
-    """Encode texts without truncation: columns `a`, `b` (null in single texts), lists of ids."""
+    """Encode texts without truncation: columns `a` and `b` of lists of ids; `b` is null for single texts."""
     firsts, seconds = ([pair[i] for pair in pairs] for i in (0, 1))
     a_ids, a_offsets = tokenizer.encode_column(pa.array(firsts, pa.string()))
     b_ids, b_offsets = tokenizer.encode_column(pa.array(seconds, pa.string()))
@@ -42,7 +41,10 @@ def encode_singles_and_pairs(pairs: Sequence[tuple[str, str | None]], tokenizer:
 
 
 def singles_and_pairs(table: pa.Table) -> Iterator[tuple[np.ndarray, EncodedTable]]:
-    """Yield the single texts and the pairs apart, each with its rows' numbers, as batches are made of."""
+    """Yield the single texts, then the pairs, as tables to batch, each with its row numbers in `table`.
+
+    A batch is of one of the two kinds. Labels are -1.
+    """
     is_single = pc.is_null(table["b"].combine_chunks())
     for is_wanted, columns in ((is_single, ["a"]), (pc.invert(is_single), ["a", "b"])):
         rows = np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False))
@@ -52,36 +54,10 @@ def singles_and_pairs(table: pa.Table) -> Iterator[tuple[np.ndarray, EncodedTabl
             yield rows, EncodedTable.from_arrow(part.append_column("index", pa.array(rows)))
 
 
-def shown(text: str) -> str:
-    """Show a text in a message, its beginning if it is long."""
+def quoted(text: str) -> str:
+    """Return a text quoted for a message, shortened to 60 characters."""
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _lists(ids: np.ndarray, offsets: np.ndarray, *, mask: pa.Array | None = None) -> pa.ListArray:
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(ids), mask=mask)
-
-
-_CONTINUATION = "##"
-
-
-def find_word(word: str, ids: Sequence[int], tokenizer: Tokenizer) -> list[range]:
-    """Return the places of a word, all its pieces together; else those of the token that is called so.
-
-    `crane` is found in `crane`, and not in `crane ##s`, unless nothing else is found; `[CLS]` and `##s` are
-    tokens. Unknown words are not found: all of them have the same number.
-    """
-    pieces = tokenizer.token_strings(ids)
-    wanted = tokenizer.encode(word)
-    places = _find(wanted, ids) if wanted and tokenizer.unk_id not in wanted else []
-    whole = [place for place in places if not _goes_on(pieces, place.stop)]
-    return whole or [range(i, i + 1) for i, piece in enumerate(pieces) if piece == word]
-
-
-def _goes_on(pieces: Sequence[str], end: int) -> bool:
-    return end < len(pieces) and pieces[end].startswith(_CONTINUATION)
-
-
-def _find(wanted: Sequence[int], ids: Sequence[int]) -> list[range]:
-    length = len(wanted)
-    starts = [i for i in range(len(ids) - length + 1) if list(ids[i : i + length]) == list(wanted)]
-    return [range(i, i + length) for i in starts]

@@ -1,16 +1,18 @@
-"""Text to wordpiece numbers, a whole column at a time: BERT's tokenizers, and d2l's word-level one.
+"""From text to token ids, a whole column at a time: BERT's tokenizers, and d2l's word-level one.
 
-The fast path: a column is split at spaces, each distinct chunk is tokenized once, and the numbers are
-gathered back. It is exact for BERT's tokenizers because cleaning, case, accents, punctuation and WordPiece
-never look across a space; the tests hold it against the whole-text tokenizer. Others take the slow path.
-How they are found on disk, or trained, is in `tokenizers`.
+The fast path: a column is split at spaces, every distinct word is tokenized once, and the ids are gathered
+back into the texts. It gives exactly the ids of the whole text where no rule of the tokenizer looks across a
+space (cleaning, case, accents, punctuation and WordPiece do not); the plain version that the tests compare it
+with is the `tokenizers` library on whole texts. Other tokenizers take that slow path.
+
+How vocabularies are found on disk is in `tokenizer_files`, how they are made in `vocabulary`.
 """
 
 import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,39 +27,53 @@ from bertjobs.text import ragged
 
 
 class Tokenizer(ABC):
-    """A vocabulary, and how text is cut into its pieces."""
+    """A vocabulary, and how text is cut into its tokens (BERT's wordpieces, or whole words)."""
 
     vocab_size: int
-    """One more than the largest number, so that it can index an embedding."""
+    """One more than the largest id: the rows that an embedding needs."""
     cls_id: int
     sep_id: int
     pad_id: int
     mask_id: int
     unk_id: int
     fingerprint: str
-    """SHA-256 of everything that decides the numbers."""
+    """SHA-256 of everything that decides the ids; part of the cache keys of encoded data."""
     is_local_to_spaces: bool
-    """Whether no rule looks across a space, so that chunks between spaces can be encoded alone."""
+    """Whether no rule looks across a space, so that what is between spaces can be encoded by itself."""
 
     def encode_column(self, column: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-        """Return (ids, offsets): the flat ids, uint16 where the vocabulary allows, else int32; int64 offsets.
+        """Return the ids of all texts as a ragged array (ids, offsets): untruncated, no special tokens.
 
-        Without special tokens and without truncation. A null counts as an empty text.
+        ids: `dtype`. offsets: int64, one more than the texts. A null counts as an empty text.
         """
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
         if not self.is_local_to_spaces:
             return self._flat(self._encode(column.fill_null("").to_pylist()))
-        chunks = pc.split_pattern(column.fill_null("").cast(pa.large_string()), " ")
-        words = chunks.flatten().dictionary_encode()
-        ids_of_word, ends_of_word = self._flat(self._encode(words.dictionary.to_pylist()))
-        ids, ends = ragged.take(ids_of_word, ends_of_word, words.indices.to_numpy())
-        chunk_offsets = chunks.offsets.to_numpy().astype(np.int64)
-        return ids, ends[chunk_offsets - chunk_offsets[0]]
+        words_of_text = pc.split_pattern(column.fill_null("").cast(pa.large_string()), " ")
+        words = words_of_text.flatten().dictionary_encode()  # distinct words, and which of them each word is
+        distinct_ids, distinct_offsets = self._flat(self._encode(words.dictionary.to_pylist()))
+        ids, word_offsets = ragged.take(distinct_ids, distinct_offsets, words.indices.to_numpy())
+        # A text begins where its first word begins. The offsets of a sliced column do not begin at 0.
+        first_words = words_of_text.offsets.to_numpy().astype(np.int64)
+        return ids, word_offsets[first_words - first_words[0]]
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of one text, without special tokens."""
         return list(self._encode([text])[0])
+
+    def find_word(self, word: str, ids: Sequence[int]) -> list[range]:
+        """Return where a word is among the tokens of a text, all its tokens together.
+
+        `crane` is found in `crane`; in `crane ##s` only where there is no other. A word that is not found as
+        text may name a token, such as `[CLS]` or `##s`. Words that are not in the vocabulary are not found:
+        all of them have the same id.
+        """
+        tokens = self.token_strings(ids)
+        wanted = self.encode(word)
+        found = _find(wanted, ids) if wanted and self.unk_id not in wanted else []
+        whole = [place for place in found if not _is_continuation(tokens[place.stop : place.stop + 1])]
+        return whole or [range(i, i + 1) for i, token in enumerate(tokens) if token == word]
 
     def _flat(self, lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         lengths = np.fromiter((len(ids) for ids in lists), dtype=np.int64, count=len(lists))
@@ -67,15 +83,15 @@ class Tokenizer(ABC):
 
     @property
     def special_ids(self) -> np.ndarray:
-        """Ids that no text has of itself: markers, the unknown and what a vocabulary adds; int64, sorted."""
+        """Ids of the special tokens, [UNK] and those that a vocabulary adds included; int64, sorted."""
         named = (self.cls_id, self.sep_id, self.pad_id, self.mask_id, self.unk_id)
         return np.unique(np.array([*named, *self._added_special_ids()], dtype=np.int64))
 
     @property
     def is_continuation_V(self) -> np.ndarray:
-        """Whether a piece goes on the word of the piece before it, for each id.
+        """Whether a token continues the word of the token before it, for each id; bool.
 
-        Raises: ModelError: the pieces do not tell.
+        Raises: ModelError: the tokens do not tell.
         """
         return np.zeros(self.vocab_size, dtype=bool)
 
@@ -89,7 +105,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def token_strings(self, ids: Sequence[int]) -> list[str]:
-        """Return the pieces that the ids stand for."""
+        """Return the tokens as strings, such as `##s`."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -105,7 +121,7 @@ class WordPieceTokenizer(Tokenizer):
 
     def __init__(self, fast: FastTokenizer, specials: dict[str, str]) -> None:
         """Wrap `fast`; `specials` maps `cls`, `sep`, `pad`, `mask`, `unk` to their tokens."""
-        fast.no_truncation()  # files of sentence models carry a length limit and padding of their own
+        fast.no_truncation()  # the files of sentence models set a maximum length and padding
         fast.no_padding()
         self._fast, self._specials = fast, specials
         self.vocab_size = max(fast.get_vocab(with_added_tokens=True).values()) + 1
@@ -129,15 +145,15 @@ class WordPieceTokenizer(Tokenizer):
 
     @cached_property
     def is_continuation_V(self) -> np.ndarray:
-        """Whether a piece goes on the word of the piece before it, for each id.
+        """Whether a token continues the word of the token before it, for each id; bool.
 
         Raises: ModelError: not a WordPiece vocabulary.
         """
         model = json.loads(self._fast.to_str())["model"]
         if model["type"] != "WordPiece":
             raise ModelError(
-                f"The vocabulary is {model['type']}, whose pieces do not tell where words begin.",
-                hint="Give a WordPiece vocabulary (--vocab), or leave --whole-word out.",
+                f"The vocabulary is {model['type']}, whose tokens do not tell where words begin.",
+                hint="Give a WordPiece vocabulary (--vocab), or leave out --whole-word.",
             )
         prefix = model["continuing_subword_prefix"]
         pieces = self._fast.get_vocab(with_added_tokens=False)
@@ -178,17 +194,17 @@ class WordPieceTokenizer(Tokenizer):
 
 _MARK, _OTHER = r"[!-/:-@\[-`{-~“”‘’…–—]", r"[^!-/:-@\[-`{-~“”‘’…–—]"
 _PUNCTUATED = re.compile(rf"({_MARK}*)({_OTHER}(?:.*?{_OTHER})?)(n't|'\w+)?({_MARK}*)")
-"""A word with punctuation around it, and `n't` or `'s` at its end, as the Penn Treebank takes them off."""
+"""A word with punctuation around it, and `n't` or `'s` at its end, which the Penn Treebank splits off too."""
 
 
 class WordTokenizer(Tokenizer):
-    """d2l's word-level vocabulary: lower case, words between white space, each whole or `<unk>`.
+    """d2l's word-level vocabulary: lower case, words between white space, each a token or `<unk>`.
 
-    d2l feeds it SNLI's parses, in which punctuation stands apart; sentences as written have it at their words
-    (`park.`, `isn't`). So from a word that is unknown as it stands, punctuation and `'s` or `n't` are taken
-    off and looked up by themselves; known words, and words without any, are treated as d2l does.
+    d2l reads SNLI's parse trees, where punctuation is a word of its own; in plain sentences it is attached
+    (`park.`, `isn't`). So where a word is not in the vocabulary, its punctuation and `'s` or `n't` are split
+    off and looked up separately. All other words are treated as in d2l.
 
-    Source: Dive into Deep Learning, `d2l.tokenize` and `SNLIBERTDataset`.
+    Source: Dive into Deep Learning, section 9.2, `tokenize`, and section 16.7, `SNLIBERTDataset`.
     """
 
     is_local_to_spaces = True
@@ -250,8 +266,11 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def texts_of(texts: Iterable[str] | pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Return texts as one Arrow array."""
-    if isinstance(texts, pa.ChunkedArray):
-        return texts.combine_chunks()
-    return texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
+def _is_continuation(next_token: Sequence[str]) -> bool:
+    return bool(next_token) and next_token[0].startswith("##")
+
+
+def _find(wanted: Sequence[int], ids: Sequence[int]) -> list[range]:
+    length = len(wanted)
+    starts = [i for i in range(len(ids) - length + 1) if list(ids[i : i + length]) == list(wanted)]
+    return [range(i, i + length) for i in starts]

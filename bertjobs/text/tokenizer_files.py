@@ -1,42 +1,23 @@
-"""Find and open the vocabulary files that a checkpoint brings, and train a vocabulary where there is none.
+"""Open the vocabulary files that a checkpoint comes with: `tokenizer.json`, `vocab.txt`, d2l's `vocab.json`.
 
-Make a vocabulary from a corpus of any size: counted or sampled a span at a time.
+`vocabulary` makes one where there is none.
 """
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
-from tokenizers.trainers import WordPieceTrainer
 
-from bertjobs.config.pretrain import VocabKind
-from bertjobs.errors import DataError, ModelError
-from bertjobs.text.corpus.documents import read_span
-from bertjobs.text.corpus.format import Span
-from bertjobs.text.tokenizer import Tokenizer, WordPieceTokenizer, WordTokenizer, texts_of
+from bertjobs.errors import ModelError
+from bertjobs.text.tokenizer import Tokenizer, WordPieceTokenizer, WordTokenizer
 
 BERT_SPECIALS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 """In the order in which BERT numbers them from 0."""
-
-D2L_SPECIALS = ("<unk>", "<pad>", "<mask>", "<cls>", "<sep>")
-"""In the order in which d2l numbers them from 0."""
-
-__all__ = ["BERT_SPECIALS", "Tokenizer", "load_tokenizer", "train_wordpiece", "train_words"]
-
-MAX_TRAINING_TEXTS = 200_000
-"""A vocabulary of some thousand pieces does not get better from more texts, only slower."""
-MAX_ALPHABET = 1000
-"""Characters that get a piece of their own, as in BERT's own vocabularies."""
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -60,75 +41,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
         f"{file} is neither a tokenizer.json nor a d2l vocab.json (a list of words).",
         hint="Give vocab.txt, tokenizer.json or d2l's vocab.json (--vocab).",
     )
-
-
-def train_wordpiece(
-    texts: Iterable[str] | pa.Array | pa.ChunkedArray, *, vocab_size: int
-) -> WordPieceTokenizer:
-    """Train an uncased WordPiece vocabulary; the same texts give the same vocabulary.
-
-    Repeated texts count once, and of more than MAX_TRAINING_TEXTS evenly spaced ones are used.
-    """
-    distinct = texts_of(texts).unique().drop_null()
-    if len(distinct) > MAX_TRAINING_TEXTS:
-        distinct = distinct.take(np.linspace(0, len(distinct) - 1, MAX_TRAINING_TEXTS).astype(np.int64))
-    learner = _bert_rules({}, lowercase=True)
-    room = min(MAX_ALPHABET, (vocab_size - len(BERT_SPECIALS)) // 2)
-    trainer = WordPieceTrainer(
-        vocab_size=vocab_size,
-        show_progress=False,
-        limit_alphabet=0,  # the alphabet is given below
-        special_tokens=[*BERT_SPECIALS.values(), *_alphabet(distinct, learner, room)],
-    )
-    learner.train_from_iterator(distinct.to_pylist(), trainer)
-    # The alphabet was given as special tokens to fix its numbers; a tokenizer built from the bare vocabulary
-    # forgets that they were special.
-    return WordPieceTokenizer(_bert_rules(learner.get_vocab(), lowercase=True), BERT_SPECIALS)
-
-
-def train_words(texts: Iterable[pa.Array], *, min_count: int) -> WordTokenizer:
-    """Take every word that occurs `min_count` times, the most frequent first, ties by the alphabet.
-
-    texts: columns of texts, one after another; only the counts are kept of them.
-
-    Raises: DataError: no word occurs so often.
-    Source: d2l, `_WikiTextDataset`: `Vocab(sentences, min_freq=5, reserved_tokens=[...])`.
-    """
-    num_of: Counter[str] = Counter()
-    for column in texts:
-        for chunk, count in _counted_chunks(column.drop_null()):
-            for word in chunk.lower().split():
-                num_of[word] += count
-    words = [word for word, count in num_of.items() if count >= min_count and word not in D2L_SPECIALS]
-    if not words:
-        raise DataError(
-            f"No word occurs {min_count} times in the corpus.",
-            hint="Lower the least count (--vocab-min-count), or give more text (--corpus).",
-        )
-    return WordTokenizer([*D2L_SPECIALS, *sorted(words, key=lambda word: (-num_of[word], word))])
-
-
-def _alphabet(texts: pa.Array, rules: FastTokenizer, room: int) -> list[str]:
-    """Return the most frequent characters, plain and as continuations, in a fixed order.
-
-    The trainer numbers characters as it meets them in a hash map, and breaks ties between merges by those
-    numbers: left alone, no two runs over the same texts give the same vocabulary.
-    """
-    assert rules.normalizer is not None and rules.pre_tokenizer is not None
-    num_of: Counter[str] = Counter()
-    num_inside: Counter[str] = Counter()
-    for chunk, count in _counted_chunks(texts):
-        for word, _ in rules.pre_tokenizer.pre_tokenize_str(rules.normalizer.normalize_str(chunk)):
-            for i, character in enumerate(word):
-                num_of[character] += count
-                num_inside[character] += count if i else 0
-    kept = sorted(num_of, key=lambda c: (-num_of[c], c))[:room]
-    return sorted(kept) + [f"##{c}" for c in sorted(kept) if num_inside[c]]
-
-
-def _counted_chunks(texts: pa.Array) -> Iterable[tuple[str, int]]:
-    counted = pc.value_counts(pc.split_pattern(texts.cast(pa.large_string()), " ").flatten())
-    return zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)
 
 
 def _find(path: Path) -> Path:
@@ -157,7 +69,9 @@ def _from_vocab_txt(file: Path, content: str) -> WordPieceTokenizer:
             f"{file} lacks the unk token {specials['unk']!r}, so it is no WordPiece vocabulary.",
             hint="Give a vocab.txt as BERT checkpoints bring it, one piece a line (--vocab).",
         )
-    return WordPieceTokenizer(_bert_rules(place_of, lowercase=bool(lowercase), specials=specials), specials)
+    return WordPieceTokenizer(
+        bert_tokenizer(place_of, lowercase=bool(lowercase), specials=specials), specials
+    )
 
 
 def _is_cased(pieces: list[str]) -> bool:
@@ -165,7 +79,7 @@ def _is_cased(pieces: list[str]) -> bool:
     return any(piece.isascii() and piece.isalpha() and piece != piece.lower() for piece in pieces)
 
 
-def _bert_rules(
+def bert_tokenizer(
     place_of: dict[str, int], *, lowercase: bool, specials: dict[str, str] = BERT_SPECIALS
 ) -> FastTokenizer:
     """Return BERT's normalizer, pre-tokenizer, model and template over a vocabulary."""
@@ -215,32 +129,3 @@ def _parse_json(file: Path, content: str) -> Any:
         return json.loads(content)
     except ValueError as e:
         raise ModelError(f"{file} is damaged: {e}.", hint="Fetch the checkpoint again.") from e
-
-
-_SAMPLE_BYTES = 256 << 20
-"""Of a larger corpus, evenly spaced spans of about this size together are read for wordpieces."""
-
-
-def make_vocabulary(spans: Sequence[Span], *, kind: VocabKind, size: int, min_count: int) -> Tokenizer:
-    """Train `size` wordpieces on a sample of the corpus, or count all its words, as `kind` says.
-
-    Raises: DataError: see `read_span`; or no word occurs `min_count` times.
-    """
-    if kind == "word":
-        return train_words((_sentences(span) for span in spans), min_count=min_count)
-    num_bytes = sum(span.num_bytes for span in spans)
-    chosen = spans[:: max(1, -(-num_bytes // _SAMPLE_BYTES))]
-    return train_wordpiece(pa.chunked_array(list(_thinned(chosen)), pa.string()), vocab_size=size)
-
-
-def _thinned(spans: Sequence[Span]) -> Iterator[pa.Array]:
-    """Yield evenly spaced sentences of each span, together what training uses at most."""
-    share = MAX_TRAINING_TEXTS // len(spans)
-    for span in spans:
-        sentences = _sentences(span)
-        step = max(1, -(-len(sentences) // max(share, 1)))
-        yield sentences.take(pa.array(range(0, len(sentences), step)))
-
-
-def _sentences(span: Span) -> pa.Array:
-    return pa.array((s for document in read_span(span).documents for s in document), pa.string())

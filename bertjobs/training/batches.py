@@ -22,7 +22,6 @@ from bertjobs.modeling.inputs import ModelInputs
 from bertjobs.text import ragged
 from bertjobs.text.batching import (
     Batch,
-    Ints,
     collate,
     order_of_epoch,
     sequence_lengths,
@@ -30,6 +29,7 @@ from bertjobs.text.batching import (
     split_microbatches,
 )
 from bertjobs.text.encoding import EncodedTable
+from bertjobs.text.ragged import Int64s
 from bertjobs.training.distributed import Ranks
 
 
@@ -47,7 +47,7 @@ class Microbatch:
 
     inputs: ModelInputs
     labels_B: Tensor
-    rows_B: Ints
+    rows_B: Int64s
     """Rows of the table, on the host."""
 
 
@@ -89,7 +89,7 @@ class Feed:
         self.lengths = sequence_lengths(table, every_row, max_len=text.max_len, truncation=text.truncation)
         """Of each row of the table, after truncation, special tokens included."""
 
-    def step_batch(self, rows: Ints, *, seed: int, step: int, at_least: int) -> StepBatch:
+    def step_batch(self, rows: Int64s, *, seed: int, step: int, at_least: int) -> StepBatch:
         """Build this rank's part of a global batch for training, as `at_least` microbatches or more."""
         lengths = self.lengths[rows]
         own = rows[share_of_rank(lengths, rank=self._ranks.rank, world_size=self._ranks.world_size)]
@@ -101,14 +101,14 @@ class Feed:
         )
 
     def microbatches(
-        self, rows: Ints, *, seed: int | None = None, step: int = 0, at_least: int = 1
+        self, rows: Int64s, *, seed: int | None = None, step: int = 0, at_least: int = 1
     ) -> Iterator[Microbatch]:
         """Build microbatches of these rows, all this rank's; with a seed they carry keys for dropout."""
         parts = split_microbatches(self.lengths[rows], max_tokens=self._max_tokens, at_least=at_least)
         for part in parts:
             yield self._microbatch(rows[part], seed=seed, step=step)
 
-    def token_ids(self, rows: Ints | None = None) -> Tensor:
+    def token_ids(self, rows: Int64s | None = None) -> Tensor:
         """Return the sorted unique wordpieces of these rows, or of all, and the special ones."""
         is_used_V = np.zeros(self._vocab_size, dtype=bool)  # flags beat sorting: 10 us for 1,000 wordpieces
         is_used_V[[self._specials.cls_id, self._specials.sep_id, self._specials.pad_id]] = True
@@ -118,7 +118,7 @@ class Feed:
                 is_used_V[ids if rows is None else ragged.take(ids, offsets, rows)[0]] = True
         return torch.from_numpy(np.flatnonzero(is_used_V)).to(self._device)
 
-    def _microbatch(self, rows: Ints, *, seed: int | None, step: int) -> Microbatch:
+    def _microbatch(self, rows: Int64s, *, seed: int | None, step: int) -> Microbatch:
         batch = collate(
             self._table,
             rows,
@@ -166,7 +166,7 @@ class Plan:
     def epoch_of(self, step: int) -> int:
         return step // self.steps_per_epoch
 
-    def rows_of(self, step: int) -> Ints:
+    def rows_of(self, step: int) -> Int64s:
         """Return the rows of the table that make the global batch of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = _order(self.num_rows, self.seed, epoch)
@@ -195,5 +195,5 @@ def make_plan(num_rows: int, *, train: TrainSection) -> Plan:
 
 
 @lru_cache(maxsize=1)
-def _order(num_rows: int, seed: int, epoch: int) -> Ints:
+def _order(num_rows: int, seed: int, epoch: int) -> Int64s:
     return order_of_epoch(num_rows, seed=seed, epoch=epoch)

@@ -11,7 +11,6 @@ Publishing a folder (rename, lease) is the caller's. Nothing is unpickled.
 The checkpoints of one job: which are written, which count, which are kept.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from bertjobs.errors import ModelError
-from bertjobs.storage import JobDir
+from bertjobs.storage import JobDir, sha256_of
 from bertjobs.training.progress import Hooks
 from bertjobs.training.run_state import checkpoint_name
 
@@ -114,7 +113,7 @@ def _verify(path: Path, *, size_bytes: int, sha256: str) -> None:
             "written.",
             hint=_REMEDY,
         )
-    if _sha256(path) != sha256:
+    if sha256_of(path) != sha256:
         raise ModelError(
             f"Checkpoint file {path} was changed: its SHA-256 is not the one written.", hint=_REMEDY
         )
@@ -140,7 +139,7 @@ def _json(path: Path) -> Any:
 
 def _seal(path: Path) -> dict[str, Any]:
     _flush(path)
-    return {"size_bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _flush(path: Path) -> None:
@@ -149,14 +148,6 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while chunk := f.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 logger = logging.getLogger(__name__)

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bertjobs.config.finetune import Precision, TextSection
-from bertjobs.text.batching import Ints
 from bertjobs.text.encoding import EncodedTable
+from bertjobs.text.ragged import Int64s
 from bertjobs.training.batches import Feed, Microbatch, SpecialIds
 from bertjobs.training.distributed import Ranks, current_ranks
 from bertjobs.training.metrics import Metrics, metrics_of
 from bertjobs.training.precision import autocast, resolve_precision
 
-OnPredictions = Callable[[Ints, npt.NDArray[np.float32]], None]
+OnPredictions = Callable[[Int64s, npt.NDArray[np.float32]], None]
 """Called on the rank that has them with rows of the table and probabilities (rows, C), longest first."""
 
 

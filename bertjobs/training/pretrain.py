@@ -12,7 +12,7 @@ from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.storage import JobDir
 from bertjobs.text.pretraining.masking import Masker
 from bertjobs.text.pretraining.pairing import Pairing
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.flat_adamw import build_optimizer
 from bertjobs.training.loop import Loop, determinism
@@ -198,8 +198,8 @@ class _Pretraining:
                 vocab_size=self._model.config.vocab_size,
             ),
             pairing=pairing,
-            masker=Masker.of(config.objective, tokenizer),
-            vocabulary=tokenizer,
+            masker=Masker(config.objective, tokenizer),
+            tokenizer=tokenizer,
             seed=seed,
             max_tokens=config.train.microbatch_tokens,
             ranks=self._ranks,

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from bertjobs.modeling.dropout import row_keys
 from bertjobs.modeling.inputs import ModelInputs
-from bertjobs.text.batching import Ints, share_of_rank, split_microbatches
-from bertjobs.text.corpus.blocks import Block, BlockInfo, merge_small
+from bertjobs.text.batching import share_of_rank, split_microbatches
+from bertjobs.text.corpus.blocks import Block, BlockInfo, group_small_blocks
 from bertjobs.text.corpus.order import CorpusOrder
-from bertjobs.text.pretraining.collate import Examples, Part, collate_pretraining, draw_examples
-from bertjobs.text.pretraining.masking import Masker, Vocabulary
-from bertjobs.text.pretraining.pairing import Pairing
+from bertjobs.text.pretraining.collate import Examples, collate_pretraining, draw_examples
+from bertjobs.text.pretraining.masking import Masker
+from bertjobs.text.pretraining.pairing import BlockSelection, Pairing
+from bertjobs.text.ragged import Int64s
+from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.batches import inputs_of
 from bertjobs.training.distributed import Ranks
 
@@ -65,7 +67,7 @@ class Corpus:
         """
         pairing.check(source.infos)
         self._source, self._pairing = source, pairing
-        self._members = merge_small(source.infos)
+        self._members = group_small_blocks(source.infos)
         self._at_hand: dict[int, Block] = {}
         num_examples, self._word_counts_V = self._count(ranks, vocab_size=vocab_size)
         self._order = CorpusOrder(num_examples, seed=seed, shuffle_blocks=shuffle_blocks)
@@ -79,13 +81,13 @@ class Corpus:
         """Of the text, special tokens and repetitions not counted."""
         return sum(info.num_tokens for info in self._source.infos)
 
-    def parts(self, step: int, *, batch_size: int) -> tuple[int, list[Part]]:
+    def parts(self, step: int, *, batch_size: int) -> tuple[int, list[BlockSelection]]:
         """Return the epoch of a step, and its examples block by block."""
         epoch, batch = self._order.batch(step, batch_size)
         around = set(self._order.blocks_around(step, batch_size))
         self._at_hand = {number: block for number, block in self._at_hand.items() if number in around}
         return epoch, [
-            Part(block=self._block(number), indices=indices, first=self._order.first_of(number))
+            BlockSelection(block=self._block(number), indices=indices, first=self._order.first_of(number))
             for number, indices in batch
         ]
 
@@ -152,7 +154,7 @@ class PretrainFeed:
         *,
         pairing: Pairing,
         masker: Masker,
-        vocabulary: Vocabulary,
+        tokenizer: Tokenizer,
         seed: int,
         max_tokens: int,
         ranks: Ranks,
@@ -160,7 +162,7 @@ class PretrainFeed:
     ) -> None:
         """seed: of pairs, masks and dropout."""
         self.corpus = corpus
-        self._pairing, self._masker, self._vocabulary = pairing, masker, vocabulary
+        self._pairing, self._masker, self._tokenizer = pairing, masker, tokenizer
         self._seed, self._max_tokens = seed, max_tokens
         self._ranks, self._device = ranks, device
 
@@ -187,11 +189,11 @@ class PretrainFeed:
         )
 
     def _microbatches(
-        self, examples: Examples, rows: Ints, *, step: int, at_least: int
+        self, examples: Examples, rows: Int64s, *, step: int, at_least: int
     ) -> Iterator[PretrainMicrobatch]:
         lengths = examples.lengths_B[rows]
         for part in split_microbatches(lengths, max_tokens=self._max_tokens, at_least=at_least):
-            batch = collate_pretraining(examples, rows[part], masker=self._masker, specials=self._vocabulary)
+            batch = collate_pretraining(examples, rows[part], masker=self._masker, tokenizer=self._tokenizer)
             keys_B = row_keys(torch.from_numpy(batch.indices_B), seed=self._seed, step=step)
             yield PretrainMicrobatch(
                 inputs=inputs_of(batch, row_keys_B=keys_B).to(self._device),
@@ -200,5 +202,5 @@ class PretrainFeed:
                 labels_B=self._on_device(batch.labels_B),
             )
 
-    def _on_device(self, values: Ints) -> Tensor:
+    def _on_device(self, values: Int64s) -> Tensor:
         return torch.from_numpy(values).to(self._device, non_blocking=True)

@@ -2,7 +2,7 @@
 
     BERTJOBS_TEST_DATA=<folder with data/wikitext-2> python tests/benchmarks/bench_corpus_memory.py
 
-Both are made by repeating WikiText. Each is encoded in a process of its own, span after span, every block
+Both are made by repeating WikiText. Each is encoded in a process of its own, shard after shard, every block
 written to disk, as a task of Ray Data does it. Goal: within 1.2 times.
 """
 
@@ -17,10 +17,10 @@ import time
 from pathlib import Path
 
 from bertjobs.config.pretrain import CorpusSection
-from bertjobs.text.corpus.blocks import BlockInfo, encode_span
-from bertjobs.text.corpus.spans import plan_spans
-from bertjobs.text.datasets.source_file import SourceFile
-from bertjobs.text.encoding import write_ipc
+from bertjobs.text.corpus.blocks import BlockInfo, encode_shard
+from bertjobs.text.corpus.shards import plan_shards
+from bertjobs.text.encoding import write_arrow
+from bertjobs.text.source_file import SourceFile
 from bertjobs.text.tokenizer_files import load_tokenizer
 
 GOAL = 1.2
@@ -69,15 +69,15 @@ def encode(corpus: Path, data: Path, *, block_bytes: int) -> dict[str, float]:
     at_start = peak_mib()
     began = time.perf_counter()
     section = CorpusSection(corpus=str(corpus), block_bytes=block_bytes)
-    spans = plan_spans([SourceFile(corpus)], section)
+    shards = plan_shards([SourceFile(corpus)], section)
     num_tokens = 0
-    for span in spans:
-        table = encode_span(span, tokenizer)
-        write_ipc(table, corpus.with_name(f"{span.number}.arrow"))
+    for shard in shards:
+        table = encode_shard(shard, tokenizer)
+        write_arrow(table, corpus.with_name(f"{shard.number}.arrow"))
         num_tokens += BlockInfo.of(table).num_tokens
     return {
         "corpus_mib": corpus.stat().st_size / (1 << 20),
-        "blocks": len(spans),
+        "blocks": len(shards),
         "tokens": num_tokens,
         "seconds": time.perf_counter() - began,
         "start_mib": at_start,

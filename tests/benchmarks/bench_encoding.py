@@ -32,8 +32,9 @@ from transformers import AutoTokenizer
 
 from bertjobs.text.datasets.read_split import read_split
 from bertjobs.text.datasets.tasks import resolve_task
-from bertjobs.text.encoding import encode_table, write_ipc
-from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer
+from bertjobs.text.encoding import encode_table, write_arrow
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
 
 GOAL = 3.0
 
@@ -101,7 +102,7 @@ def alternate(table: pa.Table, ours: Tokenizer, theirs: Any, folder: Path, num_r
 
 
 def encode_here(table: pa.Table, tokenizer: Tokenizer, path: Path) -> None:
-    write_ipc(encode_table(table, tokenizer), path)
+    write_arrow(encode_table(table, tokenizer), path)
 
 
 def encode_there(dataset: datasets.Dataset, tokenizer: Any, path: Path) -> None:

@@ -23,14 +23,15 @@ import torch
 from transformers import AutoTokenizer, DataCollatorForLanguageModeling
 
 from bertjobs.config.pretrain import CorpusSection, ObjectiveSection
-from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span, merge_small
+from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_shard, group_small_blocks
 from bertjobs.text.corpus.order import CorpusOrder
-from bertjobs.text.corpus.spans import plan_spans
-from bertjobs.text.datasets.source_file import SourceFile
-from bertjobs.text.pretraining.collate import Part, PretrainBatch, collate_pretraining, draw_examples
+from bertjobs.text.corpus.shards import plan_shards
+from bertjobs.text.pretraining.collate import PretrainBatch, collate_pretraining, draw_examples
 from bertjobs.text.pretraining.masking import Masker
-from bertjobs.text.pretraining.pairing import Pairing
-from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer
+from bertjobs.text.pretraining.pairing import BlockSelection, Pairing
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "nsp": {},
@@ -68,9 +69,9 @@ def main() -> None:
 
 def read_blocks(path: Path, tokenizer: Tokenizer) -> list[Block]:
     """Return blocks so small that a batch has examples of many."""
-    spans = plan_spans([SourceFile(path)], CorpusSection(corpus=str(path), block_bytes=1 << 17))
-    tables = [encode_span(span, tokenizer) for span in spans]
-    groups = merge_small([BlockInfo.of(table) for table in tables])
+    shards = plan_shards([SourceFile(path)], CorpusSection(corpus=str(path), block_bytes=1 << 17))
+    tables = [encode_shard(shard, tokenizer) for shard in shards]
+    groups = group_small_blocks([BlockInfo.of(table) for table in tables])
     return [Block.join([Block.from_arrow(tables[i]) for i in group]) for group in groups]
 
 
@@ -80,15 +81,15 @@ def maker(
     """Return what makes the batch of a step."""
     objective = ObjectiveSection.model_validate(options)
     pairing = Pairing(objective, given.max_len, sep_id=tokenizer.sep_id)
-    masker = Masker.of(objective, tokenizer)
+    masker = Masker(objective, tokenizer)
     order = CorpusOrder([pairing.num_examples(b) for b in blocks], seed=0, shuffle_blocks=16)
 
     def make(step: int) -> PretrainBatch:
         epoch, chosen = order.batch(step, given.batch_size)
-        parts = [Part(block=blocks[n], indices=i, first=order.first_of(n)) for n, i in chosen]
+        parts = [BlockSelection(block=blocks[n], indices=i, first=order.first_of(n)) for n, i in chosen]
         examples = draw_examples(pairing, parts, seed=0, epoch=epoch)
         rows = np.arange(len(examples.lengths_B))
-        return collate_pretraining(examples, rows, masker=masker, specials=tokenizer)
+        return collate_pretraining(examples, rows, masker=masker, tokenizer=tokenizer)
 
     return make
 

@@ -25,10 +25,11 @@ from bertjobs.config.pretrain import CorpusSection, PretrainConfig
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.modeling.config import BertConfig
 from bertjobs.storage import JobDir
-from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span
+from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_shard
 from bertjobs.text.corpus.files import find_files
-from bertjobs.text.corpus.spans import plan_spans
-from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer
+from bertjobs.text.corpus.shards import plan_shards
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.precision import resolve_precision
 from bertjobs.training.pretrain import pretrain
 from bertjobs.training.pretrain_batches import ListOfBlocks
@@ -118,7 +119,7 @@ def encoded(given: argparse.Namespace, split: str, tokenizer: Tokenizer) -> List
     """Encode a part of a split in this process."""
     data = CorpusSection(corpus="wikitext-2", path=str(given.data), limit_documents=100)
     files = find_files("wikitext-2", str(given.data), split=split, cache=Path())
-    tables = [encode_span(span, tokenizer) for span in plan_spans(files, data)]
+    tables = [encode_shard(shard, tokenizer) for shard in plan_shards(files, data)]
     return ListOfBlocks([Block.from_arrow(t) for t in tables], [BlockInfo.of(t) for t in tables])
 
 

@@ -14,7 +14,7 @@ from bertjobs.runs.data.rows import read_training_rows
 from bertjobs.runs.evaluate import check_task, trained_text
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import COLA, SNLI
-from bertjobs.text.tokenizer_files import train_wordpiece
+from bertjobs.text.vocabulary import train_wordpiece
 
 
 def test_snli_validates_on_its_development_file(sample, tmp_path):

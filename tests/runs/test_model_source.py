@@ -13,7 +13,7 @@ from bertjobs.runs.model_source import load_with_vocabulary, locate_model
 from bertjobs.runs.run_context import Run
 from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
-from bertjobs.text.tokenizer_files import train_wordpiece
+from bertjobs.text.vocabulary import train_wordpiece
 
 
 @pytest.fixture

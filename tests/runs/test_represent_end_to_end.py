@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.modeling import BertConfig, build_pretraining, save_pretrained
-from bertjobs.text.tokenizer_files import train_wordpiece
+from bertjobs.text.vocabulary import train_wordpiece
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from bertjobs.errors import StorageError
 from bertjobs.text.datasets.tasks import COLA, SNLI
-from bertjobs.text.encoding import EncodedTable, cache_key, encode_table, read_ipc, write_ipc
-from bertjobs.text.tokenizer_files import Tokenizer, train_wordpiece
+from bertjobs.text.encoding import EncodedTable, cache_key, encode_table, read_arrow, write_arrow
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.vocabulary import train_wordpiece
 
 PREMISES = ["A man is running.", "Two dogs sleep in a park.", "", "A man is running."]
 HYPOTHESES = ["A person moves.", "", "Nobody.", "A man is running."]
@@ -105,9 +106,9 @@ def test_a_table_in_chunks_is_viewed_as_one(tokenizer: Tokenizer) -> None:
 def test_a_file_gives_the_table_back_mapped(tokenizer: Tokenizer, tmp_path: Path) -> None:
     encoded = encode_table(split_table(), tokenizer)
     path = tmp_path / "deep" / "x.arrow"
-    write_ipc(pa.concat_tables([encoded.slice(0, 1), encoded.slice(1)]), path)
+    write_arrow(pa.concat_tables([encoded.slice(0, 1), encoded.slice(1)]), path)
     before = pa.total_allocated_bytes()
-    mapped = read_ipc(path)
+    mapped = read_arrow(path)
     view = EncodedTable.from_arrow(mapped)
     assert pa.total_allocated_bytes() == before
     assert rows_of(view) == rows_of(EncodedTable.from_arrow(encoded))
@@ -117,10 +118,10 @@ def test_a_file_gives_the_table_back_mapped(tokenizer: Tokenizer, tmp_path: Path
 
 def test_a_damaged_file_says_what_to_do(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "x.arrow"
-    write_ipc(encode_table(split_table(), tokenizer), path)
+    write_arrow(encode_table(split_table(), tokenizer), path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StorageError) as e:
-        read_ipc(path)
+        read_arrow(path)
     assert str(e.value).startswith(f"The encoded data at {path} cannot be read: ")
     assert str(e.value).endswith("Remove it, and it will be encoded anew.")
 
@@ -128,7 +129,7 @@ def test_a_damaged_file_says_what_to_do(tokenizer: Tokenizer, tmp_path: Path) ->
 def test_a_place_that_cannot_be_written_says_what_to_do(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError) as e:
-        write_ipc(encode_table(split_table(), tokenizer), tmp_path / "file" / "x.arrow")
+        write_arrow(encode_table(split_table(), tokenizer), tmp_path / "file" / "x.arrow")
     assert str(e.value).startswith(f"The encoded data cannot be written to {tmp_path}/file/x.arrow: ")
     assert str(e.value).endswith("Free room there, or set BERTJOBS_CACHE to another place.")
 
@@ -142,7 +143,7 @@ def test_a_full_disk_says_what_to_do_and_leaves_nothing(
     real = pa.OSFile
     monkeypatch.setattr(pa, "OSFile", lambda _path, mode: real("/dev/full", mode))
     with pytest.raises(StorageError, match="No space left on device") as e:
-        write_ipc(encode_table(split_table(), tokenizer), tmp_path / "x.arrow")
+        write_arrow(encode_table(split_table(), tokenizer), tmp_path / "x.arrow")
     assert e.value.hint == "Free room there, or set BERTJOBS_CACHE to another place."
     assert list(tmp_path.iterdir()) == []
 

@@ -14,8 +14,8 @@ from bertjobs.config.encode import LinesSection
 from bertjobs.errors import DataError
 from bertjobs.text import lines
 from bertjobs.text.corpus.files import own_files
-from bertjobs.text.datasets.source_file import SourceFile
 from bertjobs.text.lines import plan_lines, read_lines
+from bertjobs.text.source_file import SourceFile
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 import pytest
 
 from bertjobs.errors import DataError
-from bertjobs.text.text_pairs import encode_singles_and_pairs, find_word, singles_and_pairs, split_pair
-from bertjobs.text.tokenizer_files import BERT_SPECIALS, WordPieceTokenizer, _bert_rules
+from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs, split_pair
+from bertjobs.text.tokenizer import WordPieceTokenizer
+from bertjobs.text.tokenizer_files import BERT_SPECIALS, bert_tokenizer
 
 PIECES = [*BERT_SPECIALS.values(), "a", "crane", "##s", "fly", "##ing", "is", "#"]
 
@@ -12,7 +13,7 @@ PIECES = [*BERT_SPECIALS.values(), "a", "crane", "##s", "fly", "##ing", "is", "#
 @pytest.fixture(scope="module")
 def tokenizer():
     return WordPieceTokenizer(
-        _bert_rules({p: i for i, p in enumerate(PIECES)}, lowercase=True), BERT_SPECIALS
+        bert_tokenizer({p: i for i, p in enumerate(PIECES)}, lowercase=True), BERT_SPECIALS
     )
 
 
@@ -54,20 +55,20 @@ def test_singles_and_pairs_come_apart_with_their_rows(tokenizer):
 def test_a_word_is_found_whole_at_all_its_places(tokenizer):
     ids = tokenizer.encode("a crane is a crane cranes flying")
     assert tokenizer.token_strings(ids) == ["a", "crane", "is", "a", "crane", "crane", "##s", "fly", "##ing"]
-    assert find_word("crane", ids, tokenizer) == [range(1, 2), range(4, 5)]
-    assert find_word("Cranes", ids, tokenizer) == [range(5, 7)]
-    assert find_word("flying", ids, tokenizer) == [range(7, 9)]
+    assert tokenizer.find_word("crane", ids) == [range(1, 2), range(4, 5)]
+    assert tokenizer.find_word("Cranes", ids) == [range(5, 7)]
+    assert tokenizer.find_word("flying", ids) == [range(7, 9)]
 
 
 def test_a_piece_or_special_token_is_found_by_its_name(tokenizer):
     ids = [tokenizer.cls_id, *tokenizer.encode("cranes fly"), tokenizer.sep_id]
-    assert find_word("[SEP]", ids, tokenizer) == [range(4, 5)]
-    assert find_word("##s", ids, tokenizer) == [range(2, 3)]
-    assert find_word("crane", ids, tokenizer) == [range(1, 2)]  # where it is no whole word, the piece serves
+    assert tokenizer.find_word("[SEP]", ids) == [range(4, 5)]
+    assert tokenizer.find_word("##s", ids) == [range(2, 3)]
+    assert tokenizer.find_word("crane", ids) == [range(1, 2)]  # where it is no whole word, the piece serves
 
 
 def test_unknown_words_are_not_taken_for_one_another(tokenizer):
     ids = tokenizer.encode("a xyz")
     assert ids[1] == tokenizer.unk_id
-    assert find_word("qqq", ids, tokenizer) == []
-    assert find_word("", ids, tokenizer) == []
+    assert tokenizer.find_word("qqq", ids) == []
+    assert tokenizer.find_word("", ids) == []

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer
 from bertjobs.errors import ModelError
 from bertjobs.text.datasets.sample import write_sample
 from bertjobs.text.tokenizer import Tokenizer, WordPieceTokenizer, WordTokenizer
-from bertjobs.text.tokenizer_files import BERT_SPECIALS, load_tokenizer, train_wordpiece
+from bertjobs.text.tokenizer_files import BERT_SPECIALS, load_tokenizer
+from bertjobs.text.vocabulary import train_wordpiece
 
 CORPUS = [
     "A man is running in a park, isn't he?",
@@ -235,7 +236,7 @@ def test_a_small_vocabulary_stays_within_its_size(vocab_size: int) -> None:
 def test_training_does_not_depend_on_the_process(tmp_path: Path) -> None:
     write_sample(tmp_path)
     program = (
-        "import sys, json; from bertjobs.text.tokenizer_files import train_wordpiece;"
+        "import sys, json; from bertjobs.text.vocabulary import train_wordpiece;"
         "rows = [json.loads(line) for line in open(sys.argv[1])];"
         "texts = [row[k] for row in rows for k in ('sentence1', 'sentence2')];"
         "print(train_wordpiece(texts, vocab_size=300).fingerprint)"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.text.truncation import STRATEGIES, budget_of, report, truncate_lengths
+from bertjobs.text.truncation import STRATEGIES, budget_of, truncate_lengths, truncation_report
 
 LENGTHS = st.integers(0, 40)
 PAIRS = st.lists(st.tuples(LENGTHS, LENGTHS), min_size=1, max_size=20)
@@ -125,11 +125,11 @@ def test_the_budget_leaves_room_for_the_special_tokens() -> None:
 
 def test_a_report_says_how_much_is_cut() -> None:
     a, b = np.array([10, 2, 0, 30]), np.array([4, 3, 0, 8])
-    found = report(a, b, budget=10, strategy="only_first")
+    found = truncation_report(a, b, budget=10, strategy="only_first")
     assert (found.num_rows, found.num_cut, found.num_tokens) == (4, 2, 57)
     assert (found.num_tokens_cut, found.num_tokens_cut_second, found.max_tokens_cut) == (4 + 28, 0, 28)
     assert found.num_texts_lost == 0
-    found = report(a, b, budget=6, strategy="only_second")
+    found = truncation_report(a, b, budget=6, strategy="only_second")
     assert found.num_tokens_cut_second == 4 + 0 + 8
     assert found.num_texts_lost == 2
-    assert report(a, None, budget=30, strategy="ratio").num_cut == 0
+    assert truncation_report(a, None, budget=30, strategy="ratio").num_cut == 0

@@ -12,7 +12,8 @@ from bertjobs.config.finetune import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.modeling import BertConfig, build_classifier, build_pretraining, load_weights, save_pretrained
 from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs
-from bertjobs.text.tokenizer_files import load_tokenizer, train_wordpiece
+from bertjobs.text.tokenizer_files import load_tokenizer
+from bertjobs.text.vocabulary import train_wordpiece
 from bertjobs.training import inference
 from bertjobs.training.inference import (
     Representer,

@@ -20,9 +20,9 @@ from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import ConfigError, StorageError
 from bertjobs.settings import load_settings
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files
-from bertjobs.text.datasets.source_file import SourceFile
 from bertjobs.text.datasets.splits import find_split, has_named_split
 from bertjobs.text.datasets.tasks import Task, resolve_task
+from bertjobs.text.source_file import SourceFile
 
 READING = ("data.corpus", "data.column", "data.document", "data.sentences", "data.limit_documents")
 
@@ -52,14 +52,14 @@ def corpus_options(*paths: str) -> Callable[..., Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def vocab(typed: Mapping[str, Any], output: Path, as_json: bool) -> None:
     """Make a vocabulary from a corpus: wordpieces, or d2l's whole words."""
-    from bertjobs.text.corpus.spans import plan_spans  # numpy and pyarrow
-    from bertjobs.text.tokenizer_files import make_vocabulary  # tokenizers
+    from bertjobs.text.corpus.shards import plan_shards  # numpy and pyarrow
+    from bertjobs.text.vocabulary import make_vocabulary  # tokenizers
 
     config = _config(typed)
     files = find_files(config.data.corpus, config.data.path, split="train", cache=load_settings().cache)
     model = config.model
     tokenizer = make_vocabulary(
-        plan_spans(files, config.data),
+        plan_shards(files, config.data),
         kind=model.vocab_kind,
         size=model.vocab_size,
         min_count=model.vocab_min_count,
@@ -81,14 +81,14 @@ def corpus_reports(typed: Mapping[str, Any], *, vocab: Path | None) -> dict[str,
 
     Raises: ConfigError: a flag that only a corpus has, without one. DataError: it cannot be read.
     """
-    from bertjobs.text.corpus.spans import plan_spans
-    from bertjobs.text.inspect import inspect_corpus  # numpy and pyarrow
+    from bertjobs.text.corpus.shards import plan_shards
+    from bertjobs.text.describe import describe_corpus  # numpy and pyarrow
     from bertjobs.text.tokenizer_files import load_tokenizer  # tokenizers
 
     data = _config(typed).data
     tokenizer = None if vocab is None else load_tokenizer(vocab)
     return {
-        split: inspect_corpus(plan_spans(files, data), tokenizer) for split, files in _splits(data).items()
+        split: describe_corpus(plan_shards(files, data), tokenizer) for split, files in _splits(data).items()
     }
 
 
@@ -187,7 +187,7 @@ def inspect(
         print_json(corpora) if as_json else print_corpora(corpora)
         return
     from bertjobs.text.datasets import read_split  # numpy and pyarrow
-    from bertjobs.text.inspect import inspect as inspect_split
+    from bertjobs.text.describe import describe_split
     from bertjobs.text.tokenizer_files import load_tokenizer  # tokenizers
 
     task, cache = resolve_task(task_name), load_settings().cache
@@ -197,7 +197,7 @@ def inspect(
         rows = read_split.read_split(
             task, path, split=split, on_bad_row=on_bad_row, cache=cache, require_labels=False
         )
-        reports[split] = inspect_split(rows, tokenizer, max_len=max_len)
+        reports[split] = describe_split(rows, tokenizer, max_len=max_len)
     print_json(reports) if as_json else print_inspection(reports)
 
 

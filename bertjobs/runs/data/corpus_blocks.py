@@ -1,4 +1,4 @@
-"""What a Ray Data task does with one span of a corpus. Imports no torch: such a task lives for a moment.
+"""What a Ray Data task does with one shard of a corpus. Imports no torch: such a task lives for a moment.
 
 How our Ray Data pipelines run: within the CPUs that the grant leaves them, in order, and quietly.
 
@@ -18,16 +18,16 @@ import ray.data
 from ray.data import ExecutionResources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span, split_documents
-from bertjobs.text.corpus.spans import Span
-from bertjobs.text.encoding import read_ipc
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_shard, split_documents
+from bertjobs.text.corpus.shards import Shard
+from bertjobs.text.encoding import read_arrow
+from bertjobs.text.tokenizer import Tokenizer
 
 
 def encode_row(row: dict[str, Any], *, tokenizer: Tokenizer, ratio: float) -> dict[str, Any]:
-    """Encode the pickled `row["span"]`; return for each split its Arrow file, and what is in it as JSON."""
-    span: Span = pickle.loads(row["span"])
-    parts = split_documents(encode_span(span, tokenizer), ratio=ratio, seed=span.number)
+    """Encode the pickled `row["shard"]`; return for each split its Arrow file, and what is in it as JSON."""
+    shard: Shard = pickle.loads(row["shard"])
+    parts = split_documents(encode_shard(shard, tokenizer), ratio=ratio, seed=shard.number)
     files = {split: _as_file(part) for split, part in parts.items()}
     return files | {
         f"{split}_info": json.dumps(BlockInfo.of(part).to_json()) for split, part in parts.items()
@@ -66,7 +66,7 @@ class StoredBlocks:
     def get(self, number: int) -> Block:
         """Return a block. Raises: StorageError: its file was removed or damaged."""
         if ray.get_runtime_context().get_node_id() == self.node_id:
-            return Block.from_arrow(read_ipc(self.files[number]))
+            return Block.from_arrow(read_arrow(self.files[number]))
         there = NodeAffinitySchedulingStrategy(self.node_id, soft=False)
-        reading = ray.remote(num_cpus=0, scheduling_strategy=there)(read_ipc)
+        reading = ray.remote(num_cpus=0, scheduling_strategy=there)(read_arrow)
         return Block.from_arrow(ray.get(reading.remote(self.files[number])))

@@ -1,6 +1,6 @@
-"""Encode a corpus with Ray Data, a span a task, into Arrow blocks on disk.
+"""Encode a corpus with Ray Data, a shard a task, into Arrow blocks on disk.
 
-Memory is bounded by the blocks under way, whatever the size of the corpus: a task reads its own span of the
+Memory is bounded by the blocks under way, whatever the size of the corpus: a task reads its own shard of the
 files, and a block that is done is written before the next one is asked for. Documents that are held out for
 validation go into blocks of their own.
 
@@ -27,10 +27,10 @@ from bertjobs.runs.data.corpus_blocks import StoredBlocks, bound_pipelines, enco
 from bertjobs.runs.ray_train import task_errors
 from bertjobs.runs.run_context import Run
 from bertjobs.text.corpus.blocks import BlockInfo, corpus_key
-from bertjobs.text.corpus.spans import Span, plan_spans
-from bertjobs.text.datasets.source_file import SourceFile
-from bertjobs.text.encoding import write_ipc
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.corpus.shards import Shard, plan_shards
+from bertjobs.text.encoding import write_arrow
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def encode_corpus(
     if (folder / _INDEX).exists():
         log.info("encoded corpus: %s, from the cache", folder.name)
     else:
-        encoded = _encoded(plan_spans(files, data), tokenizer, ratio=valid_ratio, cpus=run.grant.data_cpus)
+        encoded = _encoded(plan_shards(files, data), tokenizer, ratio=valid_ratio, cpus=run.grant.data_cpus)
         _write(encoded, folder)
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     blocks = {split: _stored(folder, index[split]) for split in _SPLITS}
@@ -71,11 +71,11 @@ def encode_corpus(
 
 
 def _encoded(
-    spans: list[Span], tokenizer: Tokenizer, *, ratio: float, cpus: float
+    shards: list[Shard], tokenizer: Tokenizer, *, ratio: float, cpus: float
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield, span after span, the Arrow file of each split and what is in it."""
+    """Yield, shard after shard, the Arrow file of each split and what is in it."""
     bound_pipelines(cpus=cpus)
-    rows = [{"span": pickle.dumps(span)} for span in spans]  # our own; no Arrow type holds one
+    rows = [{"shard": pickle.dumps(shard)} for shard in shards]  # our own; no Arrow type holds one
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         encode_row, fn_kwargs={"tokenizer": tokenizer, "ratio": ratio}, num_cpus=min(1.0, cpus)
     )
@@ -93,7 +93,7 @@ def _write(encoded: Iterator[Mapping[str, Any]], folder: Path) -> None:
                 info = json.loads(row[f"{split}_info"])
                 if info["num_sentences"]:
                     entries.append({"file": f"{split}-{number:06d}.arrow", "info": info})
-                    write_ipc(pa.ipc.open_file(row[split]).read_all(), scratch / entries[-1]["file"])
+                    write_arrow(pa.ipc.open_file(row[split]).read_all(), scratch / entries[-1]["file"])
         _publish(scratch, folder, index)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -12,8 +12,8 @@ from bertjobs.runs.data.corpus_blocks import bound_pipelines
 from bertjobs.runs.data.rows import Rows
 from bertjobs.runs.run_context import Run
 from bertjobs.text.datasets.tasks import Task
-from bertjobs.text.encoding import encode_table, read_ipc, write_ipc
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.encoding import encode_table, read_arrow, write_arrow
+from bertjobs.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def encode(rows: Rows, run: Run[Any], *, task: Task, tokenizer: Tokenizer) -> ra
     path = run.settings.cache / "encoded" / f"{rows.key(task, tokenizer)}.arrow"
     if path.exists():
         log.info("encoded rows: %s, from the cache", path.name)
-        return ray.put(read_ipc(path))
+        return ray.put(read_arrow(path))
     pipeline = ray.remote(num_cpus=0, max_retries=0)(_encode_with_ray_data)
     return pipeline.remote(rows.table, tokenizer, str(path), run.grant.data_cpus)
 
@@ -46,7 +46,7 @@ def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str, data
     )
     encoded = pa.concat_tables(ray.get(dataset.to_arrow_refs()))
     assert encoded.num_rows == table.num_rows, "a row was lost while encoding"
-    write_ipc(encoded, Path(path))
+    write_arrow(encoded, Path(path))
     return encoded.combine_chunks()
 
 

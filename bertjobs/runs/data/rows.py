@@ -9,7 +9,7 @@ from bertjobs.config.finetune import DataSection, EvalDataSection
 from bertjobs.text.datasets.read_split import Split, has_split, holdout, read_split
 from bertjobs.text.datasets.tasks import Task
 from bertjobs.text.encoding import cache_key
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

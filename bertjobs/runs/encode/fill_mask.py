@@ -9,7 +9,7 @@ from bertjobs.errors import ConfigError, DataError
 from bertjobs.runs.encode.represent_texts import Warn, check_any, say_cut
 from bertjobs.runs.model_source import TrainedEncoder, load_encoder_here
 from bertjobs.settings import Settings
-from bertjobs.text.text_pairs import shown
+from bertjobs.text.text_pairs import quoted
 from bertjobs.training.inference import build_masked_language_model, mask_probabilities
 
 _MASK = re.compile(r"\[MASK\]|<mask>")
@@ -50,7 +50,7 @@ def fill_masks(
     for text in texts:
         if not _MASK.search(text):
             raise DataError(
-                f"The text {shown(text)} has no mask.", hint="Write [MASK] where a word is missing."
+                f"The text {quoted(text)} has no mask.", hint="Write [MASK] where a word is missing."
             )
     trained = load_encoder_here(config, settings=settings)
     tokenizer = trained.tokenizer
@@ -79,7 +79,7 @@ def _with_masks(text: str, trained: TrainedEncoder, *, warn: Warn) -> list[int]:
     say_cut(text, len(ids) + 1, min(len(ids) + 1, max_len), warn=warn)
     if tokenizer.mask_id in ids[max_len - 1 :]:
         raise DataError(
-            f"The text {shown(text)}: a mask stands beyond the {max_len} tokens that the model reads.",
+            f"The text {quoted(text)}: a mask stands beyond the {max_len} tokens that the model reads.",
             hint="Give a shorter text.",
         )
     return [*ids[: max_len - 1], tokenizer.sep_id]

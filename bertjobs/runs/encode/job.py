@@ -35,7 +35,7 @@ from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.text.corpus.files import own_files
 from bertjobs.text.lines import LineSpan, plan_lines, read_lines
 from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs, split_pair
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.inference import Representer, uncut_lengths
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from bertjobs.errors import DataError
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.runs.model_source import load_encoder_here
 from bertjobs.settings import Settings
-from bertjobs.text.text_pairs import encode_singles_and_pairs, find_word, shown, singles_and_pairs, split_pair
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.text.text_pairs import encode_singles_and_pairs, quoted, singles_and_pairs, split_pair
+from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.inference import Floats, Representer, uncut_lengths
 
 Warn = Callable[[str], None]
@@ -77,7 +77,7 @@ def check_any(texts: Sequence[str]) -> None:
 def say_cut(text: str, uncut: int, length: int, *, warn: Warn) -> None:
     """Say so if a text was too long."""
     if uncut > length:
-        warn(f"The text {shown(text)} has {uncut} tokens and is cut to {length} (--max-len).")
+        warn(f"The text {quoted(text)} has {uncut} tokens and is cut to {length} (--max-len).")
 
 
 def _vector_of_text(
@@ -92,11 +92,11 @@ def _vector_of_text(
 def _vectors_of_word(
     word: str, text: str, ids: Sequence[int], hidden_LD: Floats, tokenizer: Tokenizer
 ) -> list[NamedVector]:
-    places = find_word(word, ids, tokenizer)
+    places = tokenizer.find_word(word, ids)
     if not places:
         raise DataError(
-            f"--token {word} does not occur in the text {shown(text)}.",
-            hint=f"Its tokens are: {shown(' '.join(tokenizer.token_strings(ids)))}.",
+            f"--token {word} does not occur in the text {quoted(text)}.",
+            hint=f"Its tokens are: {quoted(' '.join(tokenizer.token_strings(ids)))}.",
         )
     return [
         NamedVector(token=word, position=place.start, vector=hidden_LD[place.start : place.stop].mean(axis=0))

@@ -33,6 +33,7 @@ from bertjobs.runs.tune.trial_resources import Slots
 from bertjobs.settings import Settings, load_settings
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
+from bertjobs.text.truncation import uncut_sequence_lengths
 from bertjobs.training.batches import Plan, make_plan
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.metrics_log import read_record
@@ -248,15 +249,9 @@ EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0)
 """Buckets in shares of max_len, each up to and including the next edge: above 1 an example is cut."""
 
 
-def whole_lengths(table: EncodedTable) -> np.ndarray:
-    """Return the rows' lengths before truncation, special tokens included."""
-    lengths = table.lengths_a + (3 if table.is_pair else 2)
-    return lengths if table.lengths_b is None else lengths + table.lengths_b
-
-
 def cut_ratio(table: EncodedTable, *, max_len: int) -> float:
     """Return the share of the examples that do not fit; every strategy cuts the same ones."""
-    return float((whole_lengths(table) > max_len).mean())
+    return float((uncut_sequence_lengths(table.lengths_a, table.lengths_b) > max_len).mean())
 
 
 def count_correct(
@@ -267,7 +262,7 @@ def count_correct(
     probabilities: (rows, labels). Returns `{"above", "up_to", "num_examples", "num_correct"}` per bucket, the
     bounds in shares of max_len; `up_to` is None for the last.
     """
-    ratios = whole_lengths(table) / text.max_len
+    ratios = uncut_sequence_lengths(table.lengths_a, table.lengths_b) / text.max_len
     is_correct = probabilities.argmax(axis=1) == table.labels
     bucket = np.searchsorted(EDGES, ratios, side="left") - 1
     return tuple(

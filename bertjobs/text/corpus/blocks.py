@@ -1,4 +1,4 @@
-"""The encoded form of a span: a row per sentence, untruncated ids; no objective, max_len or seed is in it.
+"""The encoded form of a shard: a row per sentence, untruncated ids; no objective, max_len or seed is in it.
 
 An encoded block of a corpus as numpy arrays over Arrow's own memory, and blocks put together.
 
@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from bertjobs.config.pretrain import CorpusSection
-from bertjobs.text.corpus.documents import read_span
-from bertjobs.text.corpus.spans import Span
-from bertjobs.text.datasets.source_file import SourceFile
-from bertjobs.text.encoding import list_array, one_array, sha256_of
-from bertjobs.text.tokenizer_files import Tokenizer
+from bertjobs.storage import sha256_of
+from bertjobs.text.corpus.documents import read_shard
+from bertjobs.text.corpus.shards import Shard
+from bertjobs.text.encoding import list_array, one_array
+from bertjobs.text.source_file import SourceFile
+from bertjobs.text.tokenizer import Tokenizer
 
 CORPUS_ENCODER_VERSION = 1
 """Raise it when the same corpus would be encoded differently."""
@@ -44,7 +45,7 @@ class BlockInfo:
 
     @classmethod
     def of(cls, table: pa.Table) -> "BlockInfo":
-        """Describe a table of `encode_span`, or one that was read back from its file."""
+        """Describe a table of `encode_shard`, or one that was read back from its file."""
         sentences_of_document = np.bincount(table["document"].to_numpy())
         metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
         return cls(
@@ -63,15 +64,15 @@ class BlockInfo:
         return asdict(self)
 
 
-def encode_span(span: Span, tokenizer: Tokenizer) -> pa.Table:
-    """Encode the sentences of a span: columns `ids`, lists of uint16 or int32, and `document`, int32.
+def encode_shard(shard: Shard, tokenizer: Tokenizer) -> pa.Table:
+    """Encode the sentences of a shard: columns `ids`, lists of uint16 or int32, and `document`, int32.
 
     Documents are numbered from 0. Sentences of which no wordpiece is left, and documents without any
     sentence, are left out.
 
-    Raises: DataError: see `read_span`.
+    Raises: DataError: see `read_shard`.
     """
-    found = read_span(span)
+    found = read_shard(shard)
     num_sentences = np.fromiter((len(d) for d in found.documents), np.int64, len(found.documents))
     sentences = pa.array((s for d in found.documents for s in d), pa.large_string())
     num_dropped = found.num_dropped
@@ -89,10 +90,10 @@ def encode_span(span: Span, tokenizer: Tokenizer) -> pa.Table:
 
 
 def split_documents(table: pa.Table, *, ratio: float, seed: int) -> dict[str, pa.Table]:
-    """Split an encoded span into `train` and `valid`, the latter a share of its documents, evenly spaced.
+    """Split an encoded shard into `train` and `valid`, the latter a share of its documents, evenly spaced.
 
-    seed: where the even spacing begins; with the span's number the first document of a corpus is held out,
-        and over many spans the share is exact.
+    seed: where the even spacing begins; with the shard's number the first document of a corpus is held out,
+        and over many shards the share is exact.
     """
     is_valid = (table["document"].to_numpy() * ratio + seed * _GOLDEN) % 1.0 < ratio
     valid = table.filter(pa.array(is_valid)).replace_schema_metadata(None)  # so what was dropped counts once
@@ -135,7 +136,7 @@ class Block:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "Block":
-        """View a table of `encode_span`'s columns; one of several chunks is joined first, which copies."""
+        """View a table of `encode_shard`'s columns; one of several chunks is joined first, which copies."""
         lists = one_array(table["ids"])
         offsets = lists.offsets.to_numpy().astype(np.int64)
         documents = table["document"].to_numpy()
@@ -170,7 +171,7 @@ class Block:
         return len(self.ids)
 
 
-def merge_small(infos: Sequence[BlockInfo]) -> list[list[int]]:
+def group_small_blocks(infos: Sequence[BlockInfo]) -> list[list[int]]:
     """Return which neighbouring blocks to join so that each has two documents: numbers, in order.
 
     A random second sentence comes from another document of the same block. Empty blocks are left out, and a

@@ -1,4 +1,4 @@
-"""Read a span of a corpus: its documents as lists of sentences. What it cannot read it names, or counts."""
+"""Read a shard of a corpus: its documents as lists of sentences. What it cannot read it names, or counts."""
 
 import itertools
 import json
@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertjobs.errors import DataError
-from bertjobs.text.corpus.format import Piece, Span, article_begins, open_parquet
-from bertjobs.text.datasets.source_file import SourceFile, binary_kind
+from bertjobs.text.corpus.format import FileRange, Shard, article_begins, open_parquet
+from bertjobs.text.source_file import SourceFile, binary_kind
 
 _BOM = b"\xef\xbb\xbf"
 _CHUNK_BYTES = 1 << 20
@@ -25,24 +25,24 @@ class Documents:
     """Lines or rows that could not be read and were skipped."""
 
 
-def read_span(span: Span) -> Documents:
-    """Read the documents of a span.
+def read_shard(shard: Shard) -> Documents:
+    """Read the documents of a shard.
 
     Raises: DataError: a line or row that cannot be read, with file and line, unless such are skipped; or the
         file is missing, binary or damaged.
     """
     found = Documents()
-    for piece in span.pieces:
+    for piece in shard.pieces:
         for text in _READERS[piece.format.container](piece, found):
             sentences = piece.format.sentences_of(text)
             if sentences:
                 found.documents.append(sentences)
-            if len(found.documents) == span.max_documents:
+            if len(found.documents) == shard.max_documents:
                 return found
     return found
 
 
-def _text_documents(piece: Piece, found: Documents) -> Iterable[str]:
+def _text_documents(piece: FileRange, found: Documents) -> Iterable[str]:
     content = _read_bytes(piece)
     if piece.begin == 0:
         _refuse_binary(piece.source, content)
@@ -60,7 +60,7 @@ def _articles(content: bytes) -> Iterator[tuple[int, bytes]]:
         yield begin, content[begin:end]
 
 
-def _decode(content: bytes, at: int, piece: Piece, found: Documents) -> str:
+def _decode(content: bytes, at: int, piece: FileRange, found: Documents) -> str:
     """Decode a part of a piece that begins `at` its bytes; where that fails, line by line."""
     try:
         text = content.decode("utf-8")
@@ -87,7 +87,7 @@ def _decode_line(raw: bytes) -> tuple[str, str | None]:
     return line, "holds a zero byte" if "\0" in line else None
 
 
-def _json_documents(piece: Piece, found: Documents) -> Iterator[str]:
+def _json_documents(piece: FileRange, found: Documents) -> Iterator[str]:
     content = _read_bytes(piece)
     if piece.begin == 0:
         content = content.removeprefix(_BOM)
@@ -118,7 +118,7 @@ def _json_text(line: str, column: str) -> tuple[str, str | None]:
     return row[column], None
 
 
-def _parquet_documents(piece: Piece, found: Documents) -> Iterator[str]:
+def _parquet_documents(piece: FileRange, found: Documents) -> Iterator[str]:
     column = piece.format.column
     with piece.source.open() as stream:
         file = open_parquet(piece.source, stream, column)
@@ -130,7 +130,7 @@ def _parquet_documents(piece: Piece, found: Documents) -> Iterator[str]:
                 yield text
 
 
-def _column_values(file: pq.ParquetFile, piece: Piece) -> Iterator[str | None]:
+def _column_values(file: pq.ParquetFile, piece: FileRange) -> Iterator[str | None]:
     """Yield the cells of a piece, a batch at a time: a row group may be larger than a block."""
     try:
         batches = file.iter_batches(1024, row_groups=[piece.row_group], columns=[piece.format.column])
@@ -152,7 +152,7 @@ def _column_values(file: pq.ParquetFile, piece: Piece) -> Iterator[str | None]:
 _READERS = {"text": _text_documents, "jsonl": _json_documents, "parquet": _parquet_documents}
 
 
-def _read_bytes(piece: Piece) -> bytes:
+def _read_bytes(piece: FileRange) -> bytes:
     with piece.source.open() as stream:
         stream.seek(piece.begin)
         content = stream.read(piece.end - piece.begin)
@@ -170,7 +170,7 @@ def _refuse_binary(source: SourceFile, content: bytes) -> None:
         raise DataError(f"{source} is not text but {kind}.", hint="Give files of text (--corpus).")
 
 
-def _refuse(piece: Piece, found: Documents, cause: str, *, num_bytes: int, num_places: int) -> None:
+def _refuse(piece: FileRange, found: Documents, cause: str, *, num_bytes: int, num_places: int) -> None:
     """Raise for a line or row that lies so far into the piece, or count it."""
     if piece.format.on_bad_row == "skip":
         found.num_dropped += 1

@@ -9,8 +9,8 @@ from typing import Literal
 
 from bertjobs.config.pretrain import PUBLISHED_CORPORA
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.source_file import SourceFile, data_errors, open_archive
 from bertjobs.text.datasets.splits import downloads_dir
+from bertjobs.text.source_file import SourceFile, data_errors, open_archive
 
 __all__ = ["PUBLISHED_CORPORA", "SPLITS", "find_files", "member_name", "own_files"]
 
@@ -46,7 +46,8 @@ def own_files(given: str, *, flag: str, or_else: str = "") -> tuple[SourceFile, 
         if path.is_dir():
             found = [p for p in path.rglob("*") if p.is_file() and p.suffix in SUFFIXES]
         else:
-            found = [Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file()]  # noqa: PTH207
+            matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (an absolute pattern)
+            found = [Path(p) for p in matches if Path(p).is_file()]
     if not found:
         raise DataError(
             f"{flag} {given}: there is no such {'corpus, ' if or_else else ''}file or folder with text.",

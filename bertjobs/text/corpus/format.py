@@ -1,6 +1,6 @@
 """How a file of a corpus is read: what a document is, where sentences end, and which lines are headings.
 
-The unit of work on a corpus: a span, which is some pieces of files, and can be sent to any process.
+The unit of work on a corpus: a shard, which is some pieces of files, and can be sent to any process.
 """
 
 import re
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from bertjobs.config.pretrain import CorpusSection, Document
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.source_file import SourceFile
+from bertjobs.text.source_file import SourceFile
 
 Container = Literal["text", "jsonl", "parquet"]
 
@@ -107,7 +107,7 @@ def _check(document: Document, container: Container, source: SourceFile) -> None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class FileRange:
     """A stretch of one file."""
 
     source: SourceFile
@@ -120,12 +120,12 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Span:
+class Shard:
     """Pieces that are read and encoded together; the unit of work."""
 
     number: int
-    """Place among the spans of the corpus, from 0."""
-    pieces: tuple[Piece, ...]
+    """Place among the shards of the corpus, from 0."""
+    pieces: tuple[FileRange, ...]
     max_documents: int | None = None
     """Read only so many from the beginning."""
 

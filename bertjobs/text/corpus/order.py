@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertjobs.text import ragged
-from bertjobs.text.batching import Ints, order_of_epoch
+from bertjobs.text.batching import order_of_epoch
 from bertjobs.text.pretraining.hashed_random import Purpose, row_keys
+from bertjobs.text.ragged import Int64s
 
 _KEPT_WINDOWS = 2
 """Permutations at hand: a batch may lie across a border."""
@@ -23,8 +24,8 @@ class _Epoch:
     """Blocks in the order of one epoch."""
 
     number: int
-    blocks: Ints
-    begins: Ints
+    blocks: Int64s
+    begins: Int64s
     """Places in the epoch at which windows begin, and where the last one ends."""
 
 
@@ -36,7 +37,7 @@ class CorpusOrder:
         self._seed, self._shuffle_blocks = seed, shuffle_blocks
         self._offsets = ragged.offsets_of(self._counts)
         self._epoch = self._order(0)
-        self._windows: dict[tuple[int, int], Ints] = {}
+        self._windows: dict[tuple[int, int], Int64s] = {}
         assert self.num_examples > 0, "Pairing.check refuses a corpus that makes no examples"
 
     @property
@@ -52,7 +53,7 @@ class CorpusOrder:
         """Return the steps until every example was used once; the last of them may be smaller."""
         return math.ceil(self.num_examples / batch_size)
 
-    def batch(self, step: int, batch_size: int) -> tuple[int, list[tuple[int, Ints]]]:
+    def batch(self, step: int, batch_size: int) -> tuple[int, list[tuple[int, Int64s]]]:
         """Return the epoch of a step, and its examples: block numbers, each with numbers inside the block."""
         epoch, begin, end = self._places_of(step, batch_size)
         found = []
@@ -83,19 +84,19 @@ class CorpusOrder:
         first, last = np.searchsorted(epoch.begins, [begin, end - 1], side="right") - 1
         return range(int(first), int(last) + 1)
 
-    def _window(self, epoch: _Epoch, window: int) -> Ints:
+    def _window(self, epoch: _Epoch, window: int) -> Int64s:
         """Return the permuted examples of a window, by their numbers in the corpus."""
         key = (epoch.number, window)
         if key not in self._windows:
             blocks = self._blocks_of(epoch, window)
-            examples = ragged.places(self._offsets[blocks], self._counts[blocks])
+            examples = ragged.flat_indices(self._offsets[blocks], self._counts[blocks])
             seed = row_keys(np.array([window]), seed=self._seed, epoch=epoch.number, purpose=Purpose.ORDER)[0]
             self._windows[key] = examples[order_of_epoch(len(examples), seed=int(seed), epoch=epoch.number)]
             while len(self._windows) > _KEPT_WINDOWS:
                 del self._windows[next(iter(self._windows))]
         return self._windows[key]
 
-    def _blocks_of(self, epoch: _Epoch, window: int) -> Ints:
+    def _blocks_of(self, epoch: _Epoch, window: int) -> Int64s:
         return epoch.blocks[window * self._shuffle_blocks : (window + 1) * self._shuffle_blocks]
 
     def _order(self, epoch: int) -> _Epoch:

@@ -10,8 +10,8 @@ from pathlib import Path, PurePosixPath
 from bertjobs.errors import StorageError
 from bertjobs.fetch import Checksum, Progress, Remote, fetch_file
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, SPLITS, member_name
-from bertjobs.text.datasets.source_file import open_archive
 from bertjobs.text.datasets.splits import downloads_dir
+from bertjobs.text.source_file import open_archive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ import pyarrow as pa
 from bertjobs.errors import DataError
 from bertjobs.text.datasets.readers import read_cola, read_columnar, read_csv, read_json_lines, read_tsv
 from bertjobs.text.datasets.rows import BadRow, OnBadRow, Row, collect
-from bertjobs.text.datasets.source_file import SourceFile
 from bertjobs.text.datasets.splits import find_split, has_named_split
 from bertjobs.text.datasets.tasks import Columns, Task
+from bertjobs.text.source_file import SourceFile
 
 
 @dataclass(frozen=True, kw_only=True)

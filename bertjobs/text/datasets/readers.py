@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from bertjobs.errors import DataError
 from bertjobs.text.datasets.rows import BadRow, Row
-from bertjobs.text.datasets.source_file import SourceFile
 from bertjobs.text.datasets.tasks import Columns
+from bertjobs.text.source_file import SourceFile
 
 COLA_COLUMNS = ("source", "label", "author_mark", "sentence")
 """CoLA's files as published, and GLUE's `train.tsv` and `dev.tsv` for CoLA, have no header."""

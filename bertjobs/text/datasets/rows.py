@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.source_file import SourceFile
 from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.source_file import SourceFile
 
 OnBadRow = Literal["error", "skip"]
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.source_file import SourceFile, data_errors, open_archive
 from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.source_file import SourceFile, data_errors, open_archive
 
 TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 

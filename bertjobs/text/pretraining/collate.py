@@ -1,9 +1,9 @@
-"""From examples of several blocks to one near-packed, masked batch. Pure numpy.
+"""From examples of several blocks to one packed, masked batch. Pure numpy.
 
-Two steps, because ranks and microbatches are dealt by length: `draw_examples` says which tokens the examples
-of a global batch are, `collate_pretraining` gathers those of one microbatch.
+Two steps, because rows are distributed over ranks and microbatches by length: `draw_examples` finds where the
+tokens of all examples of a global batch are, `collate_pretraining` gathers those of one microbatch.
 
-N: tokens of a batch, padding included. B: rows of a batch. P: predicted places.
+Shape suffixes: N: tokens of a batch, padding included. B: rows of a batch. P: predicted tokens.
 """
 
 from collections.abc import Sequence
@@ -12,29 +12,30 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertjobs.text import ragged
-from bertjobs.text.batching import GROUP_OVERHEAD, Batch, Ints, group_lengths
-from bertjobs.text.pretraining.masking import Masker, MaskSpecials
-from bertjobs.text.pretraining.pairing import Pairing, Part
-
-__all__ = ["Examples", "Part", "PretrainBatch", "collate_pretraining", "draw_examples"]
+from bertjobs.text.batching import GROUP_OVERHEAD, Batch, pack
+from bertjobs.text.pretraining.masking import Masker
+from bertjobs.text.pretraining.pairing import BlockSelection, Pairing
+from bertjobs.text.ragged import Int64s
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.truncation import num_special_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """The examples of a global batch, not yet gathered. B: all of them, part after part."""
+    """The examples of a global batch as ranges of tokens, not gathered yet. B: all of them."""
 
     tokens: tuple[np.ndarray, ...]
-    """Of each part."""
-    part_B: Ints
-    begin_a_B: Ints
-    """Places in the part's tokens, as the next three."""
-    end_a_B: Ints
-    begin_b_B: Ints
-    end_b_B: Ints
-    labels_B: Ints
-    indices_B: Ints
-    """Numbers in the whole corpus."""
-    lengths_B: Ints
+    """The tokens of each block."""
+    block_B: Int64s
+    """Which of `tokens` the example's ranges are of."""
+    begin_a_B: Int64s
+    end_a_B: Int64s
+    begin_b_B: Int64s
+    end_b_B: Int64s
+    labels_B: Int64s
+    indices_B: Int64s
+    """Numbers of the examples in the whole corpus."""
+    lengths_B: Int64s
     """Special tokens included."""
     is_pair: bool
     seed: int
@@ -43,29 +44,31 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainBatch(Batch):
-    """A near-packed batch in which some ids were replaced. `rows_B` are the places among the examples."""
+    """A packed batch in which some ids are replaced. `rows_B` are the examples' positions in `Examples`."""
 
-    indices_B: Ints
+    indices_B: Int64s
     """Numbers of the examples in the whole corpus."""
-    masked_P: Ints
-    """Places in N that are predicted, ascending."""
-    targets_P: Ints
-    """The ids that stood there."""
+    masked_P: Int64s
+    """Indices in N of the tokens to predict, ascending."""
+    targets_P: Int64s
+    """The true ids of those tokens."""
 
 
-def draw_examples(pairing: Pairing, parts: Sequence[Part], *, seed: int, epoch: int) -> Examples:
-    """Say which tokens the examples are: a function of (seed, epoch, number in the corpus)."""
-    drawn = pairing.ranges(parts, seed=seed, epoch=epoch)
+def draw_examples(
+    pairing: Pairing, selections: Sequence[BlockSelection], *, seed: int, epoch: int
+) -> Examples:
+    """Find where the tokens of the examples are: a function of (seed, epoch, number in the corpus)."""
+    ranges = pairing.segment_ranges(selections, seed=seed, epoch=epoch)
     return Examples(
-        tokens=tuple(pairing.tokens(part.block) for part in parts),
-        part_B=np.repeat(np.arange(len(parts)), [len(part.indices) for part in parts]),
-        begin_a_B=drawn.begin_a,
-        end_a_B=drawn.end_a,
-        begin_b_B=drawn.begin_b,
-        end_b_B=drawn.end_b,
-        labels_B=drawn.labels.astype(np.int64),
-        indices_B=np.concatenate([part.numbers for part in parts]),
-        lengths_B=drawn.lengths + (3 if pairing.is_pair else 2),
+        tokens=tuple(pairing.tokens(selection.block) for selection in selections),
+        block_B=np.repeat(np.arange(len(selections)), [len(selection.indices) for selection in selections]),
+        begin_a_B=ranges.begin_a,
+        end_a_B=ranges.end_a,
+        begin_b_B=ranges.begin_b,
+        end_b_B=ranges.end_b,
+        labels_B=ranges.labels.astype(np.int64),
+        indices_B=np.concatenate([selection.corpus_indices for selection in selections]),
+        lengths_B=ranges.lengths + num_special_tokens(is_pair=pairing.is_pair),
         is_pair=pairing.is_pair,
         seed=seed,
         epoch=epoch,
@@ -74,23 +77,23 @@ def draw_examples(pairing: Pairing, parts: Sequence[Part], *, seed: int, epoch: 
 
 def collate_pretraining(
     examples: Examples,
-    rows: Ints,
+    rows: Int64s,
     *,
+    tokenizer: Tokenizer,
     masker: Masker,
-    specials: MaskSpecials,
     group_overhead: int = GROUP_OVERHEAD,
 ) -> PretrainBatch:
-    """Gather some of the examples into one near-packed batch, and mask it.
+    """Gather some of the examples into one packed batch, and mask it.
 
-    `group_overhead` is the price of a group in tokens: 0 packs without any padding.
+    group_overhead: cost of a group, in tokens; 0 packs without any padding.
+
+    The plain version, one row at a time, is in tests/text/pretraining/test_collate.py.
     """
     rows = np.asarray(rows, dtype=np.int64)
     rows = rows[np.argsort(examples.lengths_B[rows], kind="stable")]
     lengths = examples.lengths_B[rows]
-    groups = group_lengths(lengths, overhead=group_overhead)
-    padded = np.repeat([g.length for g in groups], [g.num_rows for g in groups]).astype(np.int64)
-    starts = ragged.offsets_of(padded)
-    ids, segments = _gather(examples, rows, starts, specials)
+    groups, padded_lengths, starts = pack(lengths, overhead=group_overhead)
+    ids, segments = _gather(examples, rows, starts, tokenizer)
     starts = starts[:-1]
     masked = masker.mask(
         ids, starts_B=starts, lengths_B=lengths, indices_B=examples.indices_B[rows],
@@ -100,7 +103,7 @@ def collate_pretraining(
     return PretrainBatch(
         ids_N=ids,
         segments_N=segments,
-        positions_N=ragged.within(padded),
+        positions_N=ragged.positions_in_lists(padded_lengths),
         groups=groups,
         lengths_B=lengths,
         starts_B=starts,
@@ -112,23 +115,25 @@ def collate_pretraining(
     )
 
 
-def _gather(examples: Examples, rows: Ints, starts: Ints, specials: MaskSpecials) -> tuple[Ints, Ints]:
-    """Return ids and segments: [CLS] a [SEP] b [SEP], rows at `starts`, the last of which is N."""
-    ids = np.full(starts[-1], specials.pad_id, dtype=np.int64)
+def _gather(examples: Examples, rows: Int64s, starts: Int64s, tokenizer: Tokenizer) -> tuple[Int64s, Int64s]:
+    """Return ids and segments (N) of [CLS] a [SEP] b [SEP]; starts: (B + 1), the last of which is N."""
+    ids = np.full(starts[-1], tokenizer.pad_id, dtype=np.int64)
     segments = np.zeros(starts[-1], dtype=np.int64)
     cls_at = starts[:-1]
     begin_a, begin_b = examples.begin_a_B[rows], examples.begin_b_B[rows]
     num_a, num_b = examples.end_a_B[rows] - begin_a, examples.end_b_B[rows] - begin_b
-    sep_at = cls_at + 1 + num_a
-    ids[cls_at] = specials.cls_id
-    ids[sep_at] = specials.sep_id
-    parts = examples.part_B[rows]
-    by_part = np.argsort(parts, kind="stable")
-    for of in np.split(by_part, np.flatnonzero(np.diff(parts[by_part])) + 1):
-        to = np.concatenate([cls_at[of] + 1, sep_at[of] + 1])
-        begin, num = np.concatenate([begin_a[of], begin_b[of]]), np.concatenate([num_a[of], num_b[of]])
-        ids[ragged.places(to, num)] = examples.tokens[parts[of[0]]][ragged.places(begin, num)]
+    sep_at = cls_at + 1 + num_a  # of the first [SEP] of each row
+    ids[cls_at] = tokenizer.cls_id
+    ids[sep_at] = tokenizer.sep_id
+    # A block's tokens are one array, so rows are copied block by block, both segments at once.
+    block_of = examples.block_B[rows]
+    by_block = np.argsort(block_of, kind="stable")
+    for own in np.split(by_block, np.flatnonzero(np.diff(block_of[by_block])) + 1):
+        to = np.concatenate([cls_at[own] + 1, sep_at[own] + 1])
+        begin, num = np.concatenate([begin_a[own], begin_b[own]]), np.concatenate([num_a[own], num_b[own]])
+        tokens = examples.tokens[block_of[own[0]]]
+        ids[ragged.flat_indices(to, num)] = tokens[ragged.flat_indices(begin, num)]
     if examples.is_pair:
-        ids[sep_at + 1 + num_b] = specials.sep_id
-        segments[ragged.places(sep_at + 1, num_b + 1)] = 1
+        ids[sep_at + 1 + num_b] = tokenizer.sep_id
+        segments[ragged.flat_indices(sep_at + 1, num_b + 1)] = 1
     return ids, segments

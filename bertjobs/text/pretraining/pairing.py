@@ -1,7 +1,9 @@
-"""Which tokens of a block make an example: the next sentence pair, a random or a swapped one, or a window.
+"""Choose the tokens of each pretraining example: a sentence pair, in order, random or swapped, or a window.
 
-What there is to choose from is laid out once per block (`layouts`); what is chosen is a function of
-(seed, epoch, global number of the example).
+What there is to choose from is fixed per block (`chunking`). What is chosen is a function of (seed, epoch,
+number of the example in the whole corpus), so any example can be made alone, on any worker.
+
+Shape suffix: E: examples.
 """
 
 from collections.abc import Sequence
@@ -13,17 +15,23 @@ import numpy as np
 from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import DataError
 from bertjobs.text.corpus.blocks import Block, BlockInfo
-from bertjobs.text.pretraining.chunking import Layout, lay_out_chunks, lay_out_sentences, lay_out_stream
-from bertjobs.text.pretraining.hashed_random import Int64s, Purpose, UInt64s, below, draws, row_keys
-from bertjobs.text.truncation import truncate_lengths
+from bertjobs.text.pretraining.chunking import (
+    ChunkedBlock,
+    chunk_filled,
+    chunk_sentence_pairs,
+    chunk_stream,
+)
+from bertjobs.text.pretraining.hashed_random import Purpose, UInt64s, below, draws, row_keys
+from bertjobs.text.ragged import Int64s
+from bertjobs.text.truncation import budget_of, truncate_lengths
 
 IN_ORDER, CHANGED = 0, 1
-"""Labels: Hugging Face's, d2l's are the other way round."""
+"""Labels, as in Hugging Face's `BertForPreTraining`; in d2l 1 means in order."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """Examples of one block."""
+class BlockSelection:
+    """Some examples of one block."""
 
     block: Block
     indices: Int64s
@@ -32,38 +40,47 @@ class Part:
     """Number of the block's first example in the whole corpus."""
 
     @property
-    def numbers(self) -> Int64s:
+    def corpus_indices(self) -> Int64s:
         """Numbers of the examples in the whole corpus."""
         return np.asarray(self.indices, dtype=np.int64) + self.first
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranges:
-    """One or two stretches of tokens per example, short enough for max_len: places in `Pairing.tokens`."""
+class SegmentRanges:
+    """Where the one or two segments of each example are, as ranges of `Pairing.tokens`; each array is (E).
+
+    Both segments together fit max_len.
+    """
 
     begin_a: Int64s
     end_a: Int64s
     begin_b: Int64s
-    """As `end_b` where there is no second segment."""
+    """Equal to `end_b` where there is no second segment."""
     end_b: Int64s
     labels: np.ndarray
-    """int8: 0 in order, 1 random or swapped."""
+    """int8: IN_ORDER or CHANGED."""
 
     @property
     def lengths(self) -> Int64s:
-        """Tokens of both segments, without special ones."""
+        """Tokens of both segments, special tokens not counted."""
         return self.end_a - self.begin_a + self.end_b - self.begin_b
 
 
 class Pairing:
-    """The objective's way from a block to examples."""
+    """Makes examples from blocks, as the objective's `pairs` and `segments` ask for.
+
+    Sources: Devlin et al. 2019, BERT, section 3.1 (Task 2: next sentence prediction) for `nsp`; Lan et al.
+    2020, ALBERT, section 3.1 (sentence-order prediction) for `sop`; Dive into Deep Learning, section 15.9,
+    for `segments: sentence`.
+    """
 
     def __init__(self, objective: ObjectiveSection, max_len: int, *, sep_id: int) -> None:
         self._objective, self._sep_id = objective, sep_id
         self.is_pair = objective.pairs != "none"
-        """Whether examples have a second segment, and a label that says something."""
-        self._budget = max_len - (3 if self.is_pair else 2)
-        self._layouts: WeakKeyDictionary[Block, Layout] = WeakKeyDictionary()
+        """Whether examples have a second segment, and a label to predict."""
+        self._budget = budget_of(max_len, is_pair=self.is_pair)
+        self._chunked: WeakKeyDictionary[Block, ChunkedBlock] = WeakKeyDictionary()
+        """Of the blocks that are in use; an entry goes when its block is freed."""
 
     def check(self, infos: Sequence[BlockInfo]) -> None:
         """Refuse a corpus from which no example can be made, before anything is trained.
@@ -101,95 +118,106 @@ class Pairing:
                 "A block of one document has none to take a random second segment from (--pairs nsp).",
                 hint="Give more documents (--corpus), or --pairs sop or --pairs none.",
             )
-        return self._layout(block).num_examples
+        return self._chunks_of(block).num_examples
 
     def tokens(self, block: Block) -> np.ndarray:
         """Return what ranges point into: the block's ids, or its stream with [SEP] after each document."""
-        return self._layout(block).tokens
+        return self._chunks_of(block).tokens
 
-    def ranges(self, parts: Sequence[Part], *, seed: int, epoch: int) -> Ranges:
-        """Return the ranges of examples, part after part; the places are those in the part's tokens."""
+    def segment_ranges(self, selections: Sequence[BlockSelection], *, seed: int, epoch: int) -> SegmentRanges:
+        """Return the ranges of all examples, selection after selection."""
         if not self.is_pair:
-            return self._windows(parts, seed=seed, epoch=epoch)
-        numbers = np.concatenate([part.numbers for part in parts])
-        is_changed = self._is_changed(numbers, seed=seed, epoch=epoch)
-        keys = row_keys(numbers, seed=seed, epoch=epoch, purpose=Purpose.PAIRS)
+            return self._windows(selections, seed=seed, epoch=epoch)
+        corpus_indices = np.concatenate([selection.corpus_indices for selection in selections])
+        is_changed = _is_changed(corpus_indices, seed=seed, epoch=epoch)
+        keys = row_keys(corpus_indices, seed=seed, epoch=epoch, purpose=Purpose.PAIRS)
         split_bits, random_bits = draws(keys, 0), draws(keys, 1)
         found, end = [], 0
-        for part in parts:
-            own = slice(end, end := end + len(part.indices))
-            found.append(self._segments(part, split_bits[own], random_bits[own], is_changed[own]))
+        for selection in selections:
+            own = slice(end, end := end + len(selection.indices))  # of the arrays over all examples
+            found.append(self._segments(selection, split_bits[own], random_bits[own], is_changed[own]))
         begin_a, end_a, begin_b, end_b = np.concatenate(found, axis=1)
         if self._objective.pairs == "sop":
             begin_a, begin_b = _swapped(begin_a, begin_b, is_changed)
             end_a, end_b = _swapped(end_a, end_b, is_changed)
-        cut = truncate_lengths(
+        kept = truncate_lengths(
             end_a - begin_a, end_b - begin_b, budget=self._budget, strategy="longest_first"
         )
-        return Ranges(
+        return SegmentRanges(
             begin_a=begin_a,
-            end_a=begin_a + cut.keep_a,
+            end_a=begin_a + kept.keep_a,
             begin_b=begin_b,
-            end_b=begin_b + cut.keep_b,
+            end_b=begin_b + kept.keep_b,
             labels=is_changed.astype(np.int8),
         )
 
-    @staticmethod
-    def _is_changed(numbers: Int64s, *, seed: int, epoch: int) -> np.ndarray:
-        """Toss a coin for every two examples and give it to one, its opposite to the other: exactly half."""
-        coins = draws(row_keys(numbers // 2, seed=seed, epoch=epoch, purpose=Purpose.COINS), 0)
-        return np.asarray((coins >> np.uint64(63)).astype(np.int64) != numbers % 2)
-
     def _segments(
-        self, part: Part, split_bits: UInt64s, random_bits: UInt64s, is_changed: np.ndarray
+        self, selection: BlockSelection, split_bits: UInt64s, random_bits: UInt64s, is_changed: np.ndarray
     ) -> Int64s:
-        """Return where the segments of examples begin and end: a's, then b's, in order or random; (4, E)."""
-        layout = self._layout(part.block)
-        begin, end = layout.begins[part.indices], layout.ends[part.indices]
+        """Return begin and end of the first segments, then of the second ones; (4, E), not truncated yet."""
+        chunks = self._chunks_of(selection.block)
+        begin, end = chunks.begins[selection.indices], chunks.ends[selection.indices]
+        # A chunk of pieces begin to end is split before one of its pieces, but the first, all equally likely.
         middle = begin + 1 + below(split_bits, end - begin - 1)
-        places = layout.offsets[np.stack([begin, middle, middle, end])]
+        ranges = chunks.offsets[np.stack([begin, middle, middle, end])]
         if self._objective.pairs == "nsp":
             rows = np.flatnonzero(is_changed)
-            room = self._budget - (places[1] - places[0])[rows]
-            own = layout.document_of[begin[rows]]
-            places[2:, rows] = self._random_segments(layout, random_bits[rows], own, room)
-        return places
+            room = self._budget - (ranges[1] - ranges[0])[rows]
+            own = chunks.document_of[begin[rows]]
+            ranges[2:, rows] = self._random_segments(chunks, random_bits[rows], own, room)
+        return ranges
 
-    def _random_segments(self, layout: Layout, bits: UInt64s, own: Int64s, room: Int64s) -> Int64s:
-        """Return where segments of other documents begin and end, any of their pieces alike; (2, E)."""
-        own_begin, own_end = layout.document_offsets[own], layout.document_offsets[own + 1]
-        begin = below(bits, layout.num_pieces - (own_end - own_begin))
+    def _random_segments(self, chunks: ChunkedBlock, bits: UInt64s, own: Int64s, room: Int64s) -> Int64s:
+        """Return begin and end of segments of other documents; (2, E).
+
+        own: the document of each example, which is excluded. room: tokens that are free for the segment.
+        """
+        own_begin, own_end = chunks.document_offsets[own], chunks.document_offsets[own + 1]
+        # Draw from all pieces but those of the own document: of a range that is shorter by their number, then
+        # step over them. So every other piece is equally likely.
+        begin = below(bits, chunks.num_pieces - (own_end - own_begin))
         begin += np.where(begin < own_begin, 0, own_end - own_begin)
         end = begin + 1
-        if self._objective.segments == "filled":
-            fits = np.searchsorted(layout.offsets, layout.offsets[begin] + room, side="right") - 1
-            document_end = layout.document_offsets[layout.document_of[begin] + 1]
+        if self._objective.segments == "filled":  # as many more pieces of that document as fit
+            fits = np.searchsorted(chunks.offsets, chunks.offsets[begin] + room, side="right") - 1
+            document_end = chunks.document_offsets[chunks.document_of[begin] + 1]
             end = np.maximum(end, np.minimum(fits, document_end))
-        return layout.offsets[np.stack([begin, end])]
+        return chunks.offsets[np.stack([begin, end])]
 
-    def _windows(self, parts: Sequence[Part], *, seed: int, epoch: int) -> Ranges:
-        """Cut each stream, which is closed to a ring, into windows that begin elsewhere in each epoch."""
+    def _windows(self, selections: Sequence[BlockSelection], *, seed: int, epoch: int) -> SegmentRanges:
+        """Cut each stream, which is used as a ring, into windows that begin elsewhere in each epoch."""
         begins, ends = [], []
-        for part in parts:
-            num_tokens = int(self._layout(part.block).offsets[-1])
-            key = row_keys(np.array([part.first]), seed=seed, epoch=epoch, purpose=Purpose.SHIFT)
+        for selection in selections:
+            num_tokens = int(self._chunks_of(selection.block).offsets[-1])
+            # One shift for all windows of the block, so that they never overlap.
+            key = row_keys(np.array([selection.first]), seed=seed, epoch=epoch, purpose=Purpose.SHIFT)
             shift = below(draws(key, 0), num_tokens) if num_tokens > self._budget else 0
-            begins.append((shift + part.indices * self._budget) % num_tokens)
+            begins.append((shift + selection.indices * self._budget) % num_tokens)
             ends.append(begins[-1] + min(self._budget, num_tokens))
         begin, end = np.concatenate(begins), np.concatenate(ends)
-        return Ranges(begin_a=begin, end_a=end, begin_b=end, end_b=end, labels=np.zeros(len(begin), np.int8))
+        labels = np.zeros(len(begin), np.int8)
+        return SegmentRanges(begin_a=begin, end_a=end, begin_b=end, end_b=end, labels=labels)
 
-    def _layout(self, block: Block) -> Layout:
-        if block not in self._layouts:
-            self._layouts[block] = self._lay_out(block)
-        return self._layouts[block]
+    def _chunks_of(self, block: Block) -> ChunkedBlock:
+        if block not in self._chunked:
+            self._chunked[block] = self._chunk(block)
+        return self._chunked[block]
 
-    def _lay_out(self, block: Block) -> Layout:
+    def _chunk(self, block: Block) -> ChunkedBlock:
         if not self.is_pair:
-            return lay_out_stream(block, budget=self._budget, sep_id=self._sep_id)
+            return chunk_stream(block, budget=self._budget, sep_id=self._sep_id)
         if self._objective.segments == "sentence":
-            return lay_out_sentences(block)
-        return lay_out_chunks(block, budget=self._budget)
+            return chunk_sentence_pairs(block)
+        return chunk_filled(block, budget=self._budget)
+
+
+def _is_changed(corpus_indices: Int64s, *, seed: int, epoch: int) -> np.ndarray:
+    """Return which examples get a random or swapped second segment: exactly half.
+
+    Of two neighbours (2k, 2k + 1) it is one, and a coin decides which.
+    """
+    coins = draws(row_keys(corpus_indices // 2, seed=seed, epoch=epoch, purpose=Purpose.COINS), 0)
+    return np.asarray((coins >> np.uint64(63)).astype(np.int64) != corpus_indices % 2)
 
 
 def _swapped(first: Int64s, second: Int64s, is_swapped: np.ndarray) -> tuple[Int64s, Int64s]:

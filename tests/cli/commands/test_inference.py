@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from bertjobs.cli.main import main
 from bertjobs.modeling import BertConfig, build_pretraining, save_pretrained
-from bertjobs.text.tokenizer_files import train_wordpiece
+from bertjobs.text.vocabulary import train_wordpiece
 
 Run = Callable[..., Result]
 

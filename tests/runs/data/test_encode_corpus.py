@@ -12,7 +12,8 @@ from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError
 from bertjobs.runs.data.encode_corpus import encode_corpus
 from bertjobs.text.corpus.files import own_files
-from bertjobs.text.tokenizer_files import Tokenizer, train_wordpiece
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.vocabulary import train_wordpiece
 
 pytestmark = [
     pytest.mark.ray,

@@ -19,7 +19,7 @@ from bertjobs.runs.encode.represent_texts import represent_texts
 from bertjobs.runs.encode.vector_files import check_vector_file, to_json, write_vector_file
 from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
-from bertjobs.text.tokenizer_files import train_wordpiece
+from bertjobs.text.vocabulary import train_wordpiece
 
 CORPUS = ["a crane is flying", "a crane driver came", "he just left", "flying is a joy", "cranes fly"]
 FLYING, DRIVER = "a crane is flying", "a crane driver came|he just left"

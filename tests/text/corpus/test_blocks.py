@@ -1,4 +1,4 @@
-"""A span as an Arrow table, a table as a block, blocks put together, and what the cache is named by."""
+"""A shard as an Arrow table, a table as a block, blocks put together, and what the cache is named by."""
 
 import json
 from collections import Counter
@@ -13,15 +13,16 @@ from bertjobs.text.corpus.blocks import (
     Block,
     BlockInfo,
     corpus_key,
-    encode_span,
-    merge_small,
+    encode_shard,
+    group_small_blocks,
     split_documents,
 )
-from bertjobs.text.corpus.documents import read_span
-from bertjobs.text.encoding import read_ipc, write_ipc
-from bertjobs.text.tokenizer import WordTokenizer
-from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer, make_vocabulary, train_words
-from corpus_kit import encoded, section, sources, spans_of
+from bertjobs.text.corpus.documents import read_shard
+from bertjobs.text.encoding import read_arrow, write_arrow
+from bertjobs.text.tokenizer import Tokenizer, WordTokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
+from bertjobs.text.vocabulary import make_vocabulary, train_words
+from corpus_kit import encoded, section, shards_of, sources
 
 TEXT = "A b c . A b .\n\n \x07 \nb b d . a c . c c c .\n"
 
@@ -41,8 +42,8 @@ def corpus(tmp_path: Path) -> Path:
 def test_the_table_has_a_row_per_sentence_and_numbers_documents_without_gaps(
     corpus: Path, words: WordTokenizer
 ) -> None:
-    (span,) = spans_of(corpus, document="paragraph", on_bad_row="skip")
-    table = encode_span(span, words)
+    (shard,) = shards_of(corpus, document="paragraph", on_bad_row="skip")
+    table = encode_shard(shard, words)
     tokens = [words.token_strings(ids) for ids in table["ids"].to_pylist()]
     assert [" ".join(t) for t in tokens] == ["a b c", "a b .", "<unk>", "b b d", "a c", "c c c ."]
     assert table["document"].to_pylist() == [0, 0, 1, 2, 2, 2]
@@ -64,18 +65,18 @@ def test_what_is_in_a_block_survives_its_file_and_json(
     tmp_path: Path, corpus: Path, words: WordTokenizer
 ) -> None:
     corpus.write_bytes(TEXT.encode() + b"\xff\n")
-    (span,) = spans_of(corpus, document="paragraph", on_bad_row="skip")
-    table = encode_span(span, words)
-    write_ipc(table, tmp_path / "block.arrow")
-    info = BlockInfo.of(read_ipc(tmp_path / "block.arrow"))
+    (shard,) = shards_of(corpus, document="paragraph", on_bad_row="skip")
+    table = encode_shard(shard, words)
+    write_arrow(table, tmp_path / "block.arrow")
+    info = BlockInfo.of(read_arrow(tmp_path / "block.arrow"))
     assert info == BlockInfo.of(table)
     assert info.num_dropped == 1
     assert BlockInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
 
 
 def test_a_block_is_a_view_and_joined_blocks_have_all_documents(corpus: Path, words: WordTokenizer) -> None:
-    (span,) = spans_of(corpus, document="paragraph")
-    table = encode_span(span, words)
+    (shard,) = shards_of(corpus, document="paragraph")
+    table = encode_shard(shard, words)
     block = Block.from_arrow(table)
     assert np.shares_memory(block.ids, table["ids"].chunk(0).values.to_numpy())
     assert block.sentence_offsets.dtype == block.document_offsets.dtype == np.int64
@@ -109,7 +110,7 @@ def info(num_documents: int) -> BlockInfo:
     ],
 )
 def test_small_blocks_are_merged_with_their_neighbours(counts: list[int], groups: list[list[int]]) -> None:
-    assert merge_small([info(n) for n in counts]) == groups
+    assert group_small_blocks([info(n) for n in counts]) == groups
 
 
 @pytest.mark.parametrize("ratio", [0.02, 0.1, 0.37])
@@ -169,7 +170,7 @@ def test_the_vocabulary_says_which_pieces_go_on_a_word_and_which_are_special(ber
 def test_words_are_counted_as_d2l_does_the_most_frequent_first(tmp_path: Path) -> None:
     path = tmp_path / "wiki.tokens"
     path.write_text("The <unk> cat . the cat .\n\nthe dog . A <unk> b .\n\n" * 3)
-    tokenizer = make_vocabulary(spans_of(path), kind="word", size=8192, min_count=6)
+    tokenizer = make_vocabulary(shards_of(path), kind="word", size=8192, min_count=6)
     assert isinstance(tokenizer, WordTokenizer)
     assert tokenizer._words == ["<unk>", "<pad>", "<mask>", "<cls>", "<sep>", "the", ".", "cat"]
     assert tokenizer.encode("THE <unk> dog") == [5, 0, 0]
@@ -179,20 +180,19 @@ def test_words_are_counted_as_d2l_does_the_most_frequent_first(tmp_path: Path) -
 
 def test_a_word_vocabulary_without_words_is_refused(corpus: Path) -> None:
     with pytest.raises(DataError) as e:
-        make_vocabulary(spans_of(corpus), kind="word", size=100, min_count=99)
+        make_vocabulary(shards_of(corpus), kind="word", size=100, min_count=99)
     assert str(e.value) == (
-        "No word occurs 99 times in the corpus. Lower the least count (--vocab-min-count), or give more text "
-        "(--corpus)."
+        "No word occurs 99 times in the corpus. Lower --vocab-min-count, or give more text (--corpus)."
     )
 
 
 def test_wordpieces_are_trained_on_all_spans_of_a_corpus_and_always_alike(sample: Path) -> None:
-    spans = spans_of(sample / "corpus" / "train.tokens", block_bytes=1 << 14)
-    assert len(spans) > 5
-    one, two = (make_vocabulary(spans, kind="wordpiece", size=200, min_count=5) for _ in range(2))
+    shards = shards_of(sample / "corpus" / "train.tokens", block_bytes=1 << 14)
+    assert len(shards) > 5
+    one, two = (make_vocabulary(shards, kind="wordpiece", size=200, min_count=5) for _ in range(2))
     assert one.fingerprint == two.fingerprint
     assert one.vocab_size <= 200
-    texts = [s for span in spans for d in read_span(span).documents for s in d]
+    texts = [s for shard in shards for d in read_shard(shard).documents for s in d]
     ids, _ = one.encode_column(pa.array(texts))
     assert one.unk_id not in ids
     assert (one.is_continuation_V[ids]).any()
@@ -205,12 +205,12 @@ def test_wikitext_as_published_is_read_whole(real_data: Path) -> None:
     lines = [line.strip() for line in text.split("\n")]
     paragraphs = [line.lower().split(" . ") for line in lines if line and not line.startswith("= ")]
     for block_bytes in (1 << 14, 1 << 24):
-        spans = spans_of(path, document="paragraph", block_bytes=block_bytes)
-        found = [d for span in spans for d in read_span(span).documents]
+        shards = shards_of(path, document="paragraph", block_bytes=block_bytes)
+        found = [d for shard in shards for d in read_shard(shard).documents]
         assert [[s.lower() for s in d] for d in found] == paragraphs
-    articles = [d for span in spans_of(path, block_bytes=1 << 18) for d in read_span(span).documents]
+    articles = [d for shard in shards_of(path, block_bytes=1 << 18) for d in read_shard(shard).documents]
     assert len(articles) == sum(line.startswith("= ") and line[2] != "=" for line in lines) == 60
-    tokenizer = make_vocabulary(spans, kind="word", size=8192, min_count=5)
+    tokenizer = make_vocabulary(shards, kind="word", size=8192, min_count=5)
     counts = Counter(word for paragraph in paragraphs for s in paragraph for word in s.split())
     assert isinstance(tokenizer, WordTokenizer)
     assert set(tokenizer._words[5:]) == {w for w, n in counts.items() if n >= 5 and w != "<unk>"}

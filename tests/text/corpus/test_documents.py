@@ -1,4 +1,4 @@
-"""What stands in a corpus: documents and sentences of every format, cut into spans, and what is refused."""
+"""What stands in a corpus: documents and sentences of every format, cut into shards, and what is refused."""
 
 import gzip
 import json
@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.errors import DataError
-from bertjobs.text.corpus.documents import read_span
+from bertjobs.text.corpus.documents import read_shard
 from bertjobs.text.corpus.files import find_files
-from bertjobs.text.corpus.spans import plan_spans
-from corpus_kit import documents_of, section, sources, spans_of
+from bertjobs.text.corpus.shards import plan_shards
+from corpus_kit import documents_of, section, shards_of, sources
 
 ARTICLES = "".join(
     f" {line} \n"
@@ -75,8 +75,8 @@ def test_rows_of_jsonl_and_parquet_are_documents(tmp_path: Path) -> None:
     expected = [["One.", "Two."], ["Line one", "line two"]]
     assert documents_of(lines, column="body") == expected
     assert documents_of(table, column="body") == expected * 700
-    spans = spans_of(table, column="body", block_bytes=4096)
-    assert len(spans) > 2
+    shards = shards_of(table, column="body", block_bytes=4096)
+    assert len(shards) > 2
     assert documents_of(table, column="body", block_bytes=4096) == expected * 700
 
 
@@ -87,7 +87,7 @@ def test_a_published_zip_is_read_where_it_is(wiki: Path, tmp_path: Path) -> None
     (file,) = find_files("wikitext-2", str(archive), split="train", cache=tmp_path)
     assert file.member == "wikitext-2/wiki.train.tokens"
     plain = documents_of(wiki, block_bytes=4096)
-    assert [read_span(span).documents for span in plan_spans([file], section())] == [plain]
+    assert [read_shard(shard).documents for shard in plan_shards([file], section())] == [plain]
     with pytest.raises(DataError, match=r"wikitext-2: wiki.valid.tokens is not in .*\.zip"):
         find_files("wikitext-2", str(archive), split="valid", cache=tmp_path)
 
@@ -112,31 +112,31 @@ def test_spans_hold_every_document_once_in_order_and_none_is_larger_than_a_block
     paragraphs = [f"{i} " + "ü" * length for i, length in enumerate(lengths)]
     titles = [f" = T{i} = \n \n" if kind == "article" else "" for i in range(len(lengths))]
     path.write_text("".join(f"{t}{p}\n" for t, p in zip(titles, paragraphs, strict=True)), encoding="utf-8")
-    spans = spans_of(path, document=kind, sentences="line", block_bytes=4096)
-    assert all(span.num_bytes <= 4096 for span in spans)
-    assert sum(span.num_bytes for span in spans) == path.stat().st_size
-    documents = [d for span in spans for d in read_span(span).documents]
+    shards = shards_of(path, document=kind, sentences="line", block_bytes=4096)
+    assert all(shard.num_bytes <= 4096 for shard in shards)
+    assert sum(shard.num_bytes for shard in shards) == path.stat().st_size
+    documents = [d for shard in shards for d in read_shard(shard).documents]
     assert [sentence for document in documents for sentence in document] == paragraphs
     if kind != "file":
         assert all(len(document) == 1 for document in documents)
-    assert pickle.loads(pickle.dumps(spans)) == spans
+    assert pickle.loads(pickle.dumps(shards)) == shards
 
 
 def test_small_files_share_a_span(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i:02d}.txt" for i in range(20)]
     for path in paths:
         path.write_text("x" * 999 + "\n")
-    assert [len(span.pieces) for span in spans_of(*paths, block_bytes=4096)] == [4, 4, 4, 4, 4]
+    assert [len(shard.pieces) for shard in shards_of(*paths, block_bytes=4096)] == [4, 4, 4, 4, 4]
 
 
 def test_a_document_larger_than_a_block_is_cut_at_a_line_a_space_or_a_character(tmp_path: Path) -> None:
     for name, text in {"line": "abc\n" * 3000, "space": "abc " * 3000, "none": "ü€" * 3000}.items():
         path = tmp_path / f"{name}.txt"
         path.write_text(text, encoding="utf-8")
-        spans = spans_of(path, block_bytes=4096)
-        assert len(spans) >= 3
-        assert all(span.num_bytes <= 4096 for span in spans)
-        found = "".join(s for span in spans for d in read_span(span).documents for s in d)
+        shards = shards_of(path, block_bytes=4096)
+        assert len(shards) >= 3
+        assert all(shard.num_bytes <= 4096 for shard in shards)
+        found = "".join(s for shard in shards for d in read_shard(shard).documents for s in d)
         assert found.replace(" ", "") == text.replace("\n", "").replace(" ", "")
 
 
@@ -163,7 +163,9 @@ def test_bytes_that_are_no_utf8_are_named_by_file_and_line_in_any_span(tmp_path:
     for options in ({"document": "line"}, {"document": "file"}, {"document": "article"}):
         with pytest.raises(DataError, match=message):
             documents_of(path, block_bytes=4096, **options)
-    found = [read_span(span) for span in spans_of(path, block_bytes=4096, document="line", on_bad_row="skip")]
+    found = [
+        read_shard(shard) for shard in shards_of(path, block_bytes=4096, document="line", on_bad_row="skip")
+    ]
     assert sum(f.num_dropped for f in found) == 1
     assert sum(len(f.documents) for f in found) == 59
 
@@ -187,8 +189,8 @@ def test_a_broken_row_is_named_or_skipped_and_counted(tmp_path: Path, line: str,
         return
     with pytest.raises(DataError, match=cause):
         documents_of(path)
-    (span,) = spans_of(path, on_bad_row="skip")
-    found = read_span(span)
+    (shard,) = shards_of(path, on_bad_row="skip")
+    found = read_shard(shard)
     assert (found.documents, found.num_dropped) == ([["One."], ["Two."]], 1)
 
 
@@ -230,10 +232,10 @@ def test_what_cannot_be_a_corpus_is_refused_with_its_reason(tmp_path: Path) -> N
 def test_a_file_that_shrinks_after_planning_is_named(tmp_path: Path) -> None:
     path = tmp_path / "log.txt"
     path.write_text("some text\n" * 10)
-    (span,) = spans_of(path)
+    (shard,) = shards_of(path)
     path.write_text("less\n")
     with pytest.raises(DataError, match=r"log\.txt is shorter than it was"):
-        read_span(span)
+        read_shard(shard)
 
 
 def test_a_corpus_of_ones_own_is_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:

@@ -9,13 +9,12 @@ from bertjobs.text.batching import share_of_rank, split_microbatches
 from bertjobs.text.corpus.blocks import Block
 from bertjobs.text.pretraining.collate import (
     Examples,
-    Part,
     PretrainBatch,
     collate_pretraining,
     draw_examples,
 )
 from bertjobs.text.pretraining.masking import Masker
-from bertjobs.text.pretraining.pairing import Pairing
+from bertjobs.text.pretraining.pairing import BlockSelection, Pairing
 from corpus_kit import Vocabulary, block_of, random_block
 
 VOCABULARY = Vocabulary()
@@ -35,13 +34,13 @@ def examples_of(
     parts, first = [], 0
     for block in blocks:
         num_examples = pairing.num_examples(block)
-        parts.append(Part(block=block, indices=np.arange(num_examples), first=first))
+        parts.append(BlockSelection(block=block, indices=np.arange(num_examples), first=first))
         first += num_examples
     return draw_examples(pairing, parts, seed=seed, epoch=epoch)
 
 
 def batch_of(examples: Examples, rows: np.ndarray, objective: ObjectiveSection) -> PretrainBatch:
-    return collate_pretraining(examples, rows, masker=Masker.of(objective, VOCABULARY), specials=VOCABULARY)
+    return collate_pretraining(examples, rows, masker=Masker(objective, VOCABULARY), tokenizer=VOCABULARY)
 
 
 def rows_of(batch: PretrainBatch) -> dict[int, tuple]:

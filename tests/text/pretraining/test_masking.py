@@ -11,11 +11,13 @@ from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import ModelError
 from bertjobs.text.corpus.blocks import Block
 from bertjobs.text.corpus.order import CorpusOrder
-from bertjobs.text.pretraining.collate import Part, PretrainBatch, collate_pretraining, draw_examples
+from bertjobs.text.pretraining.collate import PretrainBatch, collate_pretraining, draw_examples
 from bertjobs.text.pretraining.masking import Masked, Masker
-from bertjobs.text.pretraining.pairing import Pairing
-from bertjobs.text.tokenizer_files import Tokenizer, load_tokenizer, make_vocabulary
-from corpus_kit import Vocabulary, encoded, spans_of
+from bertjobs.text.pretraining.pairing import BlockSelection, Pairing
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.tokenizer_files import load_tokenizer
+from bertjobs.text.vocabulary import make_vocabulary
+from corpus_kit import Vocabulary, encoded, shards_of
 
 VOCABULARY = Vocabulary()
 ROWS = st.lists(
@@ -24,7 +26,7 @@ ROWS = st.lists(
 
 
 def masker(**objective: object) -> Masker:
-    return Masker.of(ObjectiveSection.model_validate(objective), VOCABULARY)
+    return Masker(ObjectiveSection.model_validate(objective), VOCABULARY)
 
 
 def mask_rows(
@@ -150,9 +152,9 @@ def test_a_vocabulary_without_word_beginnings_refuses_whole_words(tmp_path: Path
     specials = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
     fast = FastTokenizer(BPE({token: i for i, token in enumerate((*specials.values(), "a"))}, []))
     tokenizer = WordPieceTokenizer(fast, specials)
-    Masker.of(ObjectiveSection(), tokenizer)
-    with pytest.raises(ModelError, match="The vocabulary is BPE, whose pieces do not tell where words begin"):
-        Masker.of(ObjectiveSection(whole_word=True), tokenizer)
+    Masker(ObjectiveSection(), tokenizer)
+    with pytest.raises(ModelError, match="The vocabulary is BPE, whose tokens do not tell where words begin"):
+        Masker(ObjectiveSection(whole_word=True), tokenizer)
 
 
 def batches(
@@ -160,15 +162,15 @@ def batches(
 ) -> list[PretrainBatch]:
     section = ObjectiveSection.model_validate(objective)
     pairing = Pairing(section, 128, sep_id=tokenizer.sep_id)
-    made = Masker.of(section, tokenizer)
+    made = Masker(section, tokenizer)
     order = CorpusOrder([pairing.num_examples(b) for b in blocks], seed=3, shuffle_blocks=2)
     found = []
     for step in range(num_epochs * order.steps_per_epoch(64)):
         epoch, chosen = order.batch(step, 64)
-        parts = [Part(block=blocks[n], indices=i, first=order.first_of(n)) for n, i in chosen]
+        parts = [BlockSelection(block=blocks[n], indices=i, first=order.first_of(n)) for n, i in chosen]
         examples = draw_examples(pairing, parts, seed=3, epoch=epoch)
         rows = np.arange(len(examples.lengths_B))
-        found.append(collate_pretraining(examples, rows, masker=made, specials=tokenizer))
+        found.append(collate_pretraining(examples, rows, masker=made, tokenizer=tokenizer))
     return found
 
 
@@ -177,7 +179,7 @@ def corpus(request: pytest.FixtureRequest) -> tuple[Tokenizer, list[Block], int]
     """A corpus with wordpieces that cut many of its words, and epochs that predict 100,000 of them."""
     if request.param == "sample":
         path = request.getfixturevalue("sample") / "corpus" / "train.tokens"
-        tokenizer = make_vocabulary(spans_of(path), kind="wordpiece", size=150, min_count=5)
+        tokenizer = make_vocabulary(shards_of(path), kind="wordpiece", size=150, min_count=5)
     else:
         real_data = request.getfixturevalue("real_data")
         path = real_data / "wikitext-2" / "wiki.train.tokens"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import DataError
 from bertjobs.text.corpus.blocks import Block, BlockInfo
-from bertjobs.text.pretraining.pairing import Pairing, Part, Ranges
+from bertjobs.text.pretraining.pairing import BlockSelection, Pairing, SegmentRanges
 from corpus_kit import block_of, random_block
 
 SEP = 3
@@ -22,9 +22,11 @@ def pairing(max_len: int = 32, **objective: object) -> Pairing:
     return Pairing(ObjectiveSection.model_validate(objective), max_len, sep_id=SEP)
 
 
-def all_ranges(made: Pairing, block: Block, *, seed: int = 0, epoch: int = 0, first: int = 0) -> Ranges:
-    part = Part(block=block, indices=np.arange(made.num_examples(block)), first=first)
-    return made.ranges([part], seed=seed, epoch=epoch)
+def all_ranges(
+    made: Pairing, block: Block, *, seed: int = 0, epoch: int = 0, first: int = 0
+) -> SegmentRanges:
+    part = BlockSelection(block=block, indices=np.arange(made.num_examples(block)), first=first)
+    return made.segment_ranges([part], seed=seed, epoch=epoch)
 
 
 def sentence_of(block: Block, places: np.ndarray) -> np.ndarray:
@@ -76,7 +78,7 @@ def test_filled_chunks_cover_every_sentence_of_documents_that_make_pairs(
 ) -> None:
     block = block_of(documents)
     made = pairing(max_len, pairs="sop")
-    layout = made._layout(block)
+    layout = made._chunks_of(block)
     covered = np.zeros(layout.num_pieces, dtype=bool)
     for begin, end in zip(layout.begins, layout.ends, strict=True):
         assert end - begin >= 2
@@ -91,7 +93,7 @@ def test_filled_chunks_cover_every_sentence_of_documents_that_make_pairs(
 
 
 def test_a_chunk_takes_as_many_sentences_as_fit() -> None:
-    layout = pairing(23, pairs="sop")._layout(block_of([[5, 5, 5, 5, 5, 5, 5], [50, 3]]))
+    layout = pairing(23, pairs="sop")._chunks_of(block_of([[5, 5, 5, 5, 5, 5, 5], [50, 3]]))
     pieces = list(zip(layout.begins.tolist(), layout.ends.tolist(), strict=True))
     # 20 tokens: four sentences, the next three; the long sentence is cut in five, and 3 goes with the last.
     assert pieces[:2] == [(0, 4), (4, 7)]
@@ -100,7 +102,7 @@ def test_a_chunk_takes_as_many_sentences_as_fit() -> None:
 
 
 def test_a_last_sentence_that_would_stand_alone_takes_the_one_before_along() -> None:
-    layout = pairing(13, pairs="sop")._layout(block_of([[5, 5, 4]]))
+    layout = pairing(13, pairs="sop")._chunks_of(block_of([[5, 5, 4]]))
     assert list(zip(layout.begins.tolist(), layout.ends.tolist(), strict=True)) == [(0, 2), (1, 3)]
 
 
@@ -168,7 +170,7 @@ def test_examples_do_not_depend_on_which_others_are_asked_for() -> None:
         made = pairing(64, **objective)
         whole = all_ranges(made, block, first=1000)
         some = np.array([5, 1, 3])
-        part = made.ranges([Part(block=block, indices=some, first=1000)], seed=0, epoch=0)
+        part = made.segment_ranges([BlockSelection(block=block, indices=some, first=1000)], seed=0, epoch=0)
         assert all((getattr(whole, name)[some] == getattr(part, name)).all() for name in vars(whole))
 
 

@@ -7,10 +7,10 @@ import pytest
 from bertjobs.text.datasets.read_split import Split
 from bertjobs.text.datasets.sample import write_sample
 from bertjobs.text.datasets.tasks import COLA, SNLI
+from bertjobs.text.describe import describe_split
 from bertjobs.text.encoding import EncodedTable, encode_table
-from bertjobs.text.inspect import inspect
-from bertjobs.text.tokenizer_files import train_wordpiece
 from bertjobs.text.truncation import STRATEGIES
+from bertjobs.text.vocabulary import train_wordpiece
 
 Read = Callable[..., Split]
 
@@ -20,7 +20,7 @@ def test_counts_lengths_and_cuts_add_up(tmp_path: Path, read: Read, task: object
     write_sample(tmp_path)
     split = read(task, tmp_path, split="dev")
     tokenizer = train_wordpiece(split.table["text_a"], vocab_size=300)
-    found = inspect(split, tokenizer, max_len=12)
+    found = describe_split(split, tokenizer, max_len=12)
     table = EncodedTable.from_arrow(encode_table(split.table, tokenizer))
     lengths = table.lengths_a + (table.lengths_b + 3 if table.lengths_b is not None else 2)
     assert found["rows"] == sum(found["labels"].values()) == split.table.num_rows
@@ -40,7 +40,7 @@ def test_counts_lengths_and_cuts_add_up(tmp_path: Path, read: Read, task: object
 
 
 def test_without_a_tokenizer_words_are_counted(snli_file: Path, read: Read) -> None:
-    found = inspect(read(SNLI, snli_file), None, max_len=128)
+    found = describe_split(read(SNLI, snli_file), None, max_len=128)
     assert found["unit"] == "words"
     assert (found["lengths"]["min"], found["lengths"]["max"]) == (2 + 2 + 3, 2 + 2 + 3)
     assert found["labels"] == {"entailment": 1, "neutral": 1, "contradiction": 1}
@@ -49,6 +49,6 @@ def test_without_a_tokenizer_words_are_counted(snli_file: Path, read: Read) -> N
 
 def test_rows_without_labels_are_counted_apart(tmp_path: Path, read: Read) -> None:
     (tmp_path / "test.tsv").write_text("index\tsentence\n0\tone two\n1\t\n")
-    found = inspect(read(COLA, tmp_path, split="test", require_labels=False), None, max_len=128)
+    found = describe_split(read(COLA, tmp_path, split="test", require_labels=False), None, max_len=128)
     assert found["labels"] == {"unacceptable": 0, "acceptable": 0, "(none)": 2}
     assert (found["lengths"]["min"], found["lengths"]["max"]) == (2, 4)

@@ -1,6 +1,6 @@
 """What a split looks like: counts per label, lengths, and what each truncation strategy would cut.
 
-What a corpus looks like: documents, sentences, tokens and their lengths, a span at a time.
+What a corpus looks like: documents, sentences, tokens and their lengths, a shard at a time.
 """
 
 from collections.abc import Sequence
@@ -12,34 +12,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertjobs.errors import DataError
-from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_span
-from bertjobs.text.corpus.documents import read_span
-from bertjobs.text.corpus.format import Span
+from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_shard
+from bertjobs.text.corpus.documents import read_shard
+from bertjobs.text.corpus.format import Shard
 from bertjobs.text.datasets.read_split import Split
 from bertjobs.text.encoding import EncodedTable, encode_table
-from bertjobs.text.tokenizer_files import Tokenizer
-from bertjobs.text.truncation import STRATEGIES, budget_of, report
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.text.truncation import STRATEGIES, budget_of, truncation_report, uncut_sequence_lengths
 
 NUM_BINS = 16
 
 
-def inspect(split: Split, tokenizer: Tokenizer | None, *, max_len: int) -> dict[str, Any]:
+def describe_split(split: Split, tokenizer: Tokenizer | None, *, max_len: int) -> dict[str, Any]:
     """Describe a split in JSON types.
 
     Keys: `rows`, `dropped` (by reason), `labels` (count per label), `unit` (`wordpieces`, or `words` between
     spaces where no tokenizer is given), `lengths` (of whole sequences with special tokens: mean, quantiles,
-    histogram), `truncation` (per strategy what is cut at `max_len`; see `truncation.Report`).
+    histogram), `truncation` (per strategy what is cut at `max_len`; see `truncation.TruncationReport`).
     """
     is_pair = "text_b" in split.table.column_names
     len_a, len_b = _text_lengths(split.table, tokenizer)
-    num_special = 3 if is_pair else 2
-    lengths = len_a + (0 if len_b is None else len_b) + num_special
     return {
         "rows": split.table.num_rows,
         "dropped": split.num_dropped,
         "labels": _label_counts(split),
         "unit": "words" if tokenizer is None else "wordpieces",
-        "lengths": describe_lengths(lengths),
+        "lengths": describe_lengths(uncut_sequence_lengths(len_a, len_b)),
         "max_len": max_len,
         "truncation": {
             strategy: _cuts(len_a, len_b, budget=budget_of(max_len, is_pair=is_pair), strategy=strategy)
@@ -86,7 +84,7 @@ def describe_lengths(lengths: np.ndarray) -> dict[str, Any]:
 
 
 def _cuts(len_a: np.ndarray, len_b: np.ndarray | None, **how: Any) -> dict[str, Any]:
-    cut = report(len_a, len_b, **how)
+    cut = truncation_report(len_a, len_b, **how)
     return {
         **asdict(cut),
         "rows_cut_ratio": round(cut.num_cut / max(cut.num_rows, 1), 6),
@@ -94,16 +92,16 @@ def _cuts(len_a: np.ndarray, len_b: np.ndarray | None, **how: Any) -> dict[str, 
     }
 
 
-def inspect_corpus(spans: Sequence[Span], tokenizer: Tokenizer | None) -> dict[str, Any]:
+def describe_corpus(shards: Sequence[Shard], tokenizer: Tokenizer | None) -> dict[str, Any]:
     """Describe a corpus in JSON types.
 
     Keys: `documents`, `sentences`, `tokens`, `dropped` (lines or rows that were skipped), `unit`
     (`wordpieces`, or `words` between spaces where no tokenizer is given), and `sentences_per_document`,
     `document_lengths`, `sentence_lengths` (mean, quantiles, histogram; without special tokens).
 
-    Raises: DataError: see `read_span`; or there is no text.
+    Raises: DataError: see `read_shard`; or there is no text.
     """
-    measured = [_measure(span, tokenizer) for span in spans]
+    measured = [_measure(shard, tokenizer) for shard in shards]
     lengths, num_sentences = (np.concatenate(parts) for parts in list(zip(*measured, strict=True))[:2])
     if not len(lengths):
         raise DataError("The corpus is empty: it has no text.", hint="Give files with text (--corpus).")
@@ -121,13 +119,13 @@ def inspect_corpus(spans: Sequence[Span], tokenizer: Tokenizer | None) -> dict[s
     }
 
 
-def _measure(span: Span, tokenizer: Tokenizer | None) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the lengths of a span's sentences, how many each document has, and what was skipped."""
+def _measure(shard: Shard, tokenizer: Tokenizer | None) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the lengths of a shard's sentences, how many each document has, and what was skipped."""
     if tokenizer is not None:
-        table = encode_span(span, tokenizer)
+        table = encode_shard(shard, tokenizer)
         block = Block.from_arrow(table)
         num_dropped = BlockInfo.of(table).num_dropped
         return np.diff(block.sentence_offsets), np.diff(block.document_offsets), num_dropped
-    found = read_span(span)
+    found = read_shard(shard)
     lengths = np.array([len(s.split()) for document in found.documents for s in document], dtype=np.int64)
     return lengths, np.array([len(d) for d in found.documents], dtype=np.int64), found.num_dropped

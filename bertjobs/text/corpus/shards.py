@@ -1,7 +1,7 @@
-"""Cut a corpus into spans: picklable pieces of bounded size, each read and encoded alone.
+"""Cut a corpus into shards: picklable pieces of bounded size, each read and encoded alone.
 
 Cuts fall between documents and are found by seeking, so planning reads next to nothing. A document that is
-larger than a span is cut inside, at a line's end, else at a space; its parts are documents of their own.
+larger than a shard is cut inside, at a line's end, else at a space; its parts are documents of their own.
 """
 
 import itertools
@@ -12,25 +12,32 @@ from typing import BinaryIO
 
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError
-from bertjobs.text.corpus.documents import read_span
-from bertjobs.text.corpus.format import CorpusFormat, Piece, Span, article_begins, format_of, open_parquet
-from bertjobs.text.datasets.source_file import SourceFile
+from bertjobs.text.corpus.documents import read_shard
+from bertjobs.text.corpus.format import (
+    CorpusFormat,
+    FileRange,
+    Shard,
+    article_begins,
+    format_of,
+    open_parquet,
+)
+from bertjobs.text.source_file import SourceFile
 
-__all__ = ["Span", "plan_spans"]
+__all__ = ["Shard", "plan_shards"]
 
 _WINDOW_BYTES = 1 << 16
 _WIDER = 16
 
 
-def plan_spans(files: Sequence[SourceFile], data: CorpusSection) -> list[Span]:
-    """Return spans of at most `data.block_bytes` of text; small files share one.
+def plan_shards(files: Sequence[SourceFile], data: CorpusSection) -> list[Shard]:
+    """Return shards of at most `data.block_bytes` of text; small files share one.
 
-    Only a single row of JSONL can be larger, and stands alone then. With `data.limit_documents` the spans end
-    after so many documents.
+    Only a single row of JSONL can be larger, and stands alone then. With `data.limit_documents` the shards
+    end after so many documents.
 
     Raises: DataError: a file is missing, damaged or has no such column; or all are empty.
     """
-    groups: list[list[Piece]] = []
+    groups: list[list[FileRange]] = []
     room = 0
     for piece in _pieces(files, data):
         if piece.num_bytes > room or not groups:
@@ -40,16 +47,16 @@ def plan_spans(files: Sequence[SourceFile], data: CorpusSection) -> list[Span]:
         room -= piece.num_bytes
     if not groups:
         raise _empty_corpus(files)
-    spans = [Span(number=i, pieces=tuple(group)) for i, group in enumerate(groups)]
-    return spans if data.limit_documents is None else _first_documents(spans, data.limit_documents)
+    shards = [Shard(number=i, pieces=tuple(group)) for i, group in enumerate(groups)]
+    return shards if data.limit_documents is None else _first_documents(shards, data.limit_documents)
 
 
-def _first_documents(spans: list[Span], num_documents: int) -> list[Span]:
-    """Keep the spans of the first documents; to count them they are read."""
-    kept: list[Span] = []
-    while num_documents > 0 and len(kept) < len(spans):
-        kept.append(replace(spans[len(kept)], max_documents=num_documents))
-        num_documents -= len(read_span(kept[-1]).documents)
+def _first_documents(shards: list[Shard], num_documents: int) -> list[Shard]:
+    """Keep the shards of the first documents; to count them they are read."""
+    kept: list[Shard] = []
+    while num_documents > 0 and len(kept) < len(shards):
+        kept.append(replace(shards[len(kept)], max_documents=num_documents))
+        num_documents -= len(read_shard(kept[-1]).documents)
     return kept
 
 
@@ -60,7 +67,7 @@ def _empty_corpus(files: Sequence[SourceFile]) -> DataError:
     )
 
 
-def _pieces(files: Iterable[SourceFile], data: CorpusSection) -> Iterator[Piece]:
+def _pieces(files: Iterable[SourceFile], data: CorpusSection) -> Iterator[FileRange]:
     for source in files:
         form = format_of(source, data)
         if form.container == "parquet":
@@ -69,7 +76,7 @@ def _pieces(files: Iterable[SourceFile], data: CorpusSection) -> Iterator[Piece]
             yield from _byte_pieces(source, form, data.block_bytes)
 
 
-def _byte_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Iterator[Piece]:
+def _byte_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Iterator[FileRange]:
     with source.open() as stream:
         size = stream.seek(0, os.SEEK_END)
         begin = 0
@@ -77,7 +84,7 @@ def _byte_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> It
             end = size
             if size - begin > block_bytes:
                 end = _cut_before(stream, begin, begin + block_bytes, form)
-            yield Piece(source=source, format=form, begin=begin, end=end, num_bytes=end - begin)
+            yield FileRange(source=source, format=form, begin=begin, end=end, num_bytes=end - begin)
             begin = end
 
 
@@ -123,7 +130,7 @@ def _next_line(stream: BinaryIO, at: int) -> int:
     return stream.tell()
 
 
-def _row_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Iterator[Piece]:
+def _row_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Iterator[FileRange]:
     with source.open() as stream:
         file = open_parquet(source, stream, form.column)
         for number in range(file.num_row_groups):
@@ -134,7 +141,7 @@ def _row_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Ite
             rows = [group.num_rows * i // num_parts for i in range(num_parts + 1)]
             for begin, end in itertools.pairwise(rows):
                 if begin < end:
-                    yield Piece(
+                    yield FileRange(
                         source=source, format=form, begin=begin, end=end,
                         num_bytes=num_bytes // num_parts, row_group=number,
                     )  # fmt: skip
