@@ -52,3 +52,12 @@ def _anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub gives a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_every_reason_to_wait_and_class_of_failure_is_explained() -> None:
+    """What `list` and `status` show is found in the page that people read then."""
+    page = (ROOT / "docs" / "how-to" / "operations.md").read_text(encoding="utf-8")
+    source = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "bertjobs" / "jobs").rglob("*.py"))
+    words = set(re.findall(r'word="([A-Z][A-Za-z]+)"', source))
+    assert {"ExceedsCluster", "DriverLost"} <= words
+    assert sorted(word for word in words if f"`{word}`" not in page) == []
