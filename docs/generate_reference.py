@@ -16,7 +16,7 @@ import click
 from bertjobs import settings
 from bertjobs.cli.main import COMMANDS, main
 from bertjobs.cli.options import FLAGS, ConfigOption
-from bertjobs.config import CONFIG_OF_KIND, describe, paths
+from bertjobs.config import CONFIG_OF_KIND, describe_parameter, parameter_paths
 from bertjobs.config.presets import preset_names, preset_path
 from bertjobs.jobs.dispatcher.metrics import QUEUE_METRICS, RAY_PREFIX, TRAINING_METRICS
 from bertjobs.jobs.job import REOPENED_BY_RETRY, TRANSITIONS, State
@@ -47,7 +47,7 @@ def parameters() -> str:
     for kind in CONFIG_OF_KIND:
         rows = [
             (f"`{flags.get(path, '')}`" if path in flags else "", f"`{path}`", *_describe(kind, path))
-            for path in paths(kind)
+            for path in parameter_paths(kind)
         ]
         parts += [f"## {kind}", _table(("flag", "path", "value", "default", "meaning"), rows)]
     return _page(parts)
@@ -155,7 +155,7 @@ def _command(parent: click.Context, name: str, *, depth: int = 3) -> Iterator[st
 
 
 def _describe(kind: str, path: str) -> tuple[str, str, str]:
-    parameter = describe(kind, path)
+    parameter = describe_parameter(kind, path)
     value = " | ".join(parameter.choices) if parameter.choices else parameter.type.__name__
     default = (
         "required" if parameter.required else "" if parameter.default is None else f"`{parameter.default}`"

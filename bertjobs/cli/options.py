@@ -8,9 +8,18 @@ import click
 from click.shell_completion import CompletionItem
 
 from bertjobs.cli.commands.trials import from_trial, origin_of
-from bertjobs.config import JobConfig, Layer, describe, file_layer, load, paths, preset_layer, set_layer
-from bertjobs.config.dimensions import join_space
-from bertjobs.config.load import Parameter
+from bertjobs.config import (
+    ConfigLayer,
+    JobConfig,
+    describe_parameter,
+    file_layer,
+    load_config,
+    parameter_paths,
+    preset_layer,
+    set_layer,
+)
+from bertjobs.config.dimensions import merge_space
+from bertjobs.config.parameters import Parameter
 from bertjobs.config.presets import preset_names
 
 FLAGS: dict[str, dict[str, str]] = {
@@ -165,12 +174,12 @@ class JobCommand(click.Command):
             if isinstance(option, ConfigOption) and option.name is not None:
                 value = ctx.params.pop(option.name)
                 if value is not None and value != ():
-                    flags[option.path] = join_space(value) if option.multiple else value
+                    flags[option.path] = merge_space(value) if option.multiple else value
         merged = {name: ctx.params.pop(name) for name in _MERGED if name in ctx.params}
         config = resolve(self.kind, flags, **merged)
         if (named := origin_of(config)) is not None:
             begin, name = from_trial(named)
-            named_whole = Layer({"origin.from_trial": name}, {}, is_given=False)
+            named_whole = ConfigLayer({"origin.from_trial": name}, {}, is_given=False)
             config = resolve(self.kind, flags, begin=begin, end=named_whole, **merged)
         ctx.params["config"] = config
         return super().invoke(ctx)
@@ -192,9 +201,9 @@ class JobCommand(click.Command):
 
 def config_options(kind: str) -> list[ConfigOption]:
     """Make the options of a kind, in the order of the table."""
-    known = set(paths(kind))
+    known = set(parameter_paths(kind))
     return [
-        ConfigOption(flag, section=section, parameter=describe(kind, path))
+        ConfigOption(flag, section=section, parameter=describe_parameter(kind, path))
         for section, flags in FLAGS.items()
         for flag, path in flags.items()
         if path in known
@@ -208,23 +217,23 @@ def resolve(
     preset: str | None = None,
     config: Path | None = None,
     assign: tuple[str, ...] = (),
-    begin: Layer | None = None,
-    end: Layer | None = None,
+    begin: ConfigLayer | None = None,
+    end: ConfigLayer | None = None,
 ) -> JobConfig:
     """Merge defaults, `begin`, preset, file, `--set`, flags and `end`, the later over the earlier.
 
     Raises: ConfigError: with the name of the flag, what was given and what is allowed.
     """
     names = {path: flag for flags_ in FLAGS.values() for flag, path in flags_.items()}
-    layers = [Layer({}, names)]  # so that even a value nobody gave is called by its flag
+    layers = [ConfigLayer({}, names)]  # so that even a value nobody gave is called by its flag
     layers += [begin] if begin is not None else []
     if preset is not None:
         layers.append(preset_layer(kind, preset))
     if config is not None:
         layers.append(file_layer(config))
     layers.append(set_layer(assign))
-    layers.append(Layer(flags, {path: names[path] for path in flags}))
-    return load(kind, *layers, *([end] if end is not None else []))
+    layers.append(ConfigLayer(flags, {path: names[path] for path in flags}))
+    return load_config(kind, *layers, *([end] if end is not None else []))
 
 
 def _merging(kind: str) -> list[click.Option]:
@@ -238,7 +247,7 @@ def _merging(kind: str) -> list[click.Option]:
 
 def _help(parameter: Parameter) -> str:
     notes = [parameter.bounds or " | ".join(parameter.choices or ())]
-    if parameter.required:
+    if parameter.is_required:
         notes.append("required")
     elif parameter.default is not None:
         default = parameter.default

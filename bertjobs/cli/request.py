@@ -13,11 +13,9 @@ from bertjobs.config import (
     EvaluateConfig,
     FinetuneConfig,
     JobConfig,
-    Layer,
     PretrainConfig,
     TuneConfig,
-    load,
-    stored_layer,
+    with_values,
 )
 from bertjobs.config.presets import read_size, size_names
 from bertjobs.config.search_space import max_lens, search_space
@@ -51,7 +49,7 @@ def locate_inputs(kind: str, config: JobConfig, *, cache: Path) -> JobConfig:
         found |= _task_files(config, cache)
     if isinstance(config, FinetuneConfig | PretrainConfig) and config.model.vocab is not None:
         found["model.vocab"] = _existing(config.model.vocab, flag="--vocab")
-    return load(kind, stored_layer(config.model_dump()), Layer(found, {}, is_given=False))
+    return with_values(config, found)
 
 
 def locate_model(kind: str, config: JobConfig) -> JobConfig:
@@ -67,7 +65,7 @@ def locate_model(kind: str, config: JobConfig) -> JobConfig:
         max_len = config.text.max_len
     if max_len is not None:
         _check_positions(source, max_len=max_len)
-    return with_model(kind, config, source)
+    return with_model(config, source)
 
 
 def _longest_of_trials(config: TuneConfig) -> int:
@@ -89,9 +87,9 @@ def model_of(config: JobConfig) -> str:
     return config.model.source
 
 
-def with_model(kind: str, config: JobConfig, source: str) -> JobConfig:
+def with_model(config: JobConfig, source: str) -> JobConfig:
     """Return the config with another model."""
-    return load(kind, stored_layer(config.model_dump()), Layer({"model.source": source}, {}, is_given=False))
+    return with_values(config, {"model.source": source})
 
 
 def names_job(source: str) -> bool:

@@ -1,37 +1,42 @@
-"""What a job does: schema, presets, and the merge of defaults, preset, file, `--set` and flags."""
+"""What a job does: its parameters, presets, and the merge of defaults, preset, file, `--set` and flags."""
 
 from bertjobs.config.encode import EncodeConfig
-from bertjobs.config.finetune import EvaluateConfig, FinetuneConfig, JobConfig
+from bertjobs.config.finetune import EvaluateConfig, FinetuneConfig
 from bertjobs.config.kinds import CONFIG_OF_KIND, KINDS_WITH_MODEL, Kind
 from bertjobs.config.load import (
-    Layer,
-    describe,
+    ConfigLayer,
     file_layer,
-    load,
-    paths,
+    given_values,
+    load_config,
     preset_layer,
     set_layer,
     stored_layer,
+    with_values,
 )
+from bertjobs.config.parameters import describe_parameter, parameter_paths, parameters
 from bertjobs.config.pretrain import PretrainConfig
+from bertjobs.config.sections import JobConfig
 from bertjobs.config.tune import TuneConfig
 
 __all__ = [
     "CONFIG_OF_KIND",
     "KINDS_WITH_MODEL",
+    "ConfigLayer",
     "EncodeConfig",
     "EvaluateConfig",
     "FinetuneConfig",
     "JobConfig",
     "Kind",
-    "Layer",
     "PretrainConfig",
     "TuneConfig",
-    "describe",
+    "describe_parameter",
     "file_layer",
-    "load",
-    "paths",
+    "given_values",
+    "load_config",
+    "parameter_paths",
+    "parameters",
     "preset_layer",
     "set_layer",
     "stored_layer",
+    "with_values",
 ]

@@ -1,13 +1,12 @@
-"""What a search varies: one dimension per dotted path, read from text such as `loguniform:1e-5,1e-4`.
+"""The dimensions of a search: one per dotted path, read from text such as `loguniform:1e-5,1e-4`.
 
     choice:A,B,...          one of these values
-    uniform:LOW,HIGH        a number between, evenly
-    loguniform:LOW,HIGH     a number between, its logarithm evenly
-    randint:LOW,HIGH        a whole number between, both ends included
+    uniform:LOW,HIGH        a number, uniformly distributed
+    loguniform:LOW,HIGH     a number whose logarithm is uniformly distributed
+    randint:LOW,HIGH        a whole number, both ends included
 
-For a grid a range takes a third number, how many points it becomes: `loguniform:1e-5,1e-3,5`. Values stay the
-texts that the schema reads, like those of a flag; which of them are allowed is checked in `search_space`.
-"""
+For a grid a range takes a third number, its number of points: `loguniform:1e-5,1e-3,5`. Values of a choice
+stay text, like those of a flag; `search_space` checks which of them the schema allows."""
 
 import math
 import random
@@ -24,8 +23,8 @@ Value = str | float | int
 Values = dict[str, Value]
 """One configuration: a value per dotted path."""
 
-_DIGITS = 4
-"""Digits of a drawn number that count: more of them decide nothing, and a person reads them."""
+_NUM_DIGITS = 4
+"""Significant digits of a drawn number: more make no difference to training, and these are easy to read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +41,18 @@ class Choice:
     def grid(self) -> tuple[Value, ...]:
         return self.values
 
-    def draw(self, chance: random.Random) -> Value:
-        return self.values[chance.randrange(len(self.values))]
+    def draw(self, rng: random.Random) -> Value:
+        return self.values[rng.randrange(len(self.values))]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """A number between two, ends included."""
+    """A number between two others, ends included, uniformly distributed."""
 
     low: float
     high: float
     num_points: int | None
-    """How many points a grid makes of it."""
+    """Number of points in a grid."""
     is_log: ClassVar[bool] = False
 
     @property
@@ -62,31 +61,31 @@ class Range:
 
     @property
     def grid(self) -> tuple[Value, ...]:
-        assert self.num_points is not None, "search_space asks for it"
+        assert self.num_points is not None, "search_space checks it"
         return tuple(self._at(i / (self.num_points - 1)) for i in range(self.num_points))
 
-    def draw(self, chance: random.Random) -> Value:
-        return self._at(chance.random())
+    def draw(self, rng: random.Random) -> Value:
+        return self._at(rng.random())
 
-    def tidy(self, value: float) -> float:
-        """Return a value with a few digits, inside the range."""
-        return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
+    def rounded(self, value: float) -> float:
+        """Return a value with few digits, inside the range."""
+        return min(max(float(f"{value:.{_NUM_DIGITS}g}"), self.low), self.high)
 
     def _at(self, ratio: float) -> Value:
-        return self.tidy(self.low + ratio * (self.high - self.low))
+        return self.rounded(self.low + ratio * (self.high - self.low))
 
 
 class LogRange(Range):
-    """A number between two, its logarithm evenly."""
+    """A number between two others whose logarithm is uniformly distributed."""
 
     is_log = True
 
     def _at(self, ratio: float) -> Value:
-        return self.tidy(self.low * (self.high / self.low) ** ratio)
+        return self.rounded(self.low * (self.high / self.low) ** ratio)
 
 
-class WholeRange(Range):
-    """A whole number between two, both included."""
+class IntegerRange(Range):
+    """A whole number between two others, both included."""
 
     @property
     def ends(self) -> tuple[Value, ...]:
@@ -98,8 +97,8 @@ class WholeRange(Range):
             return tuple(range(int(self.low), int(self.high) + 1))
         return super().grid
 
-    def draw(self, chance: random.Random) -> Value:
-        return chance.randint(int(self.low), int(self.high))
+    def draw(self, rng: random.Random) -> Value:
+        return rng.randint(int(self.low), int(self.high))
 
     def _at(self, ratio: float) -> Value:
         return round(self.low + ratio * (self.high - self.low))
@@ -110,36 +109,36 @@ Space = Mapping[str, Dimension]
 
 
 def parse_space(texts: Mapping[str, str]) -> dict[str, Dimension]:
-    """Read a space. Raises: ConfigError: naming the path, what was given and what a dimension looks like."""
+    """Read a space. Raises: ConfigError: a dimension is not written as one; names it and what is expected."""
     if not texts:
-        raise ConfigError("--space: it names no parameter.", hint="Leave it out for the default space.")
+        raise ConfigError("--space: the space is empty", hint="Leave --space out for the default space.")
     return {path: _parse(path, text) for path, text in texts.items()}
 
 
-def join_space(given: Iterable[str]) -> dict[str, Any]:
-    """Join what `--space` was given: `PATH=TEXT`, or YAML files of such lines. Raises: ConfigError."""
-    joined: dict[str, Any] = {}
+def merge_space(given: Iterable[str]) -> dict[str, Any]:
+    """Merge the values of `--space`: `PATH=TEXT`, or YAML files of such lines. Raises: ConfigError."""
+    merged: dict[str, Any] = {}
     for item in given:
         path, sep, text = item.partition("=")
         if sep and (not path or not text):
             raise ConfigError(
-                f"--space {item}: expected a dotted path and a range.",
-                hint="As in optim.lr=loguniform:1e-5,1e-4.",
+                f"--space {item}: expected a dotted path and a dimension",
+                hint="Give it as in `--space optim.lr=loguniform:1e-5,1e-4`.",
             )
         if not sep and not Path(item).exists():
             raise ConfigError(
-                f"--space {item}: there is no such file, and it is no path with a range.",
-                hint="As in optim.lr=loguniform:1e-5,1e-4, or a YAML file of such lines.",
+                f"--space {item}: there is no such file, and it is not a dotted path with a dimension",
+                hint="Give it as in `--space optim.lr=loguniform:1e-5,1e-4`, or give a YAML file of them.",
             )
         added = {path: text} if sep else read_yaml(Path(item), flag="--space")
-        if twice := joined.keys() & added:
-            raise ConfigError(f"--space {item}: {', '.join(sorted(twice))} was given before.")
-        joined |= added
-    return joined
+        if twice := merged.keys() & added:
+            raise ConfigError(f"--space {item}: {', '.join(sorted(twice))} was given before")
+        merged |= added
+    return merged
 
 
 def origin(path: str, text: str) -> str:
-    """Return a dimension as its user gave it."""
+    """Return how a user gives a dimension."""
     return f"--space {path}={text}"
 
 
@@ -148,17 +147,19 @@ def _parse(path: str, text: str) -> Dimension:
     items = [item.strip() for item in rest.split(",")] if rest.strip() else []
     if not colon or name not in _READERS:
         raise ConfigError(
-            f"{origin(path, text)}: expected {', '.join(f'{known}:' for known in _READERS)} and values.",
-            hint="As in optim.lr=loguniform:1e-5,1e-4 or text.truncation=choice:ratio,longest_first.",
+            f"{origin(path, text)}: expected {', '.join(f'{known}:' for known in _READERS)} and values",
+            hint="Give it as in optim.lr=loguniform:1e-5,1e-4 or text.truncation=choice:ratio,longest_first.",
         )
     return _READERS[name](path, text, items)
 
 
 def _choice(path: str, text: str, items: list[str]) -> Choice:
     if not items or "" in items:
-        raise ConfigError(f"{origin(path, text)}: there is no value to choose.", hint="As in choice:16,32.")
+        raise ConfigError(
+            f"{origin(path, text)}: there is no value to choose from", hint="Give values as in choice:16,32."
+        )
     if len(set(items)) < len(items):
-        raise ConfigError(f"{origin(path, text)}: a value stands there twice.", hint="Give each once.")
+        raise ConfigError(f"{origin(path, text)}: a value was given twice", hint="Give each value once.")
     return Choice(values=tuple(items))
 
 
@@ -166,16 +167,16 @@ def _reader_of(kind: type[Range]) -> Callable[[str, str, list[str]], Range]:
     def read(path: str, text: str, items: list[str]) -> Range:
         if len(items) not in (2, 3):
             raise ConfigError(
-                f"{origin(path, text)}: a range has two ends, but there are {len(items)} values.",
-                hint="As in uniform:0,0.2, with a third number for a grid: uniform:0,0.2,5.",
+                f"{origin(path, text)}: a range has two ends, but there are {len(items)} values",
+                hint="Give two, as in uniform:0,0.2, and for a grid the number of points: uniform:0,0.2,5.",
             )
         low, high = (_number(path, text, item, kind) for item in items[:2])
         _check_bounds(path, text, low, high, kind)
         points = _points(path, text, items[2]) if len(items) == 3 else None
-        if kind is WholeRange and points is not None and points > high - low + 1:
+        if kind is IntegerRange and points is not None and points > high - low + 1:
             raise ConfigError(
-                f"{origin(path, text)}: there are no {points} whole numbers from {low:g} to {high:g}.",
-                hint="Leave the third number out for all of them.",
+                f"{origin(path, text)}: there are fewer than {points} whole numbers from {low:g} to {high:g}",
+                hint="Leave the third number out to use all of them.",
             )
         return kind(low=low, high=high, num_points=points)
 
@@ -185,33 +186,35 @@ def _reader_of(kind: type[Range]) -> Callable[[str, str, list[str]], Range]:
 def _check_bounds(path: str, text: str, low: float, high: float, kind: type[Range]) -> None:
     if low > high:
         raise ConfigError(
-            f"{origin(path, text)}: the range is upside down, {low:g} is more than {high:g}.",
+            f"{origin(path, text)}: the ends are in the wrong order, {low:g} is more than {high:g}",
             hint="Give the smaller end first.",
         )
     if low == high:
         raise ConfigError(
-            f"{origin(path, text)}: the range is empty, both ends are {low:g}.",
+            f"{origin(path, text)}: the range is empty, both ends are {low:g}",
             hint=f"To fix a value, leave it out of --space and give it: --set {path}={low:g}.",
         )
     if kind.is_log and low <= 0:
         raise ConfigError(
-            f"{origin(path, text)}: a log range cannot include 0 or less, and it begins at {low:g}.",
-            hint="Begin above 0, or use uniform.",
+            f"{origin(path, text)}: loguniform needs ends above 0, but the first is {low:g}",
+            hint="Give an end above 0, or use uniform.",
         )
 
 
 def _number(path: str, text: str, item: str, kind: type[Range]) -> float:
-    is_number = _WHOLE if kind is WholeRange else _NUMBER
+    is_number = _WHOLE if kind is IntegerRange else _NUMBER
     if not is_number.fullmatch(item) or not math.isfinite(float(item)):
-        what = "whole number" if kind is WholeRange else "number"
-        raise ConfigError(f"{origin(path, text)}: {item or 'nothing'} is no {what}.", hint="As in 1e-5.")
+        what = "whole number" if kind is IntegerRange else "number"
+        raise ConfigError(
+            f"{origin(path, text)}: {item or 'nothing'} is not a {what}", hint="Give it as in 1e-5."
+        )
     return float(item)
 
 
 def _points(path: str, text: str, item: str) -> int:
     if not _WHOLE.fullmatch(item) or int(item) < 2:
         raise ConfigError(
-            f"{origin(path, text)}: {item or 'nothing'} is no number of points.", hint="Give 2 or more."
+            f"{origin(path, text)}: {item or 'nothing'} is not a number of points", hint="Give 2 or more."
         )
     return int(item)
 
@@ -222,5 +225,5 @@ _READERS: Mapping[str, Callable[[str, str, list[str]], Dimension]] = {
     "choice": _choice,
     "uniform": _reader_of(Range),
     "loguniform": _reader_of(LogRange),
-    "randint": _reader_of(WholeRange),
+    "randint": _reader_of(IntegerRange),
 }

@@ -1,14 +1,18 @@
-"""Every parameter of representing texts once, as in `schema`.
+"""The parameters of encoding texts into vectors, and the rules over several of them."""
 
-Values of an encode job that contradict each other, or that nothing reads.
-"""
+from typing import Literal
 
-from typing import Annotated, Literal
-
-from pydantic import Field
-
-from bertjobs.config.finetune import Count, JobConfig, Precision, Section, Text, Truncation
-from bertjobs.config.rule import WORKERS, Contradiction, Idle
+from bertjobs.config.rules import TOO_MANY_WORKERS, Conflict, UnusedValue, is_plain_text
+from bertjobs.config.sections import (
+    Count,
+    JobConfig,
+    MaxLen,
+    OnBadRow,
+    Precision,
+    Section,
+    Text,
+    Truncation,
+)
 
 Pooling = Literal["cls", "mean"]
 
@@ -17,36 +21,39 @@ class LinesSection(Section):
     path: Text
     """File, folder or glob of text (one text per line), JSONL or Parquet."""
     column: Text = "text"
-    """Field or column that holds the text, in JSONL and Parquet."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """A line that cannot be read stops the job with its file and line, or is skipped and counted."""
+    """Field or column of the text, in JSONL and Parquet."""
+    on_bad_row: OnBadRow = "error"
+    """What to do with a line that cannot be read: stop with its file and line (`error`), or leave it out and
+    count it (`skip`)."""
     limit: Count | None = None
-    """Encode only the first lines, for trying things out."""
+    """Encode only the first N lines, for a quick test; default: all."""
 
 
 class EncodeTextSection(Section):
-    max_len: Annotated[int, Field(ge=8, le=8192)] | None = None
-    """Longest sequence in wordpieces; default: what the model was trained with, or all its positions."""
+    max_len: MaxLen | None = None
+    """Longest sequence, in wordpieces, special tokens included; default: that of the model's training, or all
+    its positions."""
     truncation: Truncation = "longest_first"
-    """How a too long pair is cut."""
+    """How a text that is too long is cut; `longest_first` as in training."""
     pair_separator: Text | None = None
-    """Text between the two texts of a line; default: each line is one text."""
+    """String between the two texts of a line; default: each line is one text."""
 
 
 class EncodeModelSection(Section):
     source: Text
-    """What represents: a job id, a hub name, a folder, or a d2l archive."""
+    """Model that encodes: a job id, a hub name, a folder, or a d2l archive."""
     num_heads: Count | None = None
-    """Attention heads; only for d2l archives that the registry does not know."""
+    """Number of attention heads; needed only for a d2l archive that is not registered."""
     pooling: Pooling = "cls"
-    """Vector of a text: that of its first token, or the mean over its tokens."""
+    """Vector of a text: that of its first token (`cls`, as in BERT), or the `mean` over its tokens."""
 
 
 class EncodeTrainSection(Section):
     batch_size: Count = 256
-    """Texts per batch of a worker."""
+    """Texts per batch of a worker; does not change the result in fp32."""
     precision: Precision = "auto"
-    """`auto` computes matrix products in bf16 where the processor has it, else in fp32."""
+    """`auto` computes in fp32 on a CPU, and on a GPU in bf16 where it has it. In bf16 a result may change in
+    the third digit with the rows that share its batch."""
 
 
 class EncodeConfig(JobConfig):
@@ -56,31 +63,29 @@ class EncodeConfig(JobConfig):
     train: EncodeTrainSection = EncodeTrainSection()
 
 
-ENCODE_CONTRADICTIONS: tuple[Contradiction, ...] = (
-    WORKERS,
-    Contradiction(
+ENCODE_CONFLICTS: tuple[Conflict, ...] = (
+    TOO_MANY_WORKERS,
+    Conflict(
         paths=("resources.workers", "resources.gpus"),
-        holds=lambda c: c.resources.gpus > (c.resources.workers or c.resources.gpus),
-        says=lambda c: (
+        applies=lambda c: c.resources.gpus > (c.resources.workers or c.resources.gpus),
+        message=lambda c: (
             f"a worker uses one GPU, so {c.resources.workers} worker(s) would leave some of "
             f"{c.resources.gpus} idle"
         ),
     ),
 )
 
-_FOR_PAIRS = ("only_first", "only_second", "ratio")
-
-ENCODE_IDLE: tuple[Idle, ...] = (
-    Idle(
+ENCODE_UNUSED: tuple[UnusedValue, ...] = (
+    UnusedValue(
         path="data.column",
-        holds=lambda c: c.data.path.endswith((".txt", ".text", ".tokens")),
-        because="a line of plain text has no columns",
+        applies=lambda c: is_plain_text(c.data.path),
+        reason="plain text has no columns",
     ),
-    Idle(
+    UnusedValue(
         path="text.truncation",
-        holds=lambda c: (
+        applies=lambda c: (
             c.text.pair_separator is None and c.text.truncation not in ("longest_first", "head_tail")
         ),
-        because="it tells the two texts of a pair apart, and without --pair-separator there are none",
+        reason="it cuts the two texts of a pair differently, and without --pair-separator there are no pairs",
     ),
 )

@@ -1,20 +1,21 @@
-"""The kinds of job, and which of them leave a model that `--model JOB` can name.
-
-What single fields cannot say: which values contradict each other, and which have no effect beside others.
-
-Contradictions are errors in every configuration. A value without effect is one only where the user gave it:
-a preset may set what a flag then makes idle, and a stored configuration has every field.
-"""
+"""The kinds of job: the configuration and the rules of each, and which of them leave a model for `--model
+JOB`."""
 
 from collections.abc import Collection
 from typing import Any, Literal
 
-from bertjobs.config.encode import ENCODE_CONTRADICTIONS, ENCODE_IDLE, EncodeConfig
-from bertjobs.config.finetune import EvaluateConfig, FinetuneConfig, JobConfig
-from bertjobs.config.pretrain import PRETRAIN_CONTRADICTIONS, PRETRAIN_IDLE, PretrainConfig
-from bertjobs.config.rule import Contradiction, Idle
-from bertjobs.config.rules_finetune import EVALUATE_CONTRADICTIONS, FINETUNE_CONTRADICTIONS, FINETUNE_IDLE
-from bertjobs.config.tune import TUNE_CONTRADICTIONS, TUNE_IDLE, TuneConfig
+from bertjobs.config.encode import ENCODE_CONFLICTS, ENCODE_UNUSED, EncodeConfig
+from bertjobs.config.finetune import (
+    EVALUATE_CONFLICTS,
+    FINETUNE_CONFLICTS,
+    FINETUNE_UNUSED,
+    EvaluateConfig,
+    FinetuneConfig,
+)
+from bertjobs.config.pretrain import PRETRAIN_CONFLICTS, PRETRAIN_UNUSED, PretrainConfig
+from bertjobs.config.rules import Conflict, UnusedValue
+from bertjobs.config.sections import JobConfig
+from bertjobs.config.tune import TUNE_CONFLICTS, TUNE_UNUSED, TuneConfig
 
 Kind = Literal["pretrain", "finetune", "tune", "evaluate", "encode"]
 
@@ -27,28 +28,27 @@ CONFIG_OF_KIND: dict[str, type[JobConfig]] = {
 }
 KINDS_WITH_MODEL = frozenset({"pretrain", "finetune", "tune"})
 
-
-_CONTRADICTIONS: dict[str, tuple[Contradiction, ...]] = {
-    "pretrain": PRETRAIN_CONTRADICTIONS,
-    "finetune": FINETUNE_CONTRADICTIONS,
-    "tune": TUNE_CONTRADICTIONS,
-    "evaluate": EVALUATE_CONTRADICTIONS,
-    "encode": ENCODE_CONTRADICTIONS,
+_CONFLICTS: dict[str, tuple[Conflict, ...]] = {
+    "pretrain": PRETRAIN_CONFLICTS,
+    "finetune": FINETUNE_CONFLICTS,
+    "tune": TUNE_CONFLICTS,
+    "evaluate": EVALUATE_CONFLICTS,
+    "encode": ENCODE_CONFLICTS,
 }
-_IDLE: dict[str, tuple[Idle, ...]] = {
-    "pretrain": PRETRAIN_IDLE,
-    "finetune": FINETUNE_IDLE,
-    "tune": TUNE_IDLE,
+_UNUSED: dict[str, tuple[UnusedValue, ...]] = {
+    "pretrain": PRETRAIN_UNUSED,
+    "finetune": FINETUNE_UNUSED,
+    "tune": TUNE_UNUSED,
     "evaluate": (),
-    "encode": ENCODE_IDLE,
+    "encode": ENCODE_UNUSED,
 }
 
 
-def find_contradictions(kind: str, config: Any) -> list[tuple[tuple[str, ...], str]]:
-    """Return the paths involved and a sentence for every contradiction in a validated config."""
-    return [(rule.paths, rule.says(config)) for rule in _CONTRADICTIONS[kind] if rule.holds(config)]
+def find_conflicts(kind: str, config: Any) -> list[tuple[tuple[str, ...], str]]:
+    """Return, for each conflict in a config, the paths involved and the message."""
+    return [(rule.paths, rule.message(config)) for rule in _CONFLICTS[kind] if rule.applies(config)]
 
 
-def find_idle(kind: str, config: Any, *, given: Collection[str]) -> list[tuple[str, str]]:
-    """Return the path and the reason for every given value that has no effect."""
-    return [(rule.path, rule.because) for rule in _IDLE[kind] if rule.path in given and rule.holds(config)]
+def find_unused(kind: str, config: Any, *, given: Collection[str]) -> list[tuple[str, str]]:
+    """Return, for each given value without effect, its path and the reason."""
+    return [(rule.path, rule.reason) for rule in _UNUSED[kind] if rule.path in given and rule.applies(config)]

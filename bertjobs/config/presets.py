@@ -1,6 +1,7 @@
-"""The YAML files under `configs/`: job presets and model sizes. They are data; `load` validates them."""
+"""The YAML files under `configs/`: presets of jobs, and model sizes. `load_config` validates them."""
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,32 +24,27 @@ def preset_names(kind: str) -> list[str]:
 
 
 def preset_path(kind: str, name: str) -> Path:
-    """Return where a preset is. Raises: ConfigError: there is no such preset for this kind of job."""
-    own = preset_names(kind)
-    if name not in own and name in _lent(kind):
-        return configs_dir() / _LENDERS[kind] / f"{name}.yaml"
-    known = [*own, *_lent(kind)]
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean {close[0]}? " if close else ""
-        raise ConfigError(
-            f"--preset {name}: {kind} has no such preset.",
-            hint=f"{hint}Known are {', '.join(known)}." if known else f"{kind} has none.",
-        )
-    return configs_dir() / kind / f"{name}.yaml"
+    """Return the file of a preset. Raises: ConfigError: there is no such preset for this kind of job."""
+    kinds = (kind, *_ALSO_PRESETS_OF.get(kind, ()))
+    for owner in kinds:
+        if name in preset_names(owner):
+            return configs_dir() / owner / f"{name}.yaml"
+    known = list(dict.fromkeys(known for owner in kinds for known in preset_names(owner)))
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {close[0]}? " if close else ""
+    raise ConfigError(
+        f"--preset {name}: {kind} has no such preset",
+        hint=f"{hint}Known are {', '.join(known)}." if known else f"{kind} has no presets.",
+    )
 
 
-_LENDERS = {"tune": "finetune"}
-"""Kinds that also take another kind's presets: a search begins with the configuration of a fine-tuning."""
-
-
-def _lent(kind: str) -> list[str]:
-    lent = preset_names(_LENDERS[kind]) if kind in _LENDERS else []
-    return [name for name in lent if name not in preset_names(kind)]
+_ALSO_PRESETS_OF: Mapping[str, tuple[str, ...]] = {"tune": ("finetune",)}
+"""Kinds that also take the presets of other kinds: a search starts from the configuration of a
+fine-tuning."""
 
 
 def size_names() -> list[str]:
-    """Return the model sizes that `--model` takes to start from random weights."""
+    """Return the names of the model sizes, which `--model` takes for random weights."""
     return sorted(path.stem for path in (configs_dir() / "models").glob("*.yaml"))
 
 
@@ -58,21 +54,21 @@ def read_preset(kind: str, name: str) -> dict[str, Any]:
 
 
 def read_size(name: str) -> dict[str, Any]:
-    """Read a model size in the words of a Hugging Face `config.json`."""
+    """Read a model size, with the keys of a Hugging Face `config.json`."""
     return read_yaml(configs_dir() / "models" / f"{name}.yaml", flag="--model")
 
 
 def read_yaml(path: Path, *, flag: str) -> dict[str, Any]:
-    """Read one YAML mapping; `flag` is who asked, for the message.
+    """Read one YAML mapping; `flag` names its user in the message.
 
     Raises: ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as e:
-        raise ConfigError(f"{flag} {path}: {e.strerror}.") from e
+        raise ConfigError(f"{flag} {path} cannot be read: {e.strerror}") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise ConfigError(f"{flag} {path} is not YAML: {' '.join(str(e).split())}") from e
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{flag} {path} must be a mapping of sections, but is {type(loaded).__name__}.")
+        raise ConfigError(f"{flag} {path} must be a mapping of sections, but is {type(loaded).__name__}")
     return loaded

@@ -1,34 +1,34 @@
-"""Every parameter of pretraining once, as in `schema`.
-
-Rules over the parameters of pretraining.
-"""
+"""The parameters of pretraining, and the rules over several of them."""
 
 import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bertjobs.config.finetune import (
+from bertjobs.config.rules import (
+    DECAY_RATIO_UNUSED,
+    NUM_HEADS_UNUSED,
+    TRAINING_CONFLICTS,
+    Conflict,
+    UnusedValue,
+    is_plain_text,
+    starts_from_random_weights,
+    vocabulary_unused,
+)
+from bertjobs.config.sections import (
     Count,
     JobConfig,
+    MaxLen,
+    OnBadRow,
+    OpenRatio,
     OptimSection,
     Precision,
     Probability,
     Ratio,
     Section,
+    Seed,
     Text,
-)
-from bertjobs.config.presets import size_names
-from bertjobs.config.rule import (
-    BATCH_SPLIT,
-    DECAY_RATIO_IDLE,
-    MICROBATCH_TOO_SMALL,
-    NUM_HEADS_IDLE,
-    WORKERS,
-    WSD_TOO_LONG,
-    Contradiction,
-    Idle,
-    vocabulary_idle,
+    VocabSize,
 )
 
 Document = Literal["auto", "article", "paragraph", "file", "line", "row"]
@@ -36,42 +36,44 @@ Sentences = Literal["auto", "dot", "line", "punctuation"]
 Pairs = Literal["nsp", "sop", "none"]
 VocabKind = Literal["wordpiece", "word"]
 PUBLISHED_CORPORA = ("wikitext-2", "wikitext-103")
-"""What `data.corpus` names that is no path."""
+"""Names that `data.corpus` takes besides paths; all come with a validation file."""
 
 
 class CorpusSection(Section):
     corpus: Text = "wikitext-2"
-    """What to read: `wikitext-2`, `wikitext-103`, or a file, folder or glob of text, JSONL or Parquet."""
+    """Corpus: `wikitext-2`, `wikitext-103`, or a file, folder or glob of text, JSONL or Parquet."""
     path: Text | None = None
-    """Folder or zip that holds a published corpus; default: what `bertjobs data get` downloaded."""
+    """Folder or zip of a published corpus; default: what `bertjobs data get` downloaded."""
     valid: Text | None = None
-    """Corpus to validate on, a file, folder or glob; default: the published validation file where there is
-    one, else held-out documents."""
-    valid_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.02
-    """Share of the documents held out where there is no validation corpus."""
+    """Validation corpus, a file, folder or glob; default: the published validation file where there is one,
+    else held-out documents."""
+    valid_ratio: OpenRatio = 0.02
+    """Share of the documents to hold out for validation where there is no validation corpus; 0.02 keeps most
+    text for training."""
     column: Text = "text"
-    """Field or column that holds the text, in JSONL and Parquet."""
+    """Field or column of the text, in JSONL and Parquet."""
     document: Document = "auto"
-    """What one document is: a WikiText `article` or `paragraph` (d2l's), a `file`, a `line`, or a `row` of
-    JSONL or Parquet; `auto` takes articles of WikiText, files of text, rows of the others."""
+    """Unit of text that is one document: a WikiText `article` or `paragraph` (as in d2l), a `file`, a `line`,
+    or a `row` of JSONL or Parquet; `auto` takes articles of WikiText, files of text, rows of JSONL and
+    Parquet."""
     sentences: Sentences = "auto"
-    """Where sentences end: at ` . ` (`dot`, d2l's, for WikiText), at each `line` end, or after `.`, `!` or
-    `?` and a space (`punctuation`); `auto` takes `dot` for WikiText, else `punctuation`."""
-    on_bad_row: Literal["error", "skip"] = "error"
-    """Bytes that are no UTF-8, or a row without text, stop the job with file and line, or are skipped and
-    counted."""
+    """How documents are split into sentences: at ` . ` (`dot`, d2l's, for WikiText), at each `line` end, or
+    after `.`, `!` or `?` and a space (`punctuation`); `auto` takes `dot` for WikiText, else `punctuation`."""
+    on_bad_row: OnBadRow = "error"
+    """What to do with bytes that are not UTF-8, or a row without text: stop with file and line (`error`), or
+    leave them out and count them (`skip`)."""
     limit_documents: Count | None = None
-    """Use only the first documents, for trying things out."""
+    """Use only the first N documents, for a quick test; default: all."""
     block_bytes: Annotated[int, Field(ge=1 << 12)] = 16 << 20
-    """Text that is encoded and shuffled as one block, in bytes; bounds the memory of encoding. A larger
-    document is cut, and its parts are documents."""
+    """Size of a block, the unit in which text is encoded and shuffled, in bytes; bounds the memory of
+    encoding. A larger document is split, and each part counts as a document."""
     shuffle_blocks: Count = 16
-    """Blocks whose examples are shuffled together; bounds what a worker keeps at hand."""
+    """Number of blocks whose examples are shuffled together; bounds the memory of a worker."""
 
 
 class PretrainTextSection(Section):
-    max_len: Annotated[int, Field(ge=8, le=8192)] = 128
-    """Longest sequence in wordpieces, special tokens included."""
+    max_len: MaxLen = 128
+    """Longest sequence, in wordpieces, special tokens included; 128 as in the first 90 % of BERT's steps."""
 
 
 class ObjectiveSection(Section):
@@ -79,78 +81,81 @@ class ObjectiveSection(Section):
     """Second segment: the next or a random one (`nsp`, BERT), the next or swapped (`sop`, ALBERT), or `none`:
     one segment of full length."""
     segments: Literal["filled", "sentence"] = "filled"
-    """What a segment of a pair is: as many sentences as fit (`filled`, BERT), or one `sentence` (d2l)."""
+    """Length of a segment of a pair: as many sentences as fit (`filled`, BERT), or one `sentence` (d2l)."""
     mask_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
-    """Share of the positions that are predicted."""
+    """Share of the positions to predict; 0.15 as in BERT."""
     mask_token_ratio: Ratio = 0.8
-    """Share of those that become the mask token."""
+    """Share of the predicted positions that become the mask token; 0.8 as in BERT."""
     random_token_ratio: Ratio = 0.1
-    """Share of those that become a random token."""
+    """Share of the predicted positions that become a random token; 0.1 as in BERT."""
     keep_token_ratio: Ratio = 0.1
-    """Share of those that stay; the three add up to 1."""
+    """Share of the predicted positions that stay unchanged; 0.1 as in BERT. The three shares add up to 1."""
     whole_word: bool = False
-    """Mask all wordpieces of a word or none."""
+    """Mask either all wordpieces of a word or none; off as in the first BERT."""
 
 
 class PretrainModelSection(Section):
     source: Text = "tiny"
     """What to train: a size (`tiny`, `mini`, `small`, `medium`, `base`, `large`, `d2l-small`,
-    `d2l-small-wikitext`) from random weights, or a job, folder, archive or hub name to go on from."""
+    `d2l-small-wikitext`) with random weights; or a job, folder, archive or hub name to continue from."""
     num_heads: Count | None = None
-    """Attention heads; only for d2l archives that the registry does not know."""
+    """Number of attention heads; needed only for a d2l archive that is not registered."""
     vocab: Text | None = None
-    """Vocabulary file or folder for random weights; without it one is made from the corpus."""
+    """Vocabulary file or folder for random weights; default: make one from the corpus."""
     vocab_kind: VocabKind = "wordpiece"
-    """What to make from the corpus: wordpieces, or d2l's whole words."""
-    vocab_size: Annotated[int, Field(ge=64, le=1_000_000)] = 8192
-    """Size of a wordpiece vocabulary made from the corpus."""
+    """Vocabulary to make from the corpus: wordpieces, or whole words as in d2l."""
+    vocab_size: VocabSize = 8192
+    """Size of a wordpiece vocabulary made from the corpus; 8192 keeps small models small."""
     vocab_min_count: Count = 5
-    """Least occurrences of a word in a word vocabulary; 5 is d2l's."""
+    """Least number of occurrences of a word in a vocabulary of whole words; 5 as in d2l."""
     hidden_dropout: Probability | None = None
-    """Dropout on hidden states; default: what the configuration says (0.1 for BERT)."""
+    """Dropout on hidden states; default: the model configuration's own (0.1 for BERT)."""
     attention_dropout: Probability | None = None
-    """Dropout on attention probabilities; default: what the configuration says."""
+    """Dropout on attention probabilities; default: the model configuration's own (0.1 for BERT)."""
 
 
 class PretrainOptimSection(OptimSection):
     lr: Annotated[float, Field(gt=0.0, le=1.0)] = 1e-4
-    """Peak learning rate of AdamW; 1e-4 is BERT's, appendix A.2."""
+    """Peak learning rate of AdamW; 1e-4 as in BERT, appendix A.2."""
     warmup_ratio: Ratio = 0.01
-    """Share of the budget over which the learning rate rises from 0; BERT's is 1 %."""
+    """Share of the budget in which the learning rate rises from 0 to its peak; 0.01 as in BERT."""
 
 
 class PretrainTrainSection(Section):
     epochs: Count = 1
-    """Passes over the corpus, where no other budget is given."""
+    """Budget: passes over the corpus; used where no other budget is given."""
     max_steps: Count | None = None
-    """Budget: optimizer steps, whatever the epochs; warmup and decay follow the budget."""
+    """Budget: optimizer steps, instead of --epochs; warmup and decay follow the budget."""
     max_tokens: Count | None = None
-    """Budget: tokens seen, padding not counted."""
+    """Budget: tokens, padding not counted."""
     max_time_s: Annotated[float, Field(gt=0.0)] | None = None
-    """Budget: seconds of training, over all attempts; validation and checkpoints not counted."""
+    """Budget: seconds of training over all attempts, without validation and checkpoints."""
     batch_size: Count = 256
-    """Examples per optimizer step over all workers and accumulation; 256 is BERT's."""
+    """Examples per optimizer step, over all workers and accumulation; 256 as in BERT."""
     accumulation: Count = 1
-    """Microbatches each worker splits its share of a batch into at least; does not change the result."""
+    """Least number of microbatches into which each worker splits its part of a batch; saves memory, the
+    result is the same."""
     microbatch_tokens: Annotated[int, Field(ge=64)] = 16384
-    """Most tokens, padding included, that go through the model at once on a worker; bounds memory."""
+    """Most tokens, padding included, in one microbatch of a worker; bounds memory."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third
     more work."""
     eval_steps: Count | None = None
-    """Validate every so many steps, besides the end."""
+    """Validate every N optimizer steps, and at the end; default: only at the end."""
     eval_batch_size: Count = 128
-    """Examples per validation batch over all workers."""
+    """Examples per validation batch, over all workers; does not change the result."""
     eval_examples: Count = 4096
-    """Most examples of the validation corpus that are used."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of new weights, order, pairs, masks and dropout."""
+    """Most examples of the validation corpus to use; 4096 keeps validation short."""
+    seed: Seed = 0
+    """Seed of new weights, order of the examples, pairs, masks and dropout."""
     precision: Precision = "auto"
-    """`auto` computes matrix products in bf16 where the processor has it, else in fp32."""
+    """`auto` trains in bf16 where the CPU (avx512_bf16, AMX) or the GPU has it, else in fp32; on a CPU it
+    evaluates in fp32. `bf16` and `fp32` hold for both. Weights are always fp32."""
     deterministic: bool = False
     """Use only deterministic kernels; slower on CUDA, no difference on a CPU."""
     checkpoint_steps: Count | None = None
-    """Checkpoint every so many steps, besides each validation and the end."""
+    """Write a checkpoint every N optimizer steps, with each validation and at the end; default: only with
+    each validation and at the end."""
 
 
 class PretrainConfig(JobConfig):
@@ -170,71 +175,83 @@ def _budgets(c: Any) -> list[str]:
     return [path for path, value in zip(_BUDGETS, values, strict=True) if value is not None]
 
 
-def _action_ratios(c: Any) -> float:
+def _sum_of_token_ratios(c: Any) -> float:
     o = c.objective
     return float(o.mask_token_ratio + o.random_token_ratio + o.keep_token_ratio)
 
 
-PRETRAIN_CONTRADICTIONS: tuple[Contradiction, ...] = (
-    WORKERS,
-    BATCH_SPLIT,
-    WSD_TOO_LONG,
-    MICROBATCH_TOO_SMALL,
-    Contradiction(
+PRETRAIN_CONFLICTS: tuple[Conflict, ...] = (
+    *TRAINING_CONFLICTS,
+    Conflict(
         paths=("objective.mask_token_ratio", "objective.random_token_ratio", "objective.keep_token_ratio"),
-        holds=lambda c: not math.isclose(_action_ratios(c), 1.0, abs_tol=1e-9),
-        says=lambda c: (
+        applies=lambda c: not math.isclose(_sum_of_token_ratios(c), 1.0, abs_tol=1e-9),
+        message=lambda c: (
             "the shares of predicted positions that are masked, replaced and kept must add up to 1, but add "
-            f"up to {_action_ratios(c):g}"
+            f"up to {_sum_of_token_ratios(c):g}"
         ),
     ),
-    Contradiction(
+    Conflict(
         paths=_BUDGETS,
-        holds=lambda c: len(_budgets(c)) > 1,
-        says=lambda c: "a run has one budget: steps, tokens, time or epochs",
+        applies=lambda c: len(_budgets(c)) > 1,
+        message=lambda c: "a run has one budget: steps, tokens, time or epochs",
     ),
 )
 
-PRETRAIN_IDLE: tuple[Idle, ...] = (
-    DECAY_RATIO_IDLE,
-    Idle(
+PRETRAIN_UNUSED: tuple[UnusedValue, ...] = (
+    DECAY_RATIO_UNUSED,
+    UnusedValue(
         path="train.epochs",
-        holds=lambda c: bool(_budgets(c)),
-        because="another budget says how long it takes",
+        applies=lambda c: bool(_budgets(c)),
+        reason="another budget sets the length of training",
     ),
-    *vocabulary_idle("model.vocab", "model.vocab_kind", "model.vocab_size", "model.vocab_min_count"),
+    *vocabulary_unused("model.vocab", "model.vocab_kind", "model.vocab_size", "model.vocab_min_count"),
     *(
-        Idle(
+        UnusedValue(
             path=path,
-            holds=lambda c: c.model.source in size_names() and c.model.vocab is not None,
-            because="a vocabulary was given, so none is made from the corpus",
+            applies=lambda c: starts_from_random_weights(c) and c.model.vocab is not None,
+            reason="--vocab gives the vocabulary, so none is made from the corpus",
         )
         for path in ("model.vocab_kind", "model.vocab_size", "model.vocab_min_count")
     ),
-    Idle(
+    UnusedValue(
         path="model.vocab_size",
-        holds=lambda c: c.model.source in size_names() and c.model.vocab_kind == "word",
-        because="a word vocabulary takes every word that occurs --vocab-min-count times",
+        applies=lambda c: starts_from_random_weights(c) and c.model.vocab_kind == "word",
+        reason="a vocabulary of whole words takes every word that occurs --vocab-min-count times",
     ),
-    Idle(
+    UnusedValue(
         path="model.vocab_min_count",
-        holds=lambda c: c.model.source in size_names() and c.model.vocab_kind == "wordpiece",
-        because="only a word vocabulary reads it; --vocab-size sizes wordpieces",
+        applies=lambda c: starts_from_random_weights(c) and c.model.vocab_kind == "wordpiece",
+        reason="only a vocabulary of whole words uses it; --vocab-size sizes wordpieces",
     ),
-    NUM_HEADS_IDLE,
-    Idle(
+    NUM_HEADS_UNUSED,
+    UnusedValue(
         path="data.path",
-        holds=lambda c: c.data.corpus not in PUBLISHED_CORPORA,
-        because="only a published corpus is looked for in a folder; --corpus names files by their path",
+        applies=lambda c: c.data.corpus not in PUBLISHED_CORPORA,
+        reason="only a published corpus is looked for in a folder; --corpus names other files by their path",
     ),
-    Idle(
+    UnusedValue(
         path="data.valid_ratio",
-        holds=lambda c: c.data.valid is not None,
-        because="a validation corpus was given, so nothing is held out",
+        applies=lambda c: c.data.valid is not None,
+        reason="--valid gives the validation corpus, so no documents are held out",
     ),
-    Idle(
+    UnusedValue(
+        path="data.valid_ratio",
+        applies=lambda c: c.data.valid is None and c.data.corpus in PUBLISHED_CORPORA,
+        reason="a published corpus has a validation file, so no documents are held out",
+    ),
+    UnusedValue(
+        path="data.column",
+        applies=lambda c: not _may_have_columns(c),
+        reason="plain text has no columns",
+    ),
+    UnusedValue(
         path="objective.segments",
-        holds=lambda c: c.objective.pairs == "none",
-        because="without pairs there is one segment of full length",
+        applies=lambda c: c.objective.pairs == "none",
+        reason="without pairs there is one segment of full length",
     ),
 )
+
+
+def _may_have_columns(c: Any) -> bool:
+    corpora = [c.data.corpus] if c.data.valid is None else [c.data.corpus, c.data.valid]
+    return any(corpus not in PUBLISHED_CORPORA and not is_plain_text(corpus) for corpus in corpora)

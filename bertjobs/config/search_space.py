@@ -1,25 +1,28 @@
-"""The space of a search beside the rest of its configuration: the default one, what may be varied, and the
-configuration of a single trial. What a trial could be given is validated here, before anything is queued."""
+"""The space of a search: the default one, which parameters may be varied, and the configuration of one trial.
+
+Everything that a trial could be given is validated here, before anything is queued.
+"""
 
 import itertools
 from collections.abc import Iterator, Mapping
 
-from bertjobs.config.dimensions import Choice, Dimension, Space, Values, WholeRange, origin, parse_space
+from bertjobs.config.dimensions import Choice, Dimension, IntegerRange, Space, Values, origin, parse_space
 from bertjobs.config.finetune import FinetuneConfig
-from bertjobs.config.kinds import find_idle
-from bertjobs.config.load import Layer, describe, load, paths, stored_layer
+from bertjobs.config.kinds import find_unused
+from bertjobs.config.load import ConfigLayer, load_config, stored_layer
+from bertjobs.config.parameters import describe_parameter, parameter_paths
 from bertjobs.config.tune import TuneConfig
 from bertjobs.errors import ConfigError
 
 _ONE_DATA_SET = "the data is read and encoded once, for all trials"
-_ONE_MODEL = "all trials begin with the same weights and vocabulary, for which the data is encoded once"
+_ONE_MODEL = "all trials start from the same weights and vocabulary, for which the data is encoded once"
 _SAME_RESULT = "it does not change what a trial learns"
-_REFUSED: Mapping[str, str] = {
+NOT_SEARCHABLE: Mapping[str, str] = {
     "task": "the trials of a search learn one task",
     "data": _ONE_DATA_SET,
-    "resources": "a search shares out one grant among its trials",
-    "search": "it says how trials are chosen",
-    "origin": "it says where a configuration came from",
+    "resources": "a search divides one grant of resources among its trials",
+    "search": "it configures the search itself",
+    "origin": "it names where a configuration came from",
     "model.source": _ONE_MODEL,
     "model.num_heads": _ONE_MODEL,
     "model.vocab": _ONE_MODEL,
@@ -29,16 +32,16 @@ _REFUSED: Mapping[str, str] = {
     "train.eval_batch_size": _SAME_RESULT,
     "train.checkpoint_steps": _SAME_RESULT,
     "train.deterministic": _SAME_RESULT,
-    "train.eval_steps": "trials are compared while they run, so all are judged equally often",
+    "train.eval_steps": "trials are compared while they run, so all must be evaluated equally often",
 }
 """Sections and paths that cannot be varied inside one search, and why."""
 
 
 def default_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[str, str]:
-    """Return what is varied when the user does not say.
+    """Return the space to search where the user gives none.
 
-    Source: BERT, appendix A.3, has 2e-5 to 5e-5 for base and large; small models bear ten times as much.
-    """
+    Source: BERT, appendix A.3, has 2e-5 to 5e-5 for base and large; small models train well at ten times
+    that."""
     points = ",5" if config.search.algorithm == "grid" else ""
     between = "only_first,only_second,ratio," if is_pair else ""
     return {
@@ -49,17 +52,17 @@ def default_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[
 
 
 def space_texts(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[str, str]:
-    """Return the space as text: the given one, or the default."""
+    """Return the space as text, by path: the given one, or the default."""
     if config.search.space is not None:
         return config.search.space
     return default_space(config, is_large=is_large, is_pair=is_pair)
 
 
 def search_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[str, Dimension]:
-    """Return the dimensions of a search, each with everything it could give to a trial validated.
+    """Return the dimensions of a search, after validating every value that they could give to a trial.
 
-    Raises: ConfigError: a dimension that cannot be read, is not a parameter, has no effect, does not belong
-        into a search or goes beyond what the schema allows; a grid without points or larger than the trials.
+    Raises: ConfigError: a dimension cannot be read, is not a parameter, has no effect, cannot be searched or
+        goes beyond the bounds of the schema; a grid has no number of points, or more than there are trials.
     """
     texts = space_texts(config, is_large=is_large, is_pair=is_pair)
     space = parse_space(texts)
@@ -75,12 +78,12 @@ def search_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[s
 def trial_config(
     config: TuneConfig, values: Values, texts: Mapping[str, str] | None = None
 ) -> FinetuneConfig:
-    """Return the fine-tuning that one trial is. Raises: ConfigError: the values do not go together."""
+    """Return the configuration of one trial. Raises: ConfigError: its values are in conflict."""
     named = {path: origin(path, text) for path, text in (texts or {}).items()}
     given = config.model_dump(exclude={"search"})
     given["resources"] = _resources_of_trial(config)
-    layers = stored_layer(given), Layer(values, {path: path for path in values} | named, is_given=False)
-    trial = load("finetune", *layers)
+    layers = stored_layer(given), ConfigLayer(values, {path: path for path in values} | named, is_given=False)
+    trial = load_config("finetune", *layers)
     assert isinstance(trial, FinetuneConfig)
     return trial
 
@@ -88,9 +91,9 @@ def trial_config(
 def corner_configs(
     config: TuneConfig, space: Space, texts: Mapping[str, str] | None = None
 ) -> Iterator[FinetuneConfig]:
-    """Yield the trials at the ends of every three dimensions: rules are about no more, and no value between.
+    """Yield the configurations at the ends of every three dimensions; no rule involves more than three.
 
-    Raises: ConfigError: one of them is not allowed; named after the dimension, or after the values.
+    Raises: ConfigError: one of them is not allowed; the error names the dimension, or the values.
     """
     for values in _corners(space):
         try:
@@ -109,13 +112,13 @@ def max_lens(config: TuneConfig, space: Space) -> tuple[int, int]:
 
 
 def workers_per_trial(config: TuneConfig) -> int:
-    """Return how many training processes a trial has."""
+    """Return the number of worker processes of one trial."""
     search = config.search
     return search.workers_per_trial or max(1, int(search.gpus_per_trial or 1) if config.resources.gpus else 1)
 
 
 def gpus_per_trial(config: TuneConfig) -> float:
-    """Return the GPUs of one trial; a share of one where trials share it."""
+    """Return the number of GPUs of one trial; a fraction where trials share a GPU."""
     return (config.search.gpus_per_trial or 1.0) if config.resources.gpus else 0.0
 
 
@@ -132,33 +135,33 @@ def _corners(space: Space) -> list[Values]:
 def _check_path(path: str, named: str) -> None:
     section = path.partition(".")[0]
     for refused in (path, section):
-        if refused in _REFUSED:
-            raise ConfigError(f"{named}: {path} cannot be searched: {_REFUSED[refused]}.")
-    if path not in paths("finetune"):
-        load("finetune", Layer({path: None}, {path: named}))  # says which name is close
+        if refused in NOT_SEARCHABLE:
+            raise ConfigError(f"{named}: {path} cannot be searched: {NOT_SEARCHABLE[refused]}")
+    if path not in parameter_paths("finetune"):
+        load_config("finetune", ConfigLayer({path: None}, {path: named}))  # its error suggests a close name
 
 
 def _check_type(path: str, dimension: Dimension, *, named: str) -> None:
-    if isinstance(dimension, Choice | WholeRange):
+    if isinstance(dimension, Choice | IntegerRange):
         return
-    if describe("finetune", path).type is int:
-        raise ConfigError(f"{named}: {path} is a whole number.", hint="Use randint or choice.")
+    if describe_parameter("finetune", path).type is int:
+        raise ConfigError(f"{named}: {path} takes whole numbers", hint="Use randint or choice.")
 
 
 def _check_effect(config: TuneConfig, space: Space, texts: Mapping[str, str], *, is_pair: bool) -> None:
-    """Refuse a dimension that changes nothing, whatever the others are."""
-    idle: list[dict[str, str]] = [
-        dict(find_idle("finetune", trial, given=space)) for trial in corner_configs(config, space, texts)
+    """Refuse a dimension that has no effect, whatever the values of the others."""
+    unused: list[dict[str, str]] = [
+        dict(find_unused("finetune", trial, given=space)) for trial in corner_configs(config, space, texts)
     ]
     for path in space:
-        if all(path in reasons for reasons in idle):
-            raise ConfigError(f"{origin(path, texts[path])} has no effect: {idle[0][path]}.")
+        if all(path in reasons for reasons in unused):
+            raise ConfigError(f"{origin(path, texts[path])} has no effect: {unused[0][path]}")
     truncation = space["text.truncation"].ends if "text.truncation" in space else ()
     if truncation and not is_pair and "head_tail" not in truncation:
         raise ConfigError(
             f"{origin('text.truncation', texts['text.truncation'])} has no effect: --task "
-            f"{config.task.name} has single texts, which these strategies cut alike.",
-            hint="Only head_tail cuts a single text in another way.",
+            f"{config.task.name} has single texts, which all these strategies cut in the same way",
+            hint="Add head_tail, the only strategy that cuts a single text differently.",
         )
 
 
@@ -171,23 +174,23 @@ def _check_grid(config: TuneConfig, space: Space, texts: Mapping[str, str]) -> N
         named = origin(path, texts[path])
         if not is_grid and dimension.num_points is not None:
             raise ConfigError(
-                f"{named}: only a grid reads how many points a range has.",
+                f"{named}: only a grid uses the number of points of a range",
                 hint="Leave the third number out, or give --algorithm grid.",
             )
-        if is_grid and dimension.num_points is None and not isinstance(dimension, WholeRange):
+        if is_grid and dimension.num_points is None and not isinstance(dimension, IntegerRange):
             raise ConfigError(
-                f"{named}: a grid needs to know how many points this range has.",
+                f"{named}: a grid needs the number of points of this range",
                 hint=f"Give a third number, as in {texts[path]},5.",
             )
         num_points *= len(dimension.grid) if is_grid else 1
     if is_grid and num_points > config.search.trials:
         raise ConfigError(
-            f"--trials {config.search.trials}: the grid has {num_points} points.",
+            f"--trials {config.search.trials}: the grid has {num_points} points",
             hint=f"Give --trials {num_points}, or fewer values in --space.",
         )
 
 
 def _resources_of_trial(config: TuneConfig) -> dict[str, float | int | None]:
-    """Return what `submit finetune` would ask for to run one trial: whole GPUs, and their workers."""
+    """Return the resources that `submit finetune` would request to run one trial."""
     gpus = -(-gpus_per_trial(config) // 1)
     return {"gpus": int(gpus), "workers": config.search.workers_per_trial, "cpus_per_worker": None}

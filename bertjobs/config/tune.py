@@ -1,6 +1,7 @@
-"""Every parameter of a search once, as in `schema`: what fine-tuning has, and how its trials are chosen.
+"""The parameters of a search: those of fine-tuning and how trials are chosen; and the rules over several of
+them.
 
-Rules over the parameters of a search. What a trial may be is checked in `search_space`.
+What a single trial may be is checked in `search_space`.
 """
 
 from collections.abc import Mapping
@@ -8,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from bertjobs.config.finetune import Count, FinetuneConfig, Section, Text
-from bertjobs.config.rule import WORKERS, Contradiction, Idle
-from bertjobs.config.rules_finetune import FINETUNE_IDLE
+from bertjobs.config.finetune import FINETUNE_UNUSED, FinetuneConfig
+from bertjobs.config.rules import TOO_MANY_WORKERS, UNEVEN_GPUS, Conflict, UnusedValue, num_workers
+from bertjobs.config.sections import Count, Section, Seed, Text
 
 Algorithm = Literal["random", "grid", "bayesian"]
 Stopper = Literal["asha", "median", "none"]
@@ -18,7 +19,7 @@ SearchMetric = Literal["accuracy", "mcc", "f1", "loss"]
 
 
 def _lists_as_choices(given: Any) -> Any:
-    """Let YAML say a choice as a list."""
+    """Turn a list, as YAML writes a choice, into the text of a choice."""
     if not isinstance(given, Mapping):
         return given
     return {
@@ -27,39 +28,40 @@ def _lists_as_choices(given: Any) -> Any:
     }
 
 
-Space = Annotated[dict[str, Text], BeforeValidator(_lists_as_choices)]
+SpaceTexts = Annotated[dict[str, Text], BeforeValidator(_lists_as_choices)]
 
 
 class SearchSection(Section):
     trials: Count = 32
-    """Configurations to try; of a grid, the most it may have."""
-    space: Space | None = None
-    """What to vary, as `optim.lr=loguniform:1e-5,1e-4`, `text.truncation=choice:ratio,longest_first`,
-    `uniform:LOW,HIGH` or `randint:LOW,HIGH` (both ends included), or a YAML file of such lines; may be given
-    again; default: learning rate, batch size and truncation."""
+    """Number of configurations to try; with --algorithm grid, the most that the grid may have."""
+    space: SpaceTexts | None = None
+    """Dimension to search, as `optim.lr=loguniform:1e-5,1e-4`, `text.truncation=choice:ratio,longest_first`,
+    `uniform:LOW,HIGH` or `randint:LOW,HIGH` (both ends included), or a YAML file of such lines; can be
+    repeated; default: learning rate, batch size and truncation."""
     algorithm: Algorithm = "random"
     """How configurations are chosen: at `random`, every point of a `grid` (a range then takes a third number,
-    how many points), or `bayesian`, by what the trials before have shown (needs Optuna)."""
+    its number of points), or `bayesian`, from the results of earlier trials (needs Optuna)."""
     stopper: Stopper = "asha"
-    """What ends trials early: `asha` (asynchronous successive halving), being worse than the `median`, or
-    `none`."""
+    """Scheduler that stops trials early: `asha` (asynchronous successive halving), `median` (stops what is
+    worse than the median of the others), or `none`."""
     metric: SearchMetric | None = None
-    """What is searched for on the development split; default: the task's metric."""
+    """Metric on the development split to optimise; default: the task's own."""
     grace_examples: Count | None = None
-    """Examples a trial sees before it may be stopped; default: so many that two cuts by the reduction factor
-    lie between them and a whole trial."""
+    """Training examples that a trial sees before it can be stopped; default: those of a whole trial, divided
+    by the square of --reduction-factor."""
     reduction_factor: Annotated[float, Field(gt=1.0, le=10.0)] = 3.0
-    """One of so many trials survives each rung of asha, and the next rung is so many times as far."""
-    search_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Seed of the configurations; the same seed tries the same ones."""
+    """Reduction factor of asha: each rung keeps the best 1/N of its trials, and the next rung is N times as
+    long; 3 as in Hyperband."""
+    search_seed: Seed = 0
+    """Seed of the search: the same seed tries the same configurations."""
     gpus_per_trial: Annotated[float, Field(gt=0.0)] | None = None
-    """GPUs of one trial, a whole number or a share such as 0.5; default: 1 where the search has GPUs."""
+    """GPUs per trial, a whole number or a fraction such as 0.5; default: 1 where the search has GPUs."""
     cpus_per_trial: Annotated[float, Field(gt=0.0)] | None = None
-    """CPU cores of one trial; default: all that a granted worker has, or its GPUs' share of them."""
+    """CPU cores per trial; default: those of one granted worker, or in proportion to its GPUs."""
     workers_per_trial: Count | None = None
-    """Training processes of one trial; default: one per GPU, or one on a CPU."""
+    """Worker processes per trial; default: one per GPU, or one on CPUs."""
     max_concurrent: Count | None = None
-    """Most trials at a time; default: as many as the grant holds."""
+    """Most trials at a time; default: as many as the granted resources hold."""
 
 
 class TuneConfig(FinetuneConfig):
@@ -67,9 +69,9 @@ class TuneConfig(FinetuneConfig):
 
 
 DEFAULT_PATHS = ("optim.lr", "train.batch_size", "text.truncation")
-"""What is varied where the user does not say."""
+"""What a search varies where `search.space` is not given."""
 
-_PATHS_OF_TRIALS = (
+SEARCHABLE_PATHS = (
     "text.max_len",
     "text.truncation",
     "model.hidden_dropout",
@@ -108,73 +110,70 @@ def _is_shared_unevenly(c: Any) -> bool:
     return (gpus < 1 and workers > 1) or (gpus >= 1 and (gpus % 1 != 0 or gpus % workers != 0))
 
 
-def _granted_workers(c: Any) -> int:
-    return int(c.resources.workers or c.resources.gpus or 1)
-
-
-TUNE_CONTRADICTIONS: tuple[Contradiction, ...] = (
-    WORKERS,
-    Contradiction(
+TUNE_CONFLICTS: tuple[Conflict, ...] = (
+    TOO_MANY_WORKERS,
+    UNEVEN_GPUS,
+    Conflict(
         paths=("search.gpus_per_trial", "resources.gpus"),
-        holds=lambda c: (c.search.gpus_per_trial or 0) > c.resources.gpus,
-        says=lambda c: (
+        applies=lambda c: (c.search.gpus_per_trial or 0) > c.resources.gpus,
+        message=lambda c: (
             f"a trial needs {c.search.gpus_per_trial:g} GPU(s), but the search has {c.resources.gpus} in all"
         ),
     ),
-    Contradiction(
+    Conflict(
         paths=("search.gpus_per_trial", "search.workers_per_trial"),
-        holds=_is_shared_unevenly,
-        says=lambda c: (
+        applies=_is_shared_unevenly,
+        message=lambda c: (
             f"{c.search.gpus_per_trial:g} GPU(s) cannot be shared evenly among the "
             f"{c.search.workers_per_trial or 1} worker(s) of a trial; give a share of one GPU for one "
             "worker, or a multiple of the workers"
         ),
     ),
-    Contradiction(
+    Conflict(
         paths=("search.workers_per_trial", "resources.workers"),
-        holds=lambda c: (
-            c.search.gpus_per_trial is None and (c.search.workers_per_trial or 1) > _granted_workers(c)
+        applies=lambda c: (
+            c.search.gpus_per_trial is None and (c.search.workers_per_trial or 1) > num_workers(c)
         ),
-        says=lambda c: (
-            f"a trial has {c.search.workers_per_trial} workers, but the search has {_granted_workers(c)} in "
+        message=lambda c: (
+            f"a trial has {c.search.workers_per_trial} workers, but the search has {num_workers(c)} in "
             "all; raise --workers or --gpus"
         ),
     ),
 )
 
 
-def _varied(path: str) -> Idle:
-    return Idle(
+def _varied(path: str) -> UnusedValue:
+    return UnusedValue(
         path=path,
-        holds=lambda c: path in varied_paths(c),
-        because="the search varies it; say with --space what to vary instead",
+        applies=lambda c: path in varied_paths(c),
+        reason="the search varies it; name other dimensions with --space",
     )
 
 
-def _unless_schedule_varies(rule: Idle) -> Idle:
-    return Idle(
+def _unless_schedule_varies(rule: UnusedValue) -> UnusedValue:
+    return UnusedValue(
         path=rule.path,
-        holds=lambda c: rule.holds(c) and "optim.schedule" not in varied_paths(c),
-        because=rule.because,
+        applies=lambda c: rule.applies(c) and "optim.schedule" not in varied_paths(c),
+        reason=rule.reason,
     )
 
 
-TUNE_IDLE: tuple[Idle, ...] = (
-    *(_unless_schedule_varies(rule) for rule in FINETUNE_IDLE),
-    *(_varied(path) for path in _PATHS_OF_TRIALS),
-    Idle(
+TUNE_UNUSED: tuple[UnusedValue, ...] = (
+    *(_unless_schedule_varies(rule) for rule in FINETUNE_UNUSED),
+    *(_varied(path) for path in SEARCHABLE_PATHS),
+    UnusedValue(
         path="search.grace_examples",
-        holds=lambda c: c.search.stopper == "none",
-        because="no trial is stopped early",
+        applies=lambda c: c.search.stopper == "none",
+        reason="no trial is stopped early",
     ),
-    Idle(
+    UnusedValue(
         path="search.reduction_factor",
-        holds=lambda c: c.search.stopper != "asha",
-        because="only asha reads it",
+        applies=lambda c: c.search.stopper != "asha",
+        reason="only asha uses it",
     ),
-    Idle(
+    UnusedValue(
         path="search.search_seed",
-        holds=lambda c: c.search.algorithm == "grid",
-        because="a grid tries every point",
+        applies=lambda c: c.search.algorithm == "grid",
+        reason="a grid tries every point",
     ),
 )

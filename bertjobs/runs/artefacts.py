@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import bertjobs
-from bertjobs.config.finetune import TextSection
+from bertjobs.config.sections import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import Task

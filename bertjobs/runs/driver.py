@@ -74,7 +74,7 @@ def _work(session: JobSession, settings: Settings) -> None:
     os.environ.update(RAY_COLOR_PREFIX="0", RAY_DEDUP_LOGS="0")  # read at import: the log is a file
     import ray
 
-    from bertjobs.config import load, stored_layer
+    from bertjobs.config import load_config, stored_layer
     from bertjobs.runs.input_files import fetch_inputs
     from bertjobs.runs.kinds import DRIVER_OF_KIND
     from bertjobs.runs.reporting import OpenSession
@@ -92,8 +92,7 @@ def _work(session: JobSession, settings: Settings) -> None:
                 id=job.id,
                 attempt=attempt.number,
                 config=fetch_inputs(
-                    job.kind,
-                    load(job.kind, stored_layer(job.config)),
+                    load_config(job.kind, stored_layer(job.config)),
                     storage=job.storage,
                     cache=settings.cache,
                 ),

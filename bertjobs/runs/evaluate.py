@@ -7,7 +7,8 @@ from typing import Any
 import ray
 
 from bertjobs.config import EvaluateConfig
-from bertjobs.config.finetune import EvalTextSection, TextSection
+from bertjobs.config.finetune import EvalTextSection
+from bertjobs.config.sections import TextSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.modeling.build import build_classifier
 from bertjobs.runs import ray_train

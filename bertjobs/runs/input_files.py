@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bertjobs.config import JobConfig, Layer, load, stored_layer
+from bertjobs.config import JobConfig, with_values
+from bertjobs.config.load import Config
 from bertjobs.errors import ConfigError
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
@@ -37,7 +38,7 @@ READ_BY_ALL_NODES = ("pretrain", "encode")
 Announce = Callable[[str], None]
 
 
-def send_inputs(kind: str, config: JobConfig, *, settings: Settings, announce: Announce) -> JobConfig:
+def send_inputs(kind: str, config: Config, *, settings: Settings, announce: Announce) -> Config:
     """Return the config with the places of its files as the nodes see them; sends what they cannot.
 
     Raises: ConfigError: too much to send, or no storage that the nodes could see. StorageError: no room, no
@@ -53,10 +54,10 @@ def send_inputs(kind: str, config: JobConfig, *, settings: Settings, announce: A
     }
     _check_unseen(kind, unseen, settings)
     sent = {path: _send(local, settings.storage, announce) for path, local in unseen.items()}
-    return load(kind, stored_layer(config.model_dump()), Layer(sent, {}, is_given=False))
+    return with_values(config, sent)
 
 
-def fetch_inputs(kind: str, config: JobConfig, *, storage: str, cache: Path) -> JobConfig:
+def fetch_inputs(config: Config, *, storage: str, cache: Path) -> Config:
     """Return the config with local copies of what was sent into an object store.
 
     Raises: StorageError: it cannot be read.
@@ -68,7 +69,7 @@ def fetch_inputs(kind: str, config: JobConfig, *, storage: str, cache: Path) -> 
         if value is not None and folder.is_remote and value.startswith(f"{folder.uri}/"):
             key, name = value.removeprefix(f"{folder.uri}/").split("/")
             fetched[path] = str(_fetch(folder, key, cache / INPUTS) / name)
-    return load(kind, stored_layer(config.model_dump()), Layer(fetched, {}, is_given=False))
+    return with_values(config, fetched)
 
 
 def content_key(path: Path) -> str:

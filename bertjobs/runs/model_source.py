@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from bertjobs.config import EncodeConfig
 from bertjobs.config.encode import EncodeTextSection
-from bertjobs.config.finetune import TextSection
 from bertjobs.config.presets import size_names
+from bertjobs.config.sections import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.modeling import d2l, weights
 from bertjobs.modeling.config import BertConfig, LoadedModel

@@ -7,7 +7,7 @@ from typing import Any
 import ray
 
 from bertjobs.config import PretrainConfig
-from bertjobs.config.finetune import TextSection
+from bertjobs.config.sections import TextSection
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.modeling.weights import save_pretrained

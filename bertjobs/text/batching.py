@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertjobs.config.finetune import Truncation
+from bertjobs.config.sections import Truncation
 from bertjobs.text import ragged
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s

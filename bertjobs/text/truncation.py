@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertjobs.config.finetune import Truncation
+from bertjobs.config.sections import Truncation
 from bertjobs.text.ragged import Int64s
 
 

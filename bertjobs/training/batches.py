@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertjobs.config.finetune import TextSection, TrainSection
+from bertjobs.config.finetune import TrainSection
+from bertjobs.config.sections import TextSection
 from bertjobs.modeling.dropout import row_keys
 from bertjobs.modeling.inputs import ModelInputs
 from bertjobs.text import ragged

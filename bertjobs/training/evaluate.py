@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertjobs.config.finetune import Precision, TextSection
+from bertjobs.config.sections import Precision, TextSection
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
 from bertjobs.training.batches import Feed, Microbatch, SpecialIds

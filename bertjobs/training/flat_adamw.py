@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from bertjobs.config.finetune import OptimSection
+from bertjobs.config.sections import OptimSection
 from bertjobs.errors import ModelError
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.param_groups import Group, freeze, parameter_groups

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bertjobs.config.encode import Pooling
-from bertjobs.config.finetune import Precision, TextSection
+from bertjobs.config.sections import Precision, TextSection
 from bertjobs.errors import ModelError
 from bertjobs.modeling.bert import BertModel
 from bertjobs.modeling.build import build_pretraining

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.config.finetune import OptimSection, TrainSection
+from bertjobs.config.finetune import TrainSection
 from bertjobs.config.pretrain import PretrainTrainSection
+from bertjobs.config.sections import OptimSection
 from bertjobs.modeling.dropout import DropoutPool
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.storage import JobDir

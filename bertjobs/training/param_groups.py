@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bertjobs.config.finetune import OptimSection
+from bertjobs.config.sections import OptimSection
 from bertjobs.errors import ConfigError
 
 _LAYER = re.compile(r"\bencoder\.layer\.(\d+)\.")

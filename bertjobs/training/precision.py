@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from bertjobs.config.finetune import Precision
+from bertjobs.config.sections import Precision
 from bertjobs.errors import ConfigError
 
 _CPU_FLAGS = {"amx_bf16", "avx512_bf16"}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertjobs.config.finetune import Precision
+from bertjobs.config.sections import Precision
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.precision import autocast, resolve_precision

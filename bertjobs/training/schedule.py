@@ -9,7 +9,7 @@ Pure functions of what was spent, so that resuming needs nothing else and all ra
 import math
 from dataclasses import dataclass
 
-from bertjobs.config.finetune import OptimSection, Schedule
+from bertjobs.config.sections import OptimSection, Schedule
 from bertjobs.errors import ConfigError
 
 

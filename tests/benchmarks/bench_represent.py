@@ -29,7 +29,7 @@ import torch
 import transformers
 
 from bertjobs.config.encode import EncodeTrainSection
-from bertjobs.config.finetune import TextSection
+from bertjobs.config.sections import TextSection
 from bertjobs.modeling import build_pretraining, load_weights
 from bertjobs.text.lines import LINES_PER_SPAN
 from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs

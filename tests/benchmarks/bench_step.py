@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 
-from bertjobs.config.finetune import OptimSection
+from bertjobs.config.sections import OptimSection
 from bertjobs.modeling import (
     BertConfig,
     BertForSequenceClassification,

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from bertjobs.cli.main import main
 from bertjobs.cli.options import FLAGS, SET_ONLY, ConfigOption, config_options, resolve
-from bertjobs.config import CONFIG_OF_KIND, describe, load, paths
+from bertjobs.config import CONFIG_OF_KIND, describe_parameter, load_config, parameter_paths
 from bertjobs.errors import ConfigError
 
 ROWS = [(flag, path) for flags in FLAGS.values() for flag, path in flags.items()]
@@ -16,14 +16,14 @@ ROWS = [(flag, path) for flags in FLAGS.values() for flag, path in flags.items()
 
 def test_every_flag_leads_to_a_parameter_of_some_kind() -> None:
     assert len(ROWS) > 40
-    known = {path for kind in CONFIG_OF_KIND for path in paths(kind)}
+    known = {path for kind in CONFIG_OF_KIND for path in parameter_paths(kind)}
     assert {path for _, path in ROWS} <= known
     assert len({path for _, path in ROWS}) == len({flag for flag, _ in ROWS}) == len(ROWS)
 
 
 @pytest.mark.parametrize("kind", list(CONFIG_OF_KIND))
 def test_every_parameter_has_a_flag_or_is_listed_as_set_only(kind: str) -> None:
-    assert set(paths(kind)) - {path for _, path in ROWS} == SET_ONLY
+    assert set(parameter_paths(kind)) - {path for _, path in ROWS} == SET_ONLY
 
 
 @pytest.mark.parametrize("kind", list(CONFIG_OF_KIND))
@@ -40,7 +40,7 @@ def test_a_flag_is_named_after_its_parameter(kind: str) -> None:
 def test_help_shows_what_the_schema_says(kind: str) -> None:
     output = " ".join(CliRunner().invoke(main, ["submit", kind, "--help"], terminal_width=400).output.split())
     for option in config_options(kind):
-        parameter = describe(kind, option.path)
+        parameter = describe_parameter(kind, option.path)
         assert " ".join(parameter.help.split()) in output
         for choice in parameter.choices or ():
             assert choice in output
@@ -50,7 +50,7 @@ def test_help_shows_what_the_schema_says(kind: str) -> None:
     ("flag", "path"), [(o.opts[0], o.path) for o in config_options("finetune")], ids=lambda v: str(v)
 )
 def test_a_flag_sets_its_parameter_and_is_named_in_its_error(flag: str, path: str) -> None:
-    parameter = describe("finetune", path)
+    parameter = describe_parameter("finetune", path)
     if parameter.type is not str or parameter.choices:
         with pytest.raises(ConfigError) as e:
             resolve("finetune", {path: "§"})
@@ -89,7 +89,7 @@ def test_flags_go_over_set_over_file_over_preset(tmp_path: Path) -> None:
 
 
 def test_without_anything_given_the_defaults_hold() -> None:
-    assert resolve("finetune", {}) == load("finetune")
+    assert resolve("finetune", {}) == load_config("finetune")
 
 
 def test_a_switch_can_be_given_both_ways() -> None:

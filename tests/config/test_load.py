@@ -6,12 +6,12 @@ import pytest
 
 from bertjobs.config import (
     CONFIG_OF_KIND,
+    ConfigLayer,
     FinetuneConfig,
-    Layer,
-    describe,
+    describe_parameter,
     file_layer,
-    load,
-    paths,
+    load_config,
+    parameter_paths,
     preset_layer,
     set_layer,
     stored_layer,
@@ -22,8 +22,8 @@ from bertjobs.errors import ConfigError
 def test_later_layers_win_over_earlier_ones(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("optim:\n  lr: 3e-5\n  weight_decay: 0.2\ntrain:\n")
-    flags = Layer({"optim.weight_decay": "0.3"}, {"optim.weight_decay": "--weight-decay"})
-    config = load(
+    flags = ConfigLayer({"optim.weight_decay": "0.3"}, {"optim.weight_decay": "--weight-decay"})
+    config = load_config(
         "finetune", preset_layer("finetune", "cola"), file_layer(path), set_layer(("train.epochs=9",)), flags
     )
     assert isinstance(config, FinetuneConfig)
@@ -32,37 +32,39 @@ def test_later_layers_win_over_earlier_ones(tmp_path: Path) -> None:
 
 
 def test_a_resolved_config_is_read_back_as_it_was() -> None:
-    config = load("finetune", preset_layer("finetune", "snli-d2l"), set_layer(("data.valid_split=dev",)))
-    assert load("finetune", stored_layer(config.model_dump(mode="json"))) == config
+    config = load_config(
+        "finetune", preset_layer("finetune", "snli-d2l"), set_layer(("data.valid_split=dev",))
+    )
+    assert load_config("finetune", stored_layer(config.model_dump(mode="json"))) == config
 
 
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("optim.lr=0", "--set optim.lr: 0 is not allowed; expected a number > 0 and <= 1."),
-        ("optim.lr=-1", "--set optim.lr: -1 is not allowed; expected a number > 0 and <= 1."),
-        ("optim.lr=fast", "--set optim.lr: fast is not allowed; expected a number > 0 and <= 1."),
-        ("optim.lr=.nan", "--set optim.lr: nan is not allowed; expected a number > 0 and <= 1."),
-        ("text.max_len=2", "--set text.max_len: 2 is not allowed; expected a whole number >= 8 and <= 8192."),
-        ("train.epochs=1.5", "--set train.epochs: 1.5 is not allowed; expected a whole number >= 1."),
+        ("optim.lr=0", "--set optim.lr: 0 is not allowed; expected a number > 0 and <= 1"),
+        ("optim.lr=-1", "--set optim.lr: -1 is not allowed; expected a number > 0 and <= 1"),
+        ("optim.lr=fast", "--set optim.lr: fast is not allowed; expected a number > 0 and <= 1"),
+        ("optim.lr=.nan", "--set optim.lr: nan is not allowed; expected a number > 0 and <= 1"),
+        ("text.max_len=2", "--set text.max_len: 2 is not allowed; expected a whole number >= 8 and <= 8192"),
+        ("train.epochs=1.5", "--set train.epochs: 1.5 is not allowed; expected a whole number >= 1"),
         (
             "optim.schedule=lineal",
-            "--set optim.schedule: lineal is not allowed; choose one of linear, cosine, constant, wsd.",
+            "--set optim.schedule: lineal is not allowed; choose one of linear, cosine, constant, wsd",
         ),
         (
             "data.limit_train=0",
-            "--set data.limit_train: 0 is not allowed; expected a whole number >= 1, or nothing.",
+            "--set data.limit_train: 0 is not allowed; expected a whole number >= 1, or nothing",
         ),
         (
             "train.deterministic=perhaps",
-            "--set train.deterministic: perhaps is not allowed; expected true or false.",
+            "--set train.deterministic: perhaps is not allowed; expected true or false",
         ),
-        ("task.name=''", "--set task.name: '' is not allowed; expected a text that is not empty."),
+        ("task.name=''", "--set task.name: '' is not allowed; expected a text that is not empty"),
     ],
 )
-def test_a_wrong_value_is_said_back_with_what_is_allowed(assignment: str, message: str) -> None:
+def test_an_error_names_the_wrong_value_and_what_is_allowed(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError) as e:
-        load("finetune", set_layer((assignment,)))
+        load_config("finetune", set_layer((assignment,)))
     assert e.value.message == message
     assert e.value.exit_code == 2
 
@@ -79,14 +81,14 @@ def test_a_wrong_value_is_said_back_with_what_is_allowed(assignment: str, messag
 )
 def test_a_misspelt_key_is_refused_with_a_suggestion(path: str, hint: str) -> None:
     with pytest.raises(ConfigError) as e:
-        load("finetune", set_layer((f"{path}=1",)))
-    assert e.value.message == f"--set {path}: finetune has no parameter {path}."
+        load_config("finetune", set_layer((f"{path}=1",)))
+    assert e.value.message == f"--set {path}: finetune has no parameter {path}"
     assert e.value.hint == hint
 
 
-def test_a_required_value_is_asked_for_by_its_name() -> None:
-    with pytest.raises(ConfigError, match=r"^--model is required\.$"):
-        load("evaluate", Layer({}, {"model.source": "--model"}))
+def test_a_missing_required_value_is_named_by_its_flag() -> None:
+    with pytest.raises(ConfigError, match=r"^--model is required$"):
+        load_config("evaluate", ConfigLayer({}, {"model.source": "--model"}))
 
 
 @pytest.mark.parametrize(
@@ -100,15 +102,17 @@ def test_a_required_value_is_asked_for_by_its_name() -> None:
         (b"optim: {lr: [1]}", r"optim.lr in --config .*: \[1\] is not allowed"),
     ],
 )
-def test_a_config_file_that_is_none_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_config_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        load("finetune", file_layer(path))
+        load_config("finetune", file_layer(path))
 
 
 def test_a_missing_config_file_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"--config nowhere\.yaml: No such file or directory\."):
+    with pytest.raises(
+        ConfigError, match=r"--config nowhere\.yaml cannot be read: No such file or directory"
+    ):
         file_layer(Path("nowhere.yaml"))
 
 
@@ -119,19 +123,19 @@ def test_an_assignment_without_a_value_is_refused() -> None:
 
 @pytest.mark.parametrize("kind", list(CONFIG_OF_KIND))
 def test_every_parameter_has_a_sentence_of_help_and_a_plain_type(kind: str) -> None:
-    found = [describe(kind, path) for path in paths(kind)]
+    found = [describe_parameter(kind, path) for path in parameter_paths(kind)]
     assert len(found) > 10
     for parameter in found:
         assert parameter.help.endswith("."), parameter.path
         plain = (dict,) if parameter.path == "search.space" else (str, int, float, bool)
         assert parameter.type in plain, parameter.path
     required = {"evaluate": ["model.source"], "encode": ["model.source", "data.path"]}
-    assert [p.path for p in found if p.required] == required.get(kind, [])
+    assert [p.path for p in found if p.is_required] == required.get(kind, [])
 
 
 def test_a_parameter_is_described_with_bounds_choices_and_default() -> None:
-    lr = describe("finetune", "optim.lr")
-    assert (lr.type, lr.bounds, lr.default, lr.optional) == (float, "> 0 and <= 1", 5e-5, False)
-    assert describe("finetune", "data.limit_train").optional
-    assert describe("finetune", "data.limit_train").bounds == ">= 1"
-    assert describe("finetune", "optim.schedule").choices == ("linear", "cosine", "constant", "wsd")
+    lr = describe_parameter("finetune", "optim.lr")
+    assert (lr.type, lr.bounds, lr.default, lr.is_optional) == (float, "> 0 and <= 1", 5e-5, False)
+    assert describe_parameter("finetune", "data.limit_train").is_optional
+    assert describe_parameter("finetune", "data.limit_train").bounds == ">= 1"
+    assert describe_parameter("finetune", "optim.schedule").choices == ("linear", "cosine", "constant", "wsd")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bertjobs.config import CONFIG_OF_KIND, load, preset_layer
+from bertjobs.config import CONFIG_OF_KIND, load_config, preset_layer
 from bertjobs.config.presets import preset_names, preset_path
 from bertjobs.errors import ConfigError
 
@@ -15,7 +15,7 @@ def test_the_presets_are_these() -> None:
     ("kind", "name"), [(kind, name) for kind in CONFIG_OF_KIND for name in preset_names(kind)]
 )
 def test_a_preset_validates_and_opens_with_its_command(kind: str, name: str) -> None:
-    load(kind, preset_layer(kind, name))
+    load_config(kind, preset_layer(kind, name))
     comment = [line for line in preset_path(kind, name).read_text().splitlines() if line.startswith("#")]
     command = "tune" if kind == "tune" else f"submit {kind}"
     assert any(f"bertjobs {command} --preset {name}" in line for line in comment[:5])
@@ -23,7 +23,7 @@ def test_a_preset_validates_and_opens_with_its_command(kind: str, name: str) -> 
 
 
 def test_the_d2l_recipe_is_the_books() -> None:
-    config = load("finetune", preset_layer("finetune", "snli-d2l")).model_dump()
+    config = load_config("finetune", preset_layer("finetune", "snli-d2l")).model_dump()
     assert (config["text"]["max_len"], config["train"]["batch_size"], config["train"]["epochs"]) == (
         128,
         512,
@@ -34,7 +34,7 @@ def test_the_d2l_recipe_is_the_books() -> None:
 
 
 def test_the_cola_recipe_is_the_published_one() -> None:
-    config = load("finetune", preset_layer("finetune", "cola")).model_dump()
+    config = load_config("finetune", preset_layer("finetune", "cola")).model_dump()
     assert (config["data"]["valid_ratio"], config["data"]["split_seed"]) == (0.1, 2018)
     assert (config["train"]["batch_size"], config["train"]["epochs"]) == (32, 4)
     assert (config["optim"]["lr"], config["optim"]["warmup_ratio"]) == (2e-5, 0.1)
@@ -43,5 +43,5 @@ def test_the_cola_recipe_is_the_published_one() -> None:
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError) as e:
         preset_layer("finetune", "colla")
-    assert e.value.message == "--preset colla: finetune has no such preset."
+    assert e.value.message == "--preset colla: finetune has no such preset"
     assert e.value.hint == "Did you mean cola? Known are cola, demo, snli, snli-d2l."

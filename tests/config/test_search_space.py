@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertjobs.config import Layer, TuneConfig, load, paths
-from bertjobs.config.dimensions import Choice, LogRange, Range, WholeRange, join_space, parse_space
+from bertjobs.config import ConfigLayer, TuneConfig, load_config, parameter_paths
+from bertjobs.config.dimensions import Choice, IntegerRange, LogRange, Range, merge_space, parse_space
 from bertjobs.config.search_space import (
-    _REFUSED,
+    NOT_SEARCHABLE,
     corner_configs,
     default_space,
     max_lens,
@@ -19,14 +19,14 @@ from bertjobs.config.search_space import (
     trial_config,
     workers_per_trial,
 )
-from bertjobs.config.tune import _PATHS_OF_TRIALS
+from bertjobs.config.tune import SEARCHABLE_PATHS
 from bertjobs.errors import ConfigError
 
 
 def tune_config(**values: Any) -> TuneConfig:
     """Return the configuration of a search; `search__trials=3` gives `search.trials`."""
     given_values = {name.replace("__", "."): value for name, value in values.items()}
-    config = load("tune", Layer(given_values, {}, is_given=False))
+    config = load_config("tune", ConfigLayer(given_values, {}, is_given=False))
     assert isinstance(config, TuneConfig)
     return config
 
@@ -48,7 +48,7 @@ def test_each_kind_of_dimension_is_read() -> None:
     assert space["optim.weight_decay"] == Range(low=0, high=0.2, num_points=None)
     assert space["optim.lr"] == LogRange(low=1e-5, high=1e-4, num_points=3)
     assert space["optim.lr"].grid == (1e-5, 3.162e-5, 1e-4)
-    assert space["train.seed"] == WholeRange(low=0, high=2, num_points=None)
+    assert space["train.seed"] == IntegerRange(low=0, high=2, num_points=None)
     assert space["train.seed"].grid == (0, 1, 2)
 
 
@@ -68,38 +68,38 @@ def test_whole_numbers_are_drawn_with_both_ends() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"optim.lr": "gauss:1,2"}, "expected choice:, uniform:, loguniform:, randint: and values."),
-        ({"optim.lr": "1e-3"}, "expected choice:, uniform:, loguniform:, randint: and values."),
-        ({"optim.lr": "choice:"}, "there is no value to choose."),
-        ({"optim.lr": "choice:1e-3,,1e-4"}, "there is no value to choose."),
-        ({"optim.lr": "choice:1e-3,1e-3"}, "a value stands there twice."),
-        ({"optim.lr": "uniform:1e-3"}, "a range has two ends, but there are 1 values."),
-        ({"optim.lr": "uniform:1e-3,1e-4"}, "the range is upside down, 0.001 is more than 0.0001."),
-        ({"optim.lr": "uniform:1e-3,1e-3"}, "the range is empty, both ends are 0.001."),
-        ({"optim.lr": "loguniform:0,1e-3"}, "a log range cannot include 0 or less, and it begins at 0."),
-        ({"optim.lr": "loguniform:-1,1e-3"}, "a log range cannot include 0 or less, and it begins at -1."),
-        ({"optim.lr": "uniform:a,1e-3"}, "a is no number."),
-        ({"optim.lr": "uniform:nan,1e-3"}, "nan is no number."),
-        ({"train.seed": "randint:0,1.5"}, "1.5 is no whole number."),
-        ({"optim.lr": "loguniform:1e-5,1e-3,1"}, "1 is no number of points."),
-        ({"train.seed": "randint:0,2,9"}, "there are no 9 whole numbers from 0 to 2."),
-        ({"optim.lr": "uniform:0,1e-3"}, "0.0 is not allowed; expected a number > 0 and <= 1."),
-        ({"optim.lr": "uniform:1e-3,2"}, "2.0 is not allowed; expected a number > 0 and <= 1."),
+        ({"optim.lr": "gauss:1,2"}, "expected choice:, uniform:, loguniform:, randint: and values"),
+        ({"optim.lr": "1e-3"}, "expected choice:, uniform:, loguniform:, randint: and values"),
+        ({"optim.lr": "choice:"}, "there is no value to choose from"),
+        ({"optim.lr": "choice:1e-3,,1e-4"}, "there is no value to choose from"),
+        ({"optim.lr": "choice:1e-3,1e-3"}, "a value was given twice"),
+        ({"optim.lr": "uniform:1e-3"}, "a range has two ends, but there are 1 values"),
+        ({"optim.lr": "uniform:1e-3,1e-4"}, "the ends are in the wrong order, 0.001 is more than 0.0001"),
+        ({"optim.lr": "uniform:1e-3,1e-3"}, "the range is empty, both ends are 0.001"),
+        ({"optim.lr": "loguniform:0,1e-3"}, "loguniform needs ends above 0, but the first is 0"),
+        ({"optim.lr": "loguniform:-1,1e-3"}, "loguniform needs ends above 0, but the first is -1"),
+        ({"optim.lr": "uniform:a,1e-3"}, "a is not a number"),
+        ({"optim.lr": "uniform:nan,1e-3"}, "nan is not a number"),
+        ({"train.seed": "randint:0,1.5"}, "1.5 is not a whole number"),
+        ({"optim.lr": "loguniform:1e-5,1e-3,1"}, "1 is not a number of points"),
+        ({"train.seed": "randint:0,2,9"}, "there are fewer than 9 whole numbers from 0 to 2"),
+        ({"optim.lr": "uniform:0,1e-3"}, "0.0 is not allowed; expected a number > 0 and <= 1"),
+        ({"optim.lr": "uniform:1e-3,2"}, "2.0 is not allowed; expected a number > 0 and <= 1"),
         (
             {"text.truncation": "choice:ratio,shortest"},
             "shortest is not allowed; choose one of longest_first",
         ),
-        ({"train.batch_size": "uniform:16,64"}, "train.batch_size is a whole number."),
-        ({"optim.lrr": "uniform:0,1"}, "finetune has no parameter optim.lrr."),
-        ({"optim.decay_ratio": "uniform:0.1,0.2"}, "has no effect: only the wsd schedule reads it."),
+        ({"train.batch_size": "uniform:16,64"}, "train.batch_size takes whole numbers"),
+        ({"optim.lrr": "uniform:0,1"}, "finetune has no parameter optim.lrr"),
+        ({"optim.decay_ratio": "uniform:0.1,0.2"}, "has no effect: only the wsd schedule uses it"),
         (
             {"data.path": "choice:a,b"},
-            "cannot be searched: the data is read and encoded once, for all trials.",
+            "cannot be searched: the data is read and encoded once, for all trials",
         ),
-        ({"task.name": "choice:snli,cola"}, "cannot be searched: the trials of a search learn one task."),
-        ({"resources.gpus": "choice:1,2"}, "cannot be searched: a search shares out one grant"),
-        ({"model.vocab_size": "choice:64,128"}, "cannot be searched: all trials begin with the same weights"),
-        ({"train.accumulation": "choice:1,2"}, "cannot be searched: it does not change what a trial learns."),
+        ({"task.name": "choice:snli,cola"}, "cannot be searched: the trials of a search learn one task"),
+        ({"resources.gpus": "choice:1,2"}, "cannot be searched: a search divides one grant of resources"),
+        ({"model.vocab_size": "choice:64,128"}, "cannot be searched: all trials start from the same weights"),
+        ({"train.accumulation": "choice:1,2"}, "cannot be searched: it does not change what a trial learns"),
     ],
 )
 def test_a_wrong_dimension_is_named_with_its_fault(texts: dict[str, str], message: str) -> None:
@@ -118,7 +118,7 @@ def test_an_unknown_path_is_answered_with_the_close_one() -> None:
 
 
 def test_an_empty_space_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--space: it names no parameter"):
+    with pytest.raises(ConfigError, match="--space: the space is empty"):
         space_of({})
 
 
@@ -156,10 +156,10 @@ def test_strategies_that_cut_single_texts_alike_are_refused_for_them() -> None:
 
 
 def test_every_parameter_of_a_trial_can_be_varied_or_says_why_not() -> None:
-    every = paths("finetune")
-    refused = [p for p in every if p in _REFUSED or p.partition(".")[0] in _REFUSED]
-    assert sorted([*refused, *_PATHS_OF_TRIALS]) == sorted(every)
-    assert len(_PATHS_OF_TRIALS) > 20
+    every = parameter_paths("finetune")
+    refused = [p for p in every if p in NOT_SEARCHABLE or p.partition(".")[0] in NOT_SEARCHABLE]
+    assert sorted([*refused, *SEARCHABLE_PATHS]) == sorted(every)
+    assert len(SEARCHABLE_PATHS) > 20
 
 
 def test_the_default_space_follows_the_size_of_the_model_and_the_task() -> None:
@@ -178,30 +178,30 @@ def test_the_default_space_follows_the_size_of_the_model_and_the_task() -> None:
 
 def test_a_grid_asks_for_points_and_for_as_many_trials() -> None:
     grid = {"search__algorithm": "grid"}
-    with pytest.raises(ConfigError, match="a grid needs to know how many points this range has"):
+    with pytest.raises(ConfigError, match="a grid needs the number of points of this range"):
         space_of({"optim.lr": "loguniform:1e-5,1e-3"}, **grid)
     with pytest.raises(ConfigError) as e:
         space_of({"optim.lr": "loguniform:1e-5,1e-3,10", "train.batch_size": [16, 32, 64, 128]}, **grid)
     assert (e.value.message, e.value.hint) == (
-        "--trials 32: the grid has 40 points.", "Give --trials 40, or fewer values in --space.",
+        "--trials 32: the grid has 40 points", "Give --trials 40, or fewer values in --space.",
     )  # fmt: skip
-    with pytest.raises(ConfigError, match="only a grid reads how many points a range has"):
+    with pytest.raises(ConfigError, match="only a grid uses the number of points of a range"):
         space_of({"optim.lr": "loguniform:1e-5,1e-3,10"})
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"search.trials": 0}, "search.trials: 0 is not allowed; expected a whole number >= 1."),
+        ({"search.trials": 0}, "search.trials: 0 is not allowed; expected a whole number >= 1"),
         (
             {"search.metric": "bleu"},
             "search.metric: bleu is not allowed; choose one of accuracy, mcc, f1, loss",
         ),
         (
             {"search.gpus_per_trial": 2.0, "resources.gpus": 1},
-            "a trial needs 2 GPU(s), but the search has 1 in all.",
+            "a trial needs 2 GPU(s), but the search has 1 in all",
         ),
-        ({"search.gpus_per_trial": 0.5}, "a trial needs 0.5 GPU(s), but the search has 0 in all."),
+        ({"search.gpus_per_trial": 0.5}, "a trial needs 0.5 GPU(s), but the search has 0 in all"),
         ({"search.gpus_per_trial": 1.5, "resources.gpus": 8}, "1.5 GPU(s) cannot be shared evenly among"),
         (
             {"search.gpus_per_trial": 0.5, "search.workers_per_trial": 2, "resources.gpus": 8},
@@ -210,20 +210,20 @@ def test_a_grid_asks_for_points_and_for_as_many_trials() -> None:
         ({"search.workers_per_trial": 2}, "a trial has 2 workers, but the search has 1 in all"),
         ({"optim.lr": 1e-4}, "optim.lr has no effect: the search varies it"),
         ({"search.grace_examples": 10, "search.stopper": "none"}, "no trial is stopped early"),
-        ({"search.reduction_factor": 2.0, "search.stopper": "median"}, "only asha reads it"),
+        ({"search.reduction_factor": 2.0, "search.stopper": "median"}, "only asha uses it"),
         ({"search.search_seed": 2, "search.algorithm": "grid"}, "a grid tries every point"),
         ({"search.space": "x"}, "search.space: x is not allowed; expected a mapping"),
     ],
 )
 def test_what_contradicts_itself_or_has_no_effect_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as e:
-        load("tune", Layer(values, {path: path for path in values}))
+        load_config("tune", ConfigLayer(values, {path: path for path in values}))
     assert message in e.value.message
 
 
 def test_a_value_that_is_not_varied_may_be_given() -> None:
     texts = {"optim.weight_decay": "uniform:0,0.1"}
-    config = load("tune", Layer({"search.space": texts, "optim.lr": 1e-4}, {}))
+    config = load_config("tune", ConfigLayer({"search.space": texts, "optim.lr": 1e-4}, {}))
     assert isinstance(config, TuneConfig)
     assert config.optim.lr == 1e-4
 
@@ -244,18 +244,20 @@ def test_the_extreme_lengths_are_found_among_the_ends() -> None:
     assert len(list(corner_configs(config, space))) == 4
 
 
-def test_lines_and_files_of_a_space_are_joined(tmp_path: Path) -> None:
+def test_lines_and_files_of_a_space_are_merged(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("train.batch_size: [16, 32]\noptim.warmup_ratio: uniform:0,0.2\n")
-    joined = join_space(("optim.lr=loguniform:1e-5,1e-4", str(path)))
-    assert tune_config(search__space=joined).search.space == {
+    merged = merge_space(("optim.lr=loguniform:1e-5,1e-4", str(path)))
+    assert tune_config(search__space=merged).search.space == {
         "optim.lr": "loguniform:1e-5,1e-4",
         "train.batch_size": "choice:16,32",
         "optim.warmup_ratio": "uniform:0,0.2",
     }
     with pytest.raises(ConfigError, match=r"train\.batch_size was given before"):
-        join_space((str(path), "train.batch_size=choice:1,2"))
-    with pytest.raises(ConfigError, match=r"--space nosuch\.yaml: there is no such file, and it is no path"):
-        join_space(("nosuch.yaml",))
-    with pytest.raises(ConfigError, match=r"--space optim\.lr=: expected a dotted path and a range"):
-        join_space(("optim.lr=",))
+        merge_space((str(path), "train.batch_size=choice:1,2"))
+    with pytest.raises(
+        ConfigError, match=r"--space nosuch\.yaml: there is no such file, and it is not a dotted path"
+    ):
+        merge_space(("nosuch.yaml",))
+    with pytest.raises(ConfigError, match=r"--space optim\.lr=: expected a dotted path and a dimension"):
+        merge_space(("optim.lr=",))

@@ -7,7 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertjobs.config.finetune import DataSection, EvalTextSection, TextSection
+from bertjobs.config.finetune import DataSection, EvalTextSection
+from bertjobs.config.sections import TextSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.runs.artefacts import Artefact, Collector, read_artefact, write_predictions
 from bertjobs.runs.data.rows import read_training_rows

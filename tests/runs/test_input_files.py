@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bertjobs.config import Layer, load
+from bertjobs.config import ConfigLayer, load_config
 from bertjobs.errors import ConfigError
 from bertjobs.runs.input_files import content_key, fetch_inputs, send_inputs
 from bertjobs.settings import Settings, load_settings
@@ -38,11 +38,11 @@ def data(tmp_path: Path) -> Path:
 
 def finetune(**values: str):
     given = {path.replace("__", "."): value for path, value in values.items()}
-    return load("finetune", Layer({"task.name": "snli", "model.source": "tiny", **given}, {}))
+    return load_config("finetune", ConfigLayer({"task.name": "snli", "model.source": "tiny", **given}, {}))
 
 
 def pretrain(corpus: str):
-    return load("pretrain", Layer({"data.corpus": corpus, "model.source": "tiny"}, {}))
+    return load_config("pretrain", ConfigLayer({"data.corpus": corpus, "model.source": "tiny"}, {}))
 
 
 def quiet(_line: str) -> None:
@@ -139,7 +139,7 @@ def test_the_driver_fetches_from_an_object_store_once(shared, data, tmp_path, mo
     sent = send_inputs("finetune", finetune(data__path=str(data)), settings=settings, announce=quiet)
     assert sent.data.path == f"s3://{bucket}/jobs/inputs/{content_key(data)}/snli_1.0"
     for _ in range(2):
-        here = fetch_inputs("finetune", sent, storage=settings.storage, cache=tmp_path / "cache")
+        here = fetch_inputs(sent, storage=settings.storage, cache=tmp_path / "cache")
         assert (Path(here.data.path) / "sub" / "dev.jsonl").read_text() == "dev"
     assert [p.name for p in (tmp_path / "cache" / "inputs").iterdir()] == [content_key(data)]
 
@@ -158,4 +158,4 @@ def open_from_folder(monkeypatch: pytest.MonkeyPatch, bucket: str, folder: Path)
 
 def test_a_config_that_names_no_sent_file_is_left_as_it_is(shared, tmp_path):
     config = finetune(data__path="/data/snli")
-    assert fetch_inputs("finetune", config, storage="/storage", cache=tmp_path) == config
+    assert fetch_inputs(config, storage="/storage", cache=tmp_path) == config

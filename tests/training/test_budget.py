@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from bertjobs.config.finetune import OptimSection
 from bertjobs.config.pretrain import PretrainTrainSection
+from bertjobs.config.sections import OptimSection
 from bertjobs.training.pretrain import budget_of
 from bertjobs.training.schedule import Budget, Spent, lr_at, lr_at_share
 

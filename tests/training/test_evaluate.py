@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bertjobs.config.finetune import TextSection
+from bertjobs.config.sections import TextSection
 from bertjobs.modeling.inputs import pad_rows
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.evaluate import evaluate

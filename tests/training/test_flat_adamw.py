@@ -3,7 +3,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from bertjobs.config.finetune import OptimSection
+from bertjobs.config.sections import OptimSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.flat_adamw import FlatAdamW, build_optimizer

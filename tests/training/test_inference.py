@@ -8,7 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from bertjobs.config.finetune import TextSection
+from bertjobs.config.sections import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.modeling import BertConfig, build_classifier, build_pretraining, load_weights, save_pretrained
 from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs

@@ -1,6 +1,6 @@
 import pytest
 
-from bertjobs.config.finetune import OptimSection
+from bertjobs.config.sections import OptimSection
 from bertjobs.errors import ConfigError
 from bertjobs.training.schedule import check_schedule, lr_at, num_warmup_steps
 

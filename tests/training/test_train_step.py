@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bertjobs.config.finetune import OptimSection, TextSection
+from bertjobs.config.sections import OptimSection, TextSection
 from bertjobs.modeling.dropout import DropoutPool
 from bertjobs.training.batches import Feed, Microbatch, StepBatch
 from bertjobs.training.distributed import current_ranks

@@ -6,7 +6,7 @@ import click
 
 from bertjobs.cli.output.render import print_json, print_line, print_table
 from bertjobs.config import CONFIG_OF_KIND
-from bertjobs.config.load import load, preset_layer
+from bertjobs.config.load import load_config, preset_layer
 from bertjobs.config.presets import preset_names, preset_path
 from bertjobs.errors import ConfigError
 
@@ -35,7 +35,7 @@ def show(name: str, kind: str | None, resolved: bool) -> None:
     """Print a preset; saved to a file and changed, it is what --config takes."""
     kind = kind or _kind_of(name)
     if resolved:
-        print_json(load(kind, preset_layer(kind, name)).model_dump(mode="json"))
+        print_json(load_config(kind, preset_layer(kind, name)).model_dump(mode="json"))
     else:
         print_line(preset_path(kind, name).read_text(encoding="utf-8").rstrip())
 

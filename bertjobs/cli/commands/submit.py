@@ -142,7 +142,7 @@ def _follow_model(
     if job.state is not State.SUCCEEDED and job.id not in after:
         print_note(f"{job.id} has not ended; this job starts when it has succeeded.")
         after = (*after, job.id)
-    return with_model(kind, config, job.id), after
+    return with_model(config, job.id), after
 
 
 output_option = click.option(

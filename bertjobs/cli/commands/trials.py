@@ -8,7 +8,7 @@ import click
 from bertjobs.cli.context import open_queue
 from bertjobs.cli.output.formatting import header_of, number, printable, sentence
 from bertjobs.cli.output.render import print_json, print_line, print_note, print_table
-from bertjobs.config import JobConfig, Layer, stored_layer
+from bertjobs.config import ConfigLayer, JobConfig, stored_layer
 from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.errors import ConfigError, DataError
 from bertjobs.jobs.job import Job
@@ -45,7 +45,7 @@ def trials(job: str, as_csv: bool, as_json: bool) -> None:
         _print(found, search, begun)
 
 
-def from_trial(named: str) -> tuple[Layer, str]:
+def from_trial(named: str) -> tuple[ConfigLayer, str]:
     """Return the configuration that `--from-trial` names, without its resources, and its whole name `JOB:N`.
 
     Raises: ConfigError: there is no such trial. QueueError: there is no such job. DataError: it is no search.

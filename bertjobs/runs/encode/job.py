@@ -22,7 +22,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 
 from bertjobs.config import EncodeConfig
-from bertjobs.config.finetune import TextSection
+from bertjobs.config.sections import TextSection
 from bertjobs.errors import DataError
 from bertjobs.jobs.job import Grant
 from bertjobs.modeling.build import build_pretraining

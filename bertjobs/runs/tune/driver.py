@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from bertjobs.config import FinetuneConfig, TuneConfig, load, stored_layer
+from bertjobs.config import FinetuneConfig, TuneConfig, load_config, stored_layer
 from bertjobs.config.dimensions import Space
 from bertjobs.config.search_space import corner_configs, max_lens, search_space, space_texts
 from bertjobs.errors import RunError
@@ -140,7 +140,7 @@ def conclude_worker(work: dict[str, Any]) -> Metrics:
     lesson: Lesson = work["lesson"]
     trial: Trial = work["trial"]
     job_dir: JobDir = work["job_dir"]
-    config = load("finetune", stored_layer(trial.config))
+    config = load_config("finetune", stored_layer(trial.config))
     assert isinstance(config, FinetuneConfig)
     ray_train.set_threads(work["grant"], workers_on_node=1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

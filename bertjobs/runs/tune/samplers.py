@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from bertjobs.config.dimensions import Choice, Dimension, LogRange, Space, Value, Values, WholeRange
+from bertjobs.config.dimensions import Choice, Dimension, IntegerRange, LogRange, Space, Value, Values
 from bertjobs.config.tune import TuneConfig
 from bertjobs.errors import ConfigError
 from bertjobs.runs.tune.trial_records import Trial
@@ -115,7 +115,7 @@ class Bayesian:
         kinds = self._optuna.distributions
         if isinstance(dimension, Choice):
             return kinds.CategoricalDistribution(dimension.values)
-        if isinstance(dimension, WholeRange):
+        if isinstance(dimension, IntegerRange):
             return kinds.IntDistribution(int(dimension.low), int(dimension.high))
         is_log = isinstance(dimension, LogRange)
         return kinds.FloatDistribution(dimension.low, dimension.high, log=is_log)
@@ -123,4 +123,4 @@ class Bayesian:
 
 def _tidy(dimension: Dimension, value: Value) -> Value:
     """Round as the other algorithms do."""
-    return value if isinstance(dimension, Choice | WholeRange) else dimension.tidy(float(value))
+    return value if isinstance(dimension, Choice | IntegerRange) else dimension.rounded(float(value))

@@ -19,8 +19,8 @@ from ray import tune
 from ray.util.placement_group import get_current_placement_group
 from ray.util.queue import Queue
 
-from bertjobs.config import FinetuneConfig, load, stored_layer
-from bertjobs.config.finetune import TextSection
+from bertjobs.config import FinetuneConfig, load_config, stored_layer
+from bertjobs.config.sections import TextSection
 from bertjobs.errors import BertjobsError
 from bertjobs.jobs.job import Grant
 from bertjobs.runs import finetune, ray_train
@@ -63,7 +63,7 @@ def run_trial(config: dict[str, Any], *, work: TrialWork) -> dict[str, Any]:
 
     Reports each evaluation that is not the last one. Where the stopper ends the trial, it ends in there.
     """
-    number, trial = config["number"], load("finetune", stored_layer(config["config"]))
+    number, trial = config["number"], load_config("finetune", stored_layer(config["config"]))
     assert isinstance(trial, FinetuneConfig)
     folder_of(work.job_dir, number).recover()
     try:

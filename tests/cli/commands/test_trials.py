@@ -12,7 +12,7 @@ from click.testing import Result
 
 from bertjobs.cli.output.formatting import what_of
 from bertjobs.cli.output.live import picture
-from bertjobs.config import load
+from bertjobs.config import load_config
 from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.runs.tune.search_state import Ledger
@@ -32,7 +32,7 @@ SEARCH = Search(
 
 def trial(number: int, value: float | None, *, state: Any = "finished", **more: Any) -> Trial:
     values = {"optim.lr": round(number * 1e-4, 6), "text.truncation": "ratio"}
-    config = load("finetune").model_dump(mode="json")
+    config = load_config("finetune").model_dump(mode="json")
     config["optim"]["lr"], config["text"]["truncation"] = values["optim.lr"], "ratio"
     config["resources"]["gpus"] = 4
     history = () if value is None else (
@@ -59,7 +59,7 @@ def searched(store: JobStore, home: Path) -> Job:
     """Return a search of three trials, as its driver has left it so far."""
     job, _ = store.submit(
         "tune",
-        load("tune").model_dump(mode="json"),
+        load_config("tune").model_dump(mode="json"),
         storage=str(home / "jobs"),
         resources={"gpus": 0, "workers": None, "cpus_per_worker": None},
         user="ada",

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertjobs.config import Layer, load
-from bertjobs.config.finetune import TextSection
+from bertjobs.config import ConfigLayer, load_config
+from bertjobs.config.sections import TextSection
 from bertjobs.errors import ConfigError, DataError, ModelError, StorageError
 from bertjobs.modeling import BertConfig, build_classifier, build_pretraining, save_pretrained
 from bertjobs.runs.artefacts import Artefact
@@ -53,7 +53,7 @@ def represent(model, settings):
 
     def run(*texts, words=(), source=model, **given):
         values = {"model.source": str(source), "data.path": "-", "text.pair_separator": "|", **given}
-        config = load("encode", Layer(values, {}))
+        config = load_config("encode", ConfigLayer(values, {}))
         return represent_texts(texts, words=words, config=config, settings=settings, warn=run.said.append)
 
     run.said = []
@@ -63,7 +63,9 @@ def represent(model, settings):
 @pytest.fixture
 def fill(model, settings):
     def run(*texts, top_k=5, source=model, **given):
-        config = load("encode", Layer({"model.source": str(source), "data.path": "-", **given}, {}))
+        config = load_config(
+            "encode", ConfigLayer({"model.source": str(source), "data.path": "-", **given}, {})
+        )
         return fill_masks(texts, top_k=top_k, config=config, settings=settings, warn=run.said.append)
 
     run.said = []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bertjobs.config import Layer, load
+from bertjobs.config import ConfigLayer, load_config
 from bertjobs.config.search_space import search_space
 from bertjobs.errors import ConfigError
 from bertjobs.runs.tune.samplers import proposals_for
@@ -195,7 +195,7 @@ def proposed(algorithm: str, *, seed: int = 0, space: Any = None, trials: int = 
     """Return what a search tries one after the other, each trial better at higher learning rates."""
     space = space or {"optim.lr": "loguniform:1e-5,1e-3", "train.batch_size": "choice:16,32"}
     values = {"search.space": space, "search.algorithm": algorithm, "search.trials": trials}
-    config = load("tune", Layer({**values, "search.search_seed": seed}, {}, is_given=False))
+    config = load_config("tune", ConfigLayer({**values, "search.search_seed": seed}, {}, is_given=False))
     proposals = proposals_for(config, search_space(config, is_large=False, is_pair=True), metric="accuracy")  # type: ignore[arg-type]
     ended: list[Trial] = []
     for number in range(1, proposals.num_trials + 1):
@@ -237,7 +237,7 @@ def test_a_grid_tries_every_point_once() -> None:
 
 def test_bayesian_learns_from_the_trials_before() -> None:
     pytest.importorskip("optuna", reason="the extra tune-bayesian is not installed")
-    config = load("tune", Layer({"search.algorithm": "bayesian"}, {}, is_given=False))
+    config = load_config("tune", ConfigLayer({"search.algorithm": "bayesian"}, {}, is_given=False))
     proposals = proposals_for(config, search_space(config, is_large=False, is_pair=True), metric="accuracy")  # type: ignore[arg-type]
     ended = [
         Trial(number=n, values=v, config={}, state="finished", history=(evaluation(0.9 if is_good else 0.3),))
@@ -251,7 +251,7 @@ def test_bayesian_learns_from_the_trials_before() -> None:
 
 def test_bayesian_without_optuna_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
-    config = load("tune", Layer({"search.algorithm": "bayesian"}, {}, is_given=False))
+    config = load_config("tune", ConfigLayer({"search.algorithm": "bayesian"}, {}, is_given=False))
     with pytest.raises(ConfigError) as e:
         proposals_for(config, {}, metric="accuracy")  # type: ignore[arg-type]
     assert "needs Optuna, which is not installed here" in e.value.message

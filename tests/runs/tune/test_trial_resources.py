@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bertjobs.config import Layer, TuneConfig, load
+from bertjobs.config import ConfigLayer, TuneConfig, load_config
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
 from bertjobs.jobs.scheduling.sizing import size_workers
@@ -16,7 +16,7 @@ from bertjobs.runs.tune.trial_resources import Slots, share_out
 def slots_of(*, cpus: float, gpus: float = 0, **values: Any) -> Slots:
     """Size a search for a cluster of one node and deal it out."""
     given = {name.replace("__", "."): value for name, value in values.items()}
-    config = load("tune", Layer({"resources.gpus": int(gpus), **given}, {}, is_given=False))
+    config = load_config("tune", ConfigLayer({"resources.gpus": int(gpus), **given}, {}, is_given=False))
     assert isinstance(config, TuneConfig)
     cluster = Cluster(nodes=(Node(id="a", cpus=cpus, gpus=gpus),))
     return share_out(size_workers(cluster, config.resources.model_dump()), config)
@@ -66,7 +66,7 @@ def test_a_trial_that_does_not_fit_is_refused_with_the_flags() -> None:
 
 
 def test_rounding_of_a_grant_costs_no_trial() -> None:
-    config = load("tune", Layer({"search.cpus_per_trial": 1 / 3}, {}, is_given=False))
+    config = load_config("tune", ConfigLayer({"search.cpus_per_trial": 1 / 3}, {}, is_given=False))
     assert isinstance(config, TuneConfig)
     grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=0.9999, data_cpus=1)
     assert share_out(grant, config).num_concurrent == 3

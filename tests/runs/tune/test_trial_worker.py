@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bertjobs.config import Layer, load
-from bertjobs.config.finetune import TextSection, TrainSection
+from bertjobs.config import ConfigLayer, load_config
+from bertjobs.config.finetune import TrainSection
+from bertjobs.config.sections import TextSection
 from bertjobs.errors import TrainingError
 from bertjobs.runs.reporting import TrainingHooks
 from bertjobs.runs.tune.schedulers import Course, replay, stopper_for
@@ -102,7 +103,7 @@ def test_what_ends_a_trial_is_on_the_board_before_its_actor_is_gone(
 
     monkeypatch.setattr("bertjobs.runs.tune.trial_worker._train", diverge)
     with pytest.raises(TrainingError):
-        run_trial({"number": 3, "config": load("finetune").model_dump(mode="json")}, work=work)
+        run_trial({"number": 3, "config": load_config("finetune").model_dump(mode="json")}, work=work)
     assert board.failures == {3: ("TrainingError", "At step 3 of 9 the loss is nan. Try a lower --lr.")}
 
 
@@ -143,7 +144,7 @@ def test_progress_comes_a_few_times_a_second_and_at_the_end(
 
 @pytest.mark.parametrize("stopper", ["asha", "median"])
 def test_a_stopper_knows_the_trials_of_an_earlier_attempt(stopper: str) -> None:
-    config = load("tune", Layer({"search.stopper": stopper}, {}, is_given=False))
+    config = load_config("tune", ConfigLayer({"search.stopper": stopper}, {}, is_given=False))
     course = Course(num_examples=900, grace_examples=100)
     ended = [trial_with(n, 0.5 + n / 10, at=(100, 300)) for n in (1, 2, 3)]
     fresh = stopper_for(config.search, course, ended=(), metric="accuracy")  # type: ignore[attr-defined]
@@ -155,7 +156,7 @@ def test_a_stopper_knows_the_trials_of_an_earlier_attempt(stopper: str) -> None:
 
 
 def test_a_complete_trial_is_never_stopped_at_its_end() -> None:
-    config = load("tune")
+    config = load_config("tune")
     scheduler = stopper_for(
         config.search, Course(num_examples=900, grace_examples=100), ended=(), metric="accuracy"
     )  # type: ignore[attr-defined]

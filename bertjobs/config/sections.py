@@ -1,0 +1,85 @@
+"""The sections that several kinds of job share, and the types of their values.
+
+Each field has its name, type, bounds and default here once; its docstring is the text of `--help`: the unit,
+and why this default."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Truncation = Literal["longest_first", "only_first", "only_second", "ratio", "head_tail"]
+Schedule = Literal["linear", "cosine", "constant", "wsd"]
+Precision = Literal["auto", "fp32", "bf16"]
+OnBadRow = Literal["error", "skip"]
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+OpenRatio = Annotated[float, Field(gt=0.0, lt=1.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+MaxLen = Annotated[int, Field(ge=8, le=8192)]
+VocabSize = Annotated[int, Field(ge=64, le=1_000_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are errors, values never change after validation."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+class TextSection(Section):
+    max_len: MaxLen = 128
+    """Longest sequence, in wordpieces, special tokens included; 128 as in d2l and GLUE."""
+    truncation: Truncation = "longest_first"
+    """How a text that is too long is cut; `longest_first` as in d2l and BERT's own code."""
+
+
+class OptimSection(Section):
+    lr: Annotated[float, Field(gt=0.0, le=1.0)] = 5e-5
+    """Peak learning rate of AdamW; 5e-5 is in the range of BERT, appendix A.3."""
+    weight_decay: Ratio = 0.01
+    """Decoupled weight decay, on weight matrices only (not on biases and LayerNorm); 0.01 as in BERT."""
+    beta1: Probability = 0.9
+    """Decay rate of AdamW's first moment; 0.9 as in BERT."""
+    beta2: Probability = 0.999
+    """Decay rate of AdamW's second moment; 0.999 as in BERT."""
+    eps: Annotated[float, Field(gt=0.0, le=1e-2)] = 1e-8
+    """Added to the root of the second moment, for numerical stability; 1e-8 as in PyTorch."""
+    schedule: Schedule = "linear"
+    """Shape of the learning rate after warmup: to 0 (`linear`, as in BERT; `cosine`), `constant`, or constant
+    with a decay at the end (`wsd`)."""
+    warmup_ratio: Ratio = 0.1
+    """Share of all steps in which the learning rate rises from 0 to its peak; 0.1 as in BERT's own code."""
+    decay_ratio: Ratio = 0.2
+    """Share of all steps, at the end, in which `wsd` decays the learning rate; other schedules do not use
+    it."""
+    max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0
+    """Clip gradients to this global L2 norm; 0 turns clipping off; 1.0 as in BERT's own code."""
+    layer_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Factor on the learning rate for each layer further below the top; 1 uses one rate for all layers."""
+    freeze_layers: Annotated[int, Field(ge=0)] = 0
+    """Number of encoder layers, counted from the bottom, that are not trained; the embeddings are frozen with
+    them; 0 trains everything."""
+
+
+class ResourcesSection(Section):
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """Number of GPUs, granted all at once; 0 uses CPUs."""
+    workers: Count | None = None
+    """Number of worker processes; default: one per GPU, or one on CPUs."""
+    cpus_per_worker: Annotated[float, Field(gt=0.0)] | None = None
+    """CPU cores per worker; default: an equal share of the cores that Ray Data does not need."""
+
+
+class JobConfig(Section):
+    """What the configurations of all kinds have."""
+
+    resources: ResourcesSection = ResourcesSection()
