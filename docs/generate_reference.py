@@ -158,7 +158,7 @@ def _describe(kind: str, path: str) -> tuple[str, str, str]:
     parameter = describe_parameter(kind, path)
     value = " | ".join(parameter.choices) if parameter.choices else parameter.type.__name__
     default = (
-        "required" if parameter.required else "" if parameter.default is None else f"`{parameter.default}`"
+        "required" if parameter.is_required else "" if parameter.default is None else f"`{parameter.default}`"
     )
     return f"{value} {parameter.bounds}".strip(), default, parameter.help
 

@@ -109,8 +109,8 @@ def test_our_errors_become_a_message_and_the_exit_code_of_their_class(
 def test_a_second_line_of_a_message_stands_under_the_first() -> None:
     result = CliRunner().invoke(main, ["submit", "finetune", "--lr", "0", "--epochs", "0"])
     assert result.stderr == (
-        "error: --lr: 0 is not allowed; expected a number > 0 and <= 1.\n"
-        "       --epochs: 0 is not allowed; expected a whole number >= 1.\n"
+        "error: --lr: 0 is not allowed; expected a number > 0 and <= 1\n"
+        "       --epochs: 0 is not allowed; expected a whole number >= 1\n"
     )
 
 

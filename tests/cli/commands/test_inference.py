@@ -100,7 +100,7 @@ def test_masks_are_filled_with_probabilities(run: Run, model: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["encode"], "--model is required."),
+        (["encode"], "--model is required"),
         (["encode", "--model", "MODEL"], "No text was given."),
         (["encode", "", "--model", "MODEL"], "The text '' is empty."),
         (["encode", "a|b|c", "--model", "MODEL"], "The text 'a|b|c' has 2 separators '|'; a pair has one."),
@@ -128,7 +128,7 @@ def test_masks_are_filled_with_probabilities(run: Run, model: str) -> None:
             "--top-k 9999: the vocabulary",
         ),
         (["submit", "encode", "--model", "MODEL", "--data", "none.txt"], "--data none.txt: there is no such"),
-        (["submit", "encode", "--data", "."], "--model is required."),
+        (["submit", "encode", "--data", "."], "--model is required"),
     ],
 )
 def test_a_bad_request_exits_2_and_says_what_is_wrong(

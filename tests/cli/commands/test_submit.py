@@ -133,27 +133,27 @@ def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--lr", "0"], "--lr: 0 is not allowed; expected a number > 0 and <= 1."),
-        (["--lr", "-1"], "--lr: -1 is not allowed; expected a number > 0 and <= 1."),
-        (["--max-len", "2"], "--max-len: 2 is not allowed; expected a whole number >= 8 and <= 8192."),
+        (["--lr", "0"], "--lr: 0 is not allowed; expected a number > 0 and <= 1"),
+        (["--lr", "-1"], "--lr: -1 is not allowed; expected a number > 0 and <= 1"),
+        (["--max-len", "2"], "--max-len: 2 is not allowed; expected a whole number >= 8 and <= 8192"),
         (["--max-len", "600"], "--max-len 600: the model tiny has 512 positions."),
-        (["--epochs", "many"], "--epochs: many is not allowed; expected a whole number >= 1."),
+        (["--epochs", "many"], "--epochs: many is not allowed; expected a whole number >= 1"),
         (
             ["--truncation", "half"],
             "--truncation: half is not allowed; choose one of longest_first, only_first",
         ),
-        (["--preset", "colla"], "--preset colla: finetune has no such preset."),
-        (["--set", "optim.lrr=1"], "--set optim.lrr: finetune has no parameter optim.lrr."),
+        (["--preset", "colla"], "--preset colla: finetune has no such preset"),
+        (["--set", "optim.lrr=1"], "--set optim.lrr: finetune has no parameter optim.lrr"),
         (["--set", "optim.lr"], "--set optim.lr: expected a dotted path and a value"),
-        (["--config", "nowhere.yaml"], "--config nowhere.yaml: No such file or directory."),
-        (["--decay-ratio", "0.3"], "--decay-ratio has no effect: only the wsd schedule reads it."),
+        (["--config", "nowhere.yaml"], "--config nowhere.yaml cannot be read: No such file or directory"),
+        (["--decay-ratio", "0.3"], "--decay-ratio has no effect: only the wsd schedule uses it"),
         (
             ["--gpus", "2", "--workers", "3"],
-            "--workers and --gpus: 3 workers need a GPU each, but there are 2.",
+            "--workers and --gpus: 3 workers need a GPU each, but there are 2",
         ),
         (["--model", "org/name", "--vocab-size", "99"], "--vocab-size has no effect: pretrained weights"),
         (["--task", "sli"], "--task sli: there is no such task."),
-        (["--task", "nowhere.yaml"], "--task nowhere.yaml: No such file or directory."),
+        (["--task", "nowhere.yaml"], "--task nowhere.yaml cannot be read: No such file or directory"),
         (["--data", "nowhere"], "--data nowhere: there is no such file or folder."),
         (["--vocab", "nowhere.txt"], "--vocab nowhere.txt: there is no such file or folder."),
         (["--model", "./nowhere"], "--model ./nowhere: there is no such file or folder."),
@@ -194,7 +194,7 @@ def test_more_tokens_than_a_local_model_has_positions_are_refused(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "--model is required."),
+        ([], "--model is required"),
         (["--model", "tiny"], "--model tiny: a model of random weights has learned nothing to evaluate."),
         (
             ["--model", "org/name", "--split", "tset"],

@@ -85,30 +85,33 @@ def _connect() -> JobStore:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--trials", "0"], "--trials: 0 is not allowed; expected a whole number >= 1."),
+        (["--trials", "0"], "--trials: 0 is not allowed; expected a whole number >= 1"),
         (
             ["--space", "optim.lrr=uniform:0,1"],
-            "--space optim.lrr=uniform:0,1: finetune has no parameter optim.lrr.",
+            "--space optim.lrr=uniform:0,1: finetune has no parameter optim.lrr",
         ),
         (["--space", "optim.lr=uniform:1e-3,1e-3"], "--space optim.lr=uniform:1e-3,1e-3: the range is empty"),
-        (["--space", "optim.lr=uniform:1,0"], "--space optim.lr=uniform:1,0: the range is upside down"),
+        (
+            ["--space", "optim.lr=uniform:1,0"],
+            "--space optim.lr=uniform:1,0: the ends are in the wrong order",
+        ),
         (
             ["--space", "optim.lr=loguniform:0,1"],
-            "--space optim.lr=loguniform:0,1: a log range cannot include 0",
+            "--space optim.lr=loguniform:0,1: loguniform needs ends above 0",
         ),
         (["--space", "nosuch.yaml"], "--space nosuch.yaml: there is no such file"),
-        (["--gpus-per-trial", "2"], "--gpus-per-trial: a trial needs 2 GPU(s), but the search has 0 in all."),
+        (["--gpus-per-trial", "2"], "--gpus-per-trial: a trial needs 2 GPU(s), but the search has 0 in all"),
         (
             ["--gpus", "2", "--gpus-per-trial", "4"],
-            "--gpus-per-trial and --gpus: a trial needs 4 GPU(s), but the search has 2 in all.",
+            "--gpus-per-trial and --gpus: a trial needs 4 GPU(s), but the search has 2 in all",
         ),
         (
             ["--metric", "bleu"],
-            "--metric: bleu is not allowed; choose one of accuracy, mcc, f1, loss, or nothing.",
+            "--metric: bleu is not allowed; choose one of accuracy, mcc, f1, loss, or nothing",
         ),
         (["--lr", "1e-4"], "--lr has no effect: the search varies it"),
         (["--space", "text.max_len=randint:64,1024"], "--max-len 1024: the model tiny has 512 positions."),
-        (["--algorithm", "grid"], "--trials 32: the grid has 100 points."),
+        (["--algorithm", "grid"], "--trials 32: the grid has 100 points"),
     ],
 )
 def test_a_wrong_search_exits_2_before_the_queue_is_touched(
