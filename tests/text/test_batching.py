@@ -163,6 +163,17 @@ def test_ranks_share_a_batch_without_loss_or_repetition(lengths: list[int], worl
     assert max(sizes) - min(sizes) <= 1
 
 
+@given(lengths=st.lists(st.integers(2, 128), max_size=70), world_size=st.integers(1, 9))
+def test_rows_are_dealt_longest_first_back_and_forth(lengths: list[int], world_size: int) -> None:
+    ranks: list[list[int]] = [[] for _ in range(world_size)]
+    for turn, row in enumerate(sorted(range(len(lengths)), key=lambda i: -lengths[i])):
+        lap, place = divmod(turn, world_size)
+        ranks[place if lap % 2 == 0 else world_size - 1 - place].append(row)
+    for rank, rows in enumerate(ranks):
+        share = share_of_rank(np.array(lengths, dtype=np.int64), rank=rank, world_size=world_size)
+        assert share.tolist() == sorted(rows)
+
+
 @given(lengths=st.lists(st.integers(2, 128), min_size=1, max_size=70), world_size=st.integers(2, 8))
 def test_no_rank_has_more_tokens_than_another_by_more_than_one_long_row(
     lengths: list[int], world_size: int

@@ -59,6 +59,33 @@ def rows_of(batch: PretrainBatch) -> dict[int, tuple]:
     return found
 
 
+def plain_row(examples: Examples, row: int) -> tuple[list[int], list[int]]:
+    """Build one sequence, not masked, and its segments by slicing lists."""
+    tokens = examples.tokens[examples.block_B[row]]
+    a = tokens[examples.begin_a_B[row] : examples.end_a_B[row]].tolist()
+    b = tokens[examples.begin_b_B[row] : examples.end_b_B[row]].tolist()
+    ids, segments = [VOCABULARY.cls_id, *a, VOCABULARY.sep_id], [0] * (len(a) + 2)
+    if examples.is_pair:
+        ids, segments = [*ids, *b, VOCABULARY.sep_id], [*segments, *[1] * (len(b) + 1)]
+    return ids, segments
+
+
+@given(OBJECTIVES, st.integers(0, 2**31 - 1), st.sampled_from([8, 32, 128]))
+def test_a_batch_is_its_rows_built_one_by_one(given: dict, seed: int, max_len: int) -> None:
+    rng = np.random.default_rng(seed)
+    objective = objective_of(given)
+    blocks = [random_block(rng, num_documents=n) for n in (3, 9)]
+    examples = examples_of(blocks, objective, max_len=max_len, seed=seed)
+    rows = rng.permutation(len(examples.lengths_B))
+    found = rows_of(batch_of(examples, rows, objective))
+    assert sorted(found) == sorted(rows.tolist())
+    for row, (_, true_ids, _, segments, positions, label) in found.items():
+        assert (true_ids, segments) == plain_row(examples, row)
+        assert positions == list(range(len(true_ids)))
+        assert label == examples.labels_B[row]
+        assert examples.lengths_B[row] == len(true_ids)
+
+
 @given(OBJECTIVES, st.integers(0, 2**31 - 1), st.sampled_from([8, 32, 128]))
 def test_a_row_is_the_same_however_the_batch_is_split_over_ranks_and_microbatches(
     given: dict, seed: int, max_len: int

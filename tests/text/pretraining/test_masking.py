@@ -12,6 +12,7 @@ from bertjobs.errors import ModelError
 from bertjobs.text.corpus.blocks import Block
 from bertjobs.text.corpus.order import CorpusOrder
 from bertjobs.text.pretraining.collate import PretrainBatch, collate_pretraining, draw_examples
+from bertjobs.text.pretraining.hashed_random import Purpose, again, below, draws, row_keys, shares
 from bertjobs.text.pretraining.masking import Masked, Masker
 from bertjobs.text.pretraining.pairing import BlockSelection, Pairing
 from bertjobs.text.tokenizer import Tokenizer
@@ -37,6 +38,62 @@ def mask_rows(
     ids = np.array([i for row in rows for i in row])
     indices = first + np.arange(len(rows))
     return made.mask(ids, starts_B=starts, lengths_B=lengths, indices_B=indices, seed=seed, epoch=epoch)
+
+
+def plain_mask(
+    row: list[int], objective: ObjectiveSection, *, seed: int, epoch: int, index: int
+) -> dict[int, int]:
+    """Mask one row with a loop over its words; return what is seen at each predicted position."""
+    key = row_keys(np.array([index]), seed=seed, epoch=epoch, purpose=Purpose.MASKS)
+    bits = {i: draws(key, i) for i, token in enumerate(row) if token not in (0, 2, 3, 4)}
+    words: list[list[int]] = []
+    for i in bits:
+        continues = objective.whole_word and VOCABULARY.is_continuation_V[row[i]]
+        if continues and words and words[-1][-1] == i - 1:
+            words[-1].append(i)
+        else:
+            words.append([i])
+    words.sort(key=lambda word: (int(bits[word[0]][0]) >> 29, word[0]))  # the upper 35 bits are random
+    num_wanted = min(max(int(objective.mask_ratio * len(bits) + 0.5), 1), len(bits))
+    rounding = shares(again(key))[0]
+    seen: dict[int, int] = {}
+    num_before = 0
+    for word in words:
+        missing = num_wanted - num_before
+        num_before += len(word)
+        if missing < len(word) and word is not words[0] and rounding * len(word) >= missing:
+            continue
+        action = shares(again(bits[word[0]]))[0]
+        for i in word:
+            if action < objective.mask_token_ratio:
+                seen[i] = VOCABULARY.mask_id
+            elif action < objective.mask_token_ratio + objective.random_token_ratio:
+                seen[i] = 5 + int(below(again(again(bits[i])), VOCABULARY.vocab_size - 5)[0])
+            else:
+                seen[i] = row[i]
+    return seen
+
+
+@given(
+    ROWS,
+    st.integers(0, 2**31 - 1),
+    st.integers(0, 100),
+    st.booleans(),
+    st.sampled_from([0.01, 0.15, 0.5, 1.0]),
+)
+def test_masks_are_those_of_a_loop_over_words(
+    rows: list[list[int]], seed: int, epoch: int, whole_word: bool, ratio: float
+) -> None:
+    given = {"whole_word": whole_word, "mask_ratio": ratio, "mask_token_ratio": 0.5,
+             "random_token_ratio": 0.25, "keep_token_ratio": 0.25}  # fmt: skip
+    masked = mask_rows(masker(**given), rows, seed=seed, epoch=epoch, first=11)
+    expected: dict[int, int] = {}
+    start = 0
+    for i, row in enumerate(rows):
+        found = plain_mask(row, ObjectiveSection.model_validate(given), seed=seed, epoch=epoch, index=11 + i)
+        expected |= {start + position: token for position, token in found.items()}
+        start += len(row)
+    assert dict(zip(masked.places_P.tolist(), masked.ids_P.tolist(), strict=True)) == expected
 
 
 def num_open(row: list[int]) -> int:
@@ -87,10 +144,10 @@ def test_a_word_is_predicted_whole_with_one_action_or_not_at_all(
         assert is_chosen[place : place + len(row)].any() == (num_open(row) > 0)
         for j in range(1, len(row)):
             here, before = place + j, place + j - 1
-            goes_on = VOCABULARY.is_continuation_V[row[j]] and row[j - 1] not in (0, 2, 3, 4)
-            if goes_on:
+            continues = VOCABULARY.is_continuation_V[row[j]] and row[j - 1] not in (0, 2, 3, 4)
+            if continues:
                 assert is_chosen[here] == is_chosen[before]
-            if goes_on and is_chosen[here]:
+            if continues and is_chosen[here]:
                 assert (seen[here] == VOCABULARY.mask_id) == (seen[before] == VOCABULARY.mask_id)
         place += len(row)
     assert flat[masked.places_P].tolist() == masked.targets_P.tolist()
@@ -223,6 +280,6 @@ def assert_words_are_whole(
 ) -> None:
     is_masked = np.zeros(len(true_ids), dtype=bool)
     is_masked[masked] = True
-    goes_on = tokenizer.is_continuation_V[true_ids[1:]] & ~is_special[:-1]
-    assert goes_on.any()
-    assert (is_masked[1:] == is_masked[:-1])[goes_on].all()
+    continues = tokenizer.is_continuation_V[true_ids[1:]] & ~is_special[:-1]
+    assert continues.any()
+    assert (is_masked[1:] == is_masked[:-1])[continues].all()

@@ -1,5 +1,7 @@
 """Pairs and windows of a block: which there are, next or random half and half, and true to their labels."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,6 +10,8 @@ from hypothesis import strategies as st
 from bertjobs.config.pretrain import ObjectiveSection
 from bertjobs.errors import DataError
 from bertjobs.text.corpus.blocks import Block, BlockInfo
+from bertjobs.text.pretraining.chunking import chunk_filled, chunk_sentence_pairs
+from bertjobs.text.pretraining.hashed_random import Purpose, draws, row_keys
 from bertjobs.text.pretraining.pairing import BlockSelection, Pairing, SegmentRanges
 from corpus_kit import block_of, random_block
 
@@ -27,6 +31,64 @@ def all_ranges(
 ) -> SegmentRanges:
     part = BlockSelection(block=block, indices=np.arange(made.num_examples(block)), first=first)
     return made.segment_ranges([part], seed=seed, epoch=epoch)
+
+
+def plain_segments(
+    block: Block, max_len: int, *, pairs: str, segments: str, seed: int, epoch: int, index: int
+) -> tuple[list[int], list[int], bool]:
+    """Make one example with loops over lists; return the ids of both segments, and whether it is changed."""
+    budget = max_len - 3
+    chunks = chunk_sentence_pairs(block) if segments == "sentence" else chunk_filled(block, budget=budget)
+    documents: list[list[list[int]]] = [[] for _ in range(chunks.document_of.max() + 1)]
+    pieces = [block.ids[a:b].tolist() for a, b in itertools.pairwise(chunks.offsets)]
+    for piece, document in zip(pieces, chunks.document_of, strict=True):
+        documents[document].append(piece)
+
+    def bits(purpose: Purpose, number: int, place: int) -> int:
+        keys = row_keys(np.array([number]), seed=seed, epoch=epoch, purpose=purpose)
+        return int(draws(keys, place)[0])
+
+    coin = bits(Purpose.COINS, index // 2, 0) >> 63
+    is_changed = bool(coin) != bool(index % 2)
+    chunk = pieces[chunks.begins[index] : chunks.ends[index]]
+    middle = 1 + ((bits(Purpose.PAIRS, index, 0) >> 32) * (len(chunk) - 1) >> 32)
+    first, second = [[i for piece in part for i in piece] for part in (chunk[:middle], chunk[middle:])]
+    if is_changed and pairs == "sop":
+        first, second = second, first
+    if is_changed and pairs == "nsp":
+        own = chunks.document_of[chunks.begins[index]]
+        others = [(d, i) for d in range(len(documents)) if d != own for i in range(len(documents[d]))]
+        document, i = others[(bits(Purpose.PAIRS, index, 1) >> 32) * len(others) >> 32]
+        room, second = budget - len(first), list(documents[document][i])
+        for piece in documents[document][i + 1 :] if segments == "filled" else []:
+            if len(second) + len(piece) > room:
+                break
+            second += piece
+    while len(first) + len(second) > budget:
+        (first if len(first) > len(second) else second).pop()
+    return first, second, is_changed
+
+
+@given(
+    DOCUMENTS,
+    SEEDS,
+    st.integers(0, 100),
+    st.sampled_from(["nsp", "sop"]),
+    st.sampled_from(["filled", "sentence"]),
+    st.sampled_from([8, 16, 64]),
+)
+def test_examples_are_those_of_loops_over_sentences(
+    documents: list[list[int]], seed: int, epoch: int, pairs: str, segments: str, max_len: int
+) -> None:
+    block = block_of(documents)
+    ranges = all_ranges(pairing(max_len, pairs=pairs, segments=segments), block, seed=seed, epoch=epoch)
+    for i in range(min(len(ranges.labels), 12)):
+        first, second, is_changed = plain_segments(
+            block, max_len, pairs=pairs, segments=segments, seed=seed, epoch=epoch, index=i
+        )
+        assert block.ids[ranges.begin_a[i] : ranges.end_a[i]].tolist() == first
+        assert block.ids[ranges.begin_b[i] : ranges.end_b[i]].tolist() == second
+        assert ranges.labels[i] == is_changed
 
 
 def sentence_of(block: Block, places: np.ndarray) -> np.ndarray:
@@ -70,40 +132,6 @@ def test_sentence_pairs_are_all_neighbours_of_a_document_as_d2l_takes_them() -> 
             )
     # The last pair is cut to 29 tokens: 15 of the first sentence, 14 of the second.
     assert seen == {(0, 4, 4, 9), (4, 9, 9, 15), (22, 37, 42, 56)}
-
-
-@given(DOCUMENTS, st.sampled_from([8, 16, 32, 64]))
-def test_filled_chunks_cover_every_sentence_of_documents_that_make_pairs(
-    documents: list[list[int]], max_len: int
-) -> None:
-    block = block_of(documents)
-    made = pairing(max_len, pairs="sop")
-    layout = made._chunks_of(block)
-    covered = np.zeros(layout.num_pieces, dtype=bool)
-    for begin, end in zip(layout.begins, layout.ends, strict=True):
-        assert end - begin >= 2
-        assert layout.document_of[begin] == layout.document_of[end - 1]
-        covered[begin:end] = True
-    several = np.array([len(d) for d in documents]) > 1
-    assert (covered == several[layout.document_of]).all()
-    room = max_len - 3
-    lengths = layout.offsets[layout.ends] - layout.offsets[layout.begins]
-    assert (lengths[layout.ends - layout.begins > 2] <= room).all()
-    assert np.diff(layout.offsets).max() <= room
-
-
-def test_a_chunk_takes_as_many_sentences_as_fit() -> None:
-    layout = pairing(23, pairs="sop")._chunks_of(block_of([[5, 5, 5, 5, 5, 5, 5], [50, 3]]))
-    pieces = list(zip(layout.begins.tolist(), layout.ends.tolist(), strict=True))
-    # 20 tokens: four sentences, the next three; the long sentence is cut in five, and 3 goes with the last.
-    assert pieces[:2] == [(0, 4), (4, 7)]
-    assert pieces[2:] == [(7, 9), (9, 11), (11, 13)]
-    assert np.diff(layout.offsets)[7:].tolist() == [10, 10, 10, 10, 10, 3]
-
-
-def test_a_last_sentence_that_would_stand_alone_takes_the_one_before_along() -> None:
-    layout = pairing(13, pairs="sop")._chunks_of(block_of([[5, 5, 4]]))
-    assert list(zip(layout.begins.tolist(), layout.ends.tolist(), strict=True)) == [(0, 2), (1, 3)]
 
 
 def test_split_points_and_coins_differ_between_epochs_and_seeds() -> None:
