@@ -3,7 +3,8 @@
 What there is to choose from is fixed per block (`chunking`). What is chosen is a function of (seed, epoch,
 number of the example in the whole corpus), so any example can be made alone, on any worker.
 
-The plain version, which makes one example with loops over lists, is in tests/text/pretraining/test_pairing.py.
+The plain version, which makes one example with loops over lists, is in
+tests/text/pretraining/test_pairing.py.
 
 Shape suffix: E: examples.
 """
