@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ import bertjobs
 from bertjobs.runs.node_probe import MARK
 from hosts import Host, Network, why_no_hosts
 from secure_redis import SecureRedis
+from waiting import wait_until
 
 NAMES = ("redis", "ray-head", "ray-worker-1", "ray-worker-2", "desk")
-PATIENCE_S = 240.0
-"""How long anything may take to come; only a hang takes that long."""
 CODE = Path(bertjobs.__file__).parents[1]
 PYTHON = [sys.executable, "-m"]
 # A node that does not answer is given up after 6 s, not 35 s.
@@ -158,12 +156,15 @@ class SharedCluster:
 
     def wait_until(self, holds: Callable[[], bool], *, or_tell: Callable[[], str] = lambda: "") -> None:
         """Look until it is so."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not holds():
-            if time.monotonic() > deadline:
-                logs = {path.name: path.read_text()[-2000:] for path in self.logs.iterdir()}
-                raise AssertionError("\n".join([or_tell(), *(f"-- {n}\n{t}" for n, t in logs.items())]))
-            time.sleep(1.0)  # for processes outside, not for our own code
+
+        def look() -> tuple[bool, str]:
+            return holds(), or_tell()
+
+        wait_until(look, lambda seen: seen[0], interval_s=1.0, describe=self._ends_of_logs)
+
+    def _ends_of_logs(self) -> str:
+        logs = {path.name: path.read_text()[-2000:] for path in self.logs.iterdir()}
+        return "\n".join(f"-- {name}\n{text}" for name, text in logs.items())
 
     def num_nodes(self) -> int:
         """Count Ray's living nodes, as a user at the desk could."""

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,11 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from bertjobs.cli.main import main
+from waiting import wait_until
 
 OF_RAY_DATA = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")
 """What Ray Data starts once and keeps for all jobs; they take no resources."""
-PATIENCE_S = 180.0
-"""How long a state may take to come; only a hang takes that long."""
 
 
 class Cluster:
@@ -52,13 +50,7 @@ class Cluster:
 
     def wait_for(self, job: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Ask for the job's status until it is as described."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            status = self._status(job)
-            if holds(status):
-                return dict(status)
-            time.sleep(0.1)
-        raise AssertionError(f"{job} did not get there: {json.dumps(status, indent=1)}")
+        return dict(wait_until(lambda: self._status(job), holds))
 
     def processes(self, title: str) -> list[int]:
         """Return the pids of this stack's processes whose command line contains `title`."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_the_doctor_finds_an_embedded_stack_well_from_its_node(cluster):

@@ -10,7 +10,7 @@ import pytest
 from bertjobs.modeling import BertConfig, build_pretraining, save_pretrained
 from bertjobs.text.vocabulary import train_wordpiece
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TEXT = "a crane is flying over the old tower where he just left his driver"
 WORDS = TEXT.split()

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,18 +17,14 @@ from bertjobs.stack import process, ray_head
 from bertjobs.stack.home import layout_of
 from bertjobs.stack.lifecycle import MEMBERS
 from bertjobs.stack.process import read_record
+from waiting import PATIENCE_S, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.ray, pytest.mark.slow]
-
-PATIENCE_S = 120.0
 
 
 def until(is_so, what):
     """Look again until it is so."""
-    end = time.monotonic() + PATIENCE_S
-    while not is_so():
-        assert time.monotonic() < end, f"not within {PATIENCE_S} s: {what}"
-        time.sleep(0.1)
+    wait_until(is_so, describe=lambda: what)
 
 
 @pytest.fixture(scope="module")
