@@ -13,6 +13,7 @@ from bertjobs.config import (
     JobConfig,
     describe_parameter,
     file_layer,
+    given_values,
     load_config,
     parameter_paths,
     preset_layer,
@@ -162,7 +163,8 @@ _MERGING, _MERGED = "Where values come from (flags go over all of these)", ("pre
 
 
 class JobCommand(click.Command):
-    """A command that takes every flag of a job kind, and gets the merged and validated `config`."""
+    """A command that takes every flag of a job kind; it gets the merged and validated `config`, and `given`:
+    the paths of the values that the user gave, each with how the user named it."""
 
     def __init__(self, name: str | None, *, kind: str, params: list[click.Parameter], **attrs: Any) -> None:
         super().__init__(name, params=[*_merging(kind), *config_options(kind), *params], **attrs)
@@ -176,12 +178,13 @@ class JobCommand(click.Command):
                 if value is not None and value != ():
                     flags[option.path] = merge_space(value) if option.multiple else value
         merged = {name: ctx.params.pop(name) for name in _MERGED if name in ctx.params}
-        config = resolve(self.kind, flags, **merged)
+        layers = config_layers(self.kind, flags, **merged)
+        config = load_config(self.kind, *layers)
         if (named := origin_of(config)) is not None:
-            begin, name = from_trial(named)
-            named_whole = ConfigLayer({"origin.from_trial": name}, {}, is_given=False)
-            config = resolve(self.kind, flags, begin=begin, end=named_whole, **merged)
-        ctx.params["config"] = config
+            trial, name = from_trial(named)  # asks the queue, so only for a configuration that is valid
+            whole_name = ConfigLayer({"origin.from_trial": name}, {}, is_given=False)
+            config = load_config(self.kind, trial, *layers, whole_name)
+        ctx.params |= {"config": config, "given": given_values(*layers)}
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -217,23 +220,35 @@ def resolve(
     preset: str | None = None,
     config: Path | None = None,
     assign: tuple[str, ...] = (),
-    begin: ConfigLayer | None = None,
-    end: ConfigLayer | None = None,
 ) -> JobConfig:
-    """Merge defaults, `begin`, preset, file, `--set`, flags and `end`, the later over the earlier.
+    """Merge defaults, preset, file, `--set` and flags, the later over the earlier, and validate.
 
     Raises: ConfigError: with the name of the flag, what was given and what is allowed.
     """
+    return load_config(kind, *config_layers(kind, flags, preset=preset, config=config, assign=assign))
+
+
+def config_layers(
+    kind: str,
+    flags: Mapping[str, Any],
+    *,
+    preset: str | None = None,
+    config: Path | None = None,
+    assign: tuple[str, ...] = (),
+) -> list[ConfigLayer]:
+    """Return the layers of preset, file, `--set` and flags, in that order.
+
+    Raises: ConfigError: there is no such preset, the file cannot be read, or an assignment has no `=`.
+    """
     names = {path: flag for flags_ in FLAGS.values() for flag, path in flags_.items()}
     layers = [ConfigLayer({}, names)]  # so that even a value nobody gave is called by its flag
-    layers += [begin] if begin is not None else []
     if preset is not None:
         layers.append(preset_layer(kind, preset))
     if config is not None:
         layers.append(file_layer(config))
     layers.append(set_layer(assign))
     layers.append(ConfigLayer(flags, {path: names[path] for path in flags}))
-    return load_config(kind, *layers, *([end] if end is not None else []))
+    return layers
 
 
 def _merging(kind: str) -> list[click.Option]:

@@ -19,9 +19,10 @@ from bertjobs.config import (
 )
 from bertjobs.config.presets import read_size, size_names
 from bertjobs.config.search_space import max_lens, search_space
+from bertjobs.config.sections import PAIR_TRUNCATIONS
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
-from bertjobs.text.datasets.splits import FILES_OF_SPLIT, find_split
+from bertjobs.text.datasets.splits import FILES_OF_SPLIT, default_valid_split, find_split
 from bertjobs.text.datasets.tasks import BUILT_IN, Task, resolve_task
 
 WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig
@@ -32,10 +33,13 @@ _BERT_POSITIONS = 512  # of Hugging Face's configurations that do not say
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
-def locate_inputs(kind: str, config: JobConfig, *, cache: Path) -> JobConfig:
+def locate_inputs(kind: str, config: JobConfig, *, given: Mapping[str, str], cache: Path) -> JobConfig:
     """Return the config with absolute paths.
 
-    Raises: ConfigError, DataError, ModelError: something it names is not there; says which flag named it.
+    given: the paths of the values that the user gave, each with how the user named it.
+
+    Raises: ConfigError, DataError, ModelError: something that it names is not there, or a given value has no
+        effect on this data; names the flag.
     """
     config = locate_model(kind, config)
     assert isinstance(config, WithModel)
@@ -47,6 +51,7 @@ def locate_inputs(kind: str, config: JobConfig, *, cache: Path) -> JobConfig:
         found["data.path"] = str(Path(config.data.path).expanduser().absolute())
     else:
         found |= _task_files(config, cache)
+        _check_effect(config, given, cache)
     if isinstance(config, FinetuneConfig | PretrainConfig) and config.model.vocab is not None:
         found["model.vocab"] = _existing(config.model.vocab, flag="--vocab")
     return with_values(config, found)
@@ -119,6 +124,26 @@ def _corpora(config: PretrainConfig, cache: Path) -> dict[str, str]:
         own_files(config.data.valid, flag="--valid")
         found["data.valid"] = str(Path(config.data.valid).expanduser().absolute())
     return found
+
+
+def _check_effect(config: FinetuneConfig | EvaluateConfig, given: Mapping[str, str], cache: Path) -> None:
+    """Raises: ConfigError: the user gave a value that has no effect on this task or its data."""
+    task = resolve_task(config.task.name)
+    if not task.is_pair and "text.truncation" in given and config.text.truncation in PAIR_TRUNCATIONS:
+        raise ConfigError(
+            f"{given['text.truncation']} has no effect: the task {task.name} has single texts, which "
+            f"{config.text.truncation} cuts as longest_first does",
+            hint="Leave it out, or give head_tail.",
+        )
+    held_out = [given[path] for path in ("data.valid_ratio", "data.split_seed") if path in given]
+    if held_out and isinstance(config, FinetuneConfig) and config.data.valid_split is None:
+        split = default_valid_split(task, config.data.path, cache=cache)
+        if split is not None:
+            file = find_split(task, config.data.path, split=split, cache=cache)
+            raise ConfigError(
+                "\n".join(f"{name} has no effect: {file} is there to validate on" for name in held_out),
+                hint="Leave it out, or give data without a development file, whose rows are then held out.",
+            )
 
 
 def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) -> dict[str, str]:

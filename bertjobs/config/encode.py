@@ -4,6 +4,7 @@ from typing import Literal
 
 from bertjobs.config.rules import TOO_MANY_WORKERS, Conflict, UnusedValue, is_plain_text
 from bertjobs.config.sections import (
+    PAIR_TRUNCATIONS,
     Count,
     JobConfig,
     MaxLen,
@@ -83,9 +84,7 @@ ENCODE_UNUSED: tuple[UnusedValue, ...] = (
     ),
     UnusedValue(
         path="text.truncation",
-        applies=lambda c: (
-            c.text.pair_separator is None and c.text.truncation not in ("longest_first", "head_tail")
-        ),
+        applies=lambda c: c.text.pair_separator is None and c.text.truncation in PAIR_TRUNCATIONS,
         reason="it cuts the two texts of a pair differently, and without --pair-separator there are no pairs",
     ),
 )

@@ -11,6 +11,7 @@ from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.config.kinds import find_unused
 from bertjobs.config.load import ConfigLayer, load_config, stored_layer
 from bertjobs.config.parameters import describe_parameter, parameter_paths
+from bertjobs.config.sections import PAIR_TRUNCATIONS
 from bertjobs.config.tune import TuneConfig
 from bertjobs.errors import ConfigError
 
@@ -43,11 +44,11 @@ def default_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[
     Source: BERT, appendix A.3, has 2e-5 to 5e-5 for base and large; small models train well at ten times
     that."""
     points = ",5" if config.search.algorithm == "grid" else ""
-    between = "only_first,only_second,ratio," if is_pair else ""
+    strategies = ("longest_first", *(PAIR_TRUNCATIONS if is_pair else ()), "head_tail")
     return {
         "optim.lr": f"loguniform:1e-5,{'1e-4' if is_large else '1e-3'}{points}",
         "train.batch_size": "choice:16,32,64,128",
-        "text.truncation": f"choice:longest_first,{between}head_tail",
+        "text.truncation": f"choice:{','.join(strategies)}",
     }
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Truncation = Literal["longest_first", "only_first", "only_second", "ratio", "head_tail"]
+PAIR_TRUNCATIONS: tuple[Truncation, ...] = ("only_first", "only_second", "ratio")
+"""Strategies that differ from `longest_first` for pairs of texts only."""
 Schedule = Literal["linear", "cosine", "constant", "wsd"]
 Precision = Literal["auto", "fp32", "bf16"]
 OnBadRow = Literal["error", "skip"]

@@ -10,11 +10,13 @@ from bertjobs.config import (
     FinetuneConfig,
     describe_parameter,
     file_layer,
+    given_values,
     load_config,
     parameter_paths,
     preset_layer,
     set_layer,
     stored_layer,
+    with_values,
 )
 from bertjobs.errors import ConfigError
 
@@ -139,3 +141,24 @@ def test_a_parameter_is_described_with_bounds_choices_and_default() -> None:
     assert describe_parameter("finetune", "data.limit_train").is_optional
     assert describe_parameter("finetune", "data.limit_train").bounds == ">= 1"
     assert describe_parameter("finetune", "optim.schedule").choices == ("linear", "cosine", "constant", "wsd")
+
+
+def test_the_values_that_the_user_gave_are_known_with_their_names() -> None:
+    preset = preset_layer("finetune", "cola")
+    given = set_layer(("data.valid_ratio=0.2", "optim.lr=1e-4"))
+    flags = ConfigLayer({"optim.lr": "1e-5"}, {"optim.lr": "--lr"})
+    assert given_values(preset, given, flags) == {
+        "data.valid_ratio": "--set data.valid_ratio",
+        "optim.lr": "--lr",
+    }
+    assert given_values(given, preset) == {}  # the preset sets both, and comes last
+
+
+def test_values_are_replaced_without_a_change_of_the_others() -> None:
+    config = load_config("finetune", set_layer(("optim.lr=1e-4",)))
+    located = with_values(config, {"data.path": "/data", "model.source": "/model"})
+    assert isinstance(located, FinetuneConfig)
+    assert (located.data.path, located.model.source, located.optim.lr) == ("/data", "/model", 1e-4)
+    assert config.model_dump() | {"data": located.data.model_dump(), "model": located.model.model_dump()} == (
+        located.model_dump()
+    )

@@ -20,6 +20,11 @@ def message_of(kind: str, *assignments: str) -> str:
             "--set resources.workers and --set resources.gpus: 3 workers need a GPU each, but there are 2",
         ),
         (
+            ("resources.gpus=3", "resources.workers=2"),
+            "--set resources.gpus and --set resources.workers: 3 GPUs cannot be shared evenly among 2 "
+            "workers; leave --workers out for one worker per GPU, or give a divisor of --gpus",
+        ),
+        (
             ("train.batch_size=4", "train.accumulation=8"),
             "--set train.batch_size and --set train.accumulation: a batch of 4 cannot be split into 8 "
             "microbatch(es) on each of 1 worker(s)",
@@ -42,6 +47,14 @@ def message_of(kind: str, *assignments: str) -> str:
 )
 def test_a_conflict_names_the_values_that_were_given(assignments: tuple[str, ...], message: str) -> None:
     assert message_of("finetune", *assignments) == message
+
+
+@pytest.mark.parametrize("kind", ["finetune", "pretrain", "tune", "evaluate", "encode"])
+def test_gpus_that_workers_cannot_share_evenly_are_refused_for_every_kind(kind: str) -> None:
+    needed = {"evaluate": ("model.source=m",), "encode": ("model.source=m", "data.path=lines.txt")}
+    given = (*needed.get(kind, ()), "resources.gpus=3", "resources.workers=2")
+    assert "resources.gpus" in message_of(kind, *given)
+    load_config(kind, set_layer((*given[:-2], "resources.gpus=3", "resources.workers=3")))
 
 
 def test_an_evaluation_cannot_have_more_workers_than_examples_in_a_batch() -> None:
@@ -90,6 +103,42 @@ def test_an_evaluation_cannot_have_more_workers_than_examples_in_a_batch() -> No
 )
 def test_a_given_value_without_effect_is_refused(assignments: tuple[str, ...], message: str) -> None:
     assert message_of("finetune", *assignments) == message
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (
+            ("data.corpus=wikitext-103", "data.valid_ratio=0.1"),
+            "--set data.valid_ratio has no effect: a published corpus has a validation file, so no documents "
+            "are held out",
+        ),
+        (
+            ("data.corpus=c/*.jsonl", "data.valid=v.txt", "data.valid_ratio=0.1"),
+            "--set data.valid_ratio has no effect: --valid gives the validation corpus, so no documents are "
+            "held out",
+        ),
+        (("data.column=body",), "--set data.column has no effect: plain text has no columns"),
+        (
+            ("data.corpus=a.txt", "data.column=body"),
+            "--set data.column has no effect: plain text has no columns",
+        ),
+    ],
+)
+def test_a_value_without_effect_on_a_corpus_is_refused(assignments: tuple[str, ...], message: str) -> None:
+    assert message_of("pretrain", *assignments) == message
+
+
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ("data.corpus=c.jsonl", "data.valid_ratio=0.1", "data.column=body"),
+        ("data.corpus=folder", "data.column=body"),
+        ("data.corpus=a.txt", "data.valid=v.parquet", "data.column=body"),
+    ],
+)
+def test_a_value_with_effect_on_a_corpus_is_accepted(assignments: tuple[str, ...]) -> None:
+    load_config("pretrain", set_layer(assignments))
 
 
 def test_a_preset_may_set_what_a_flag_makes_useless() -> None:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from bertjobs.text.batching import collate, order_of_epoch
-from bertjobs.text.datasets.read_split import Split, has_split, holdout
+from bertjobs.text.datasets.read_split import Split, holdout
+from bertjobs.text.datasets.splits import has_named_split
 from bertjobs.text.datasets.tasks import COLA, SNLI, Task
 from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.tokenizer import WordTokenizer
@@ -56,7 +57,7 @@ def test_both_published_forms_give_the_texts_as_written(real_data: Path, read: R
 
 
 def test_colas_recipe_holds_out_856_of_its_training_rows(real_data: Path, read: Read) -> None:
-    assert not has_split(COLA, str(real_data / "cola_public"), split="dev", cache=real_data)
+    assert not has_named_split(COLA, str(real_data / "cola_public"), split="dev", cache=real_data)
     train, valid = holdout(read(COLA, real_data / "cola_public").table.num_rows, ratio=0.1, seed=2018)
     assert (len(train), len(valid)) == (7695, 856)
 

@@ -3,7 +3,7 @@
 `bertjobs run`: the same work in the foreground, without a queue.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -91,6 +91,7 @@ def _submit(
     kind: str,
     *,
     config: JobConfig,
+    given: Mapping[str, str],
     after: tuple[str, ...],
     wait: bool,
     as_json: bool,
@@ -98,7 +99,7 @@ def _submit(
     **queue: Any,
 ) -> int:
     settings = load_settings()
-    config = locate_inputs(kind, config, cache=settings.cache)
+    config = locate_inputs(kind, config, given=given, cache=settings.cache)
     store = open_queue(settings=settings, needs_ray=True)
     config, after = _follow_model(kind, config, after, store)
     config = send_inputs(kind, config, settings=settings, announce=print_note)
@@ -196,9 +197,11 @@ def encode_of_run(**request: Any) -> None:
     _run("encode", **request)
 
 
-def _run(kind: str, *, config: JobConfig, output: str | None, as_json: bool) -> None:
+def _run(
+    kind: str, *, config: JobConfig, given: Mapping[str, str], output: str | None, as_json: bool
+) -> None:
     settings = load_settings()
-    config = locate_inputs(kind, config, cache=settings.cache)
+    config = locate_inputs(kind, config, given=given, cache=settings.cache)
     from bertjobs.runs.foreground import run as run_here
 
     result = run_here(kind, config, output=output, settings=settings, announce=print_note)

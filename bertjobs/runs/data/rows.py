@@ -6,7 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from bertjobs.config.finetune import DataSection, EvalDataSection
-from bertjobs.text.datasets.read_split import Split, has_split, holdout, read_split
+from bertjobs.text.datasets.read_split import Split, holdout, read_split
+from bertjobs.text.datasets.splits import default_valid_split
 from bertjobs.text.datasets.tasks import Task
 from bertjobs.text.encoding import cache_key
 from bertjobs.text.tokenizer import Tokenizer
@@ -39,7 +40,7 @@ def read_training_rows(task: Task, data: DataSection, *, cache: Path) -> tuple[R
     """
     read = {"on_bad_row": data.on_bad_row, "cache": cache, "require_labels": True}
     train = read_split(task, data.path, split="train", **read)
-    if valid_split := _valid_split(task, data, cache=cache):
+    if valid_split := data.valid_split or default_valid_split(task, data.path, cache=cache):
         valid = read_split(task, data.path, split=valid_split, **read)
         return (
             _rows(train, "train", on_bad_row=data.on_bad_row, limit=data.limit_train),
@@ -66,15 +67,6 @@ def read_evaluation_rows(task: Task, data: EvalDataSection, *, cache: Path) -> R
         task, data.path, split=data.split, on_bad_row=data.on_bad_row, cache=cache, require_labels=False
     )
     return _rows(read, data.split, on_bad_row=data.on_bad_row, limit=data.limit)
-
-
-def _valid_split(task: Task, data: DataSection, *, cache: Path) -> str | None:
-    """Return the split to validate on; None to hold rows out, as CoLA's recipe does whatever is there."""
-    if data.valid_split:
-        return data.valid_split
-    if task.format == "cola" or (data.path and Path(data.path).is_file() and not data.path.endswith(".zip")):
-        return None
-    return "dev" if has_split(task, data.path, split="dev", cache=cache) else None
 
 
 def _rows(read: Split, split: str, *, on_bad_row: str, limit: int | None, share: str = "", part=None) -> Rows:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from bertjobs.errors import DataError
 from bertjobs.text.datasets.readers import read_cola, read_columnar, read_csv, read_json_lines, read_tsv
 from bertjobs.text.datasets.rows import BadRow, OnBadRow, Row, collect
-from bertjobs.text.datasets.splits import find_split, has_named_split
+from bertjobs.text.datasets.splits import find_split
 from bertjobs.text.datasets.tasks import Columns, Task
 from bertjobs.text.source_file import SourceFile
 
@@ -60,14 +60,6 @@ def read_split(
     return Split(
         table=collected.table, labels=task.labels, num_dropped=collected.num_dropped, files=(source.path,)
     )
-
-
-def has_split(task: Task, path: str | None, *, split: str, cache: Path) -> bool:
-    """Return whether a named split is there, without reading it.
-
-    Raises: DataError: the data itself is not there, or is a damaged zip.
-    """
-    return has_named_split(task, path, split=split, cache=cache)
 
 
 def holdout(num_rows: int, *, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -73,6 +73,19 @@ def has_named_split(task: Task, path: str | None, *, split: str, cache: Path) ->
     return _find_named(task, _root(task, path, cache), split) is not None
 
 
+def default_valid_split(task: Task, path: str | None, *, cache: Path) -> str | None:
+    """Return the split to validate on where the user names none; None where rows of `train` are held out.
+
+    CoLA's recipe holds rows out although there is a development file.
+
+    Raises: DataError: the data is not there, or is damaged.
+    """
+    is_one_table = path is not None and Path(path).is_file() and not path.endswith(".zip")
+    if task.format == "cola" or is_one_table:
+        return None
+    return "dev" if has_named_split(task, path, split="dev", cache=cache) else None
+
+
 def _given_file(task: Task, path: str | None, split: str) -> SourceFile:
     folder = Path(path) if path is not None else Path()
     for candidate in (Path(split).expanduser(), folder / split):

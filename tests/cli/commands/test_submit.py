@@ -151,6 +151,7 @@ def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -
             ["--gpus", "2", "--workers", "3"],
             "--workers and --gpus: 3 workers need a GPU each, but there are 2",
         ),
+        (["--gpus", "3", "--workers", "2"], "--gpus and --workers: 3 GPUs cannot be shared evenly among 2"),
         (["--model", "org/name", "--vocab-size", "99"], "--vocab-size has no effect: pretrained weights"),
         (["--task", "sli"], "--task sli: there is no such task."),
         (["--task", "nowhere.yaml"], "--task nowhere.yaml cannot be read: No such file or directory"),
@@ -176,6 +177,65 @@ def test_a_bad_input_exits_2_before_redis_is_touched(
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--valid-ratio", "0.2"], "error: --valid-ratio has no effect: "),
+        (["--set", "data.split_seed=3"], "error: --set data.split_seed has no effect: "),
+        (["--valid-ratio", "0.2", "--split-seed", "3"], "       --split-seed has no effect: "),
+    ],
+)
+@pytest.mark.parametrize("kind", ["finetune", "tune"])
+def test_how_to_hold_rows_out_is_refused_where_there_is_a_development_file(
+    run: Run, snli: str, kind: str, words: list[str], message: str
+) -> None:
+    result = run("submit", kind, "--data", snli, *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{message}{snli}/snli_1.0_dev.jsonl is there to validate on\n" in result.stderr
+    assert "give data without a development file" in result.stderr
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("words", [["--preset", "cola"], ["--task", "cola", "--valid-ratio", "0.2"]])
+def test_how_to_hold_rows_out_is_accepted_where_rows_are_held_out(
+    run: Run, store: JobStore, sample: Path, words: list[str]
+) -> None:
+    result = run("submit", "finetune", *words, "--data", str(sample / "cola_public"), "--model", "tiny")
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.redis
+def test_a_preset_may_say_how_to_hold_rows_out_beside_a_development_file(
+    run: Run, store: JobStore, snli: str
+) -> None:
+    result = run(
+        "submit", "finetune", "--preset", "cola", "--task", "snli", "--data", snli, "--model", "tiny"
+    )
+    assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize("kind", ["finetune", "evaluate"])
+def test_a_truncation_for_pairs_is_refused_for_single_texts(run: Run, sample: Path, kind: str) -> None:
+    words = ("--task", "cola", "--data", str(sample / "cola_public"), "--model", "org/name")
+    split = ("--split", "in_domain_dev") if kind == "evaluate" else ()
+    result = run("submit", kind, *words, *split, "--truncation", "ratio")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "error: --truncation has no effect: the task cola has single texts, which ratio cuts as "
+        "longest_first does\n"
+        " hint: Leave it out, or give head_tail.\n"
+    )
+
+
+@pytest.mark.redis
+def test_a_truncation_that_cuts_single_texts_differently_is_accepted(
+    run: Run, store: JobStore, sample: Path
+) -> None:
+    words = ("--task", "cola", "--data", str(sample / "cola_public"), "--truncation", "head_tail")
+    result = run("submit", "finetune", *words)
+    assert store.get(result.stdout.strip()).config["text"]["truncation"] == "head_tail"
 
 
 @pytest.mark.parametrize("kind", ["finetune", "evaluate"])

@@ -90,5 +90,5 @@ def test_a_misspelt_task_is_refused_with_the_names_there_are() -> None:
 
 
 def test_a_task_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--task .*none\.yaml: No such file or directory\."):
+    with pytest.raises(ConfigError, match=r"--task .*none\.yaml cannot be read: No such file or directory"):
         resolve_task(str(tmp_path / "none.yaml"))
