@@ -5,8 +5,9 @@
               └ RETRYING <────────────┤
                                       └──> CANCELLING ──> CANCELLED
 
-A job is intent; an attempt is one Ray Job that tries to fulfil it, under a token that only it holds. A
-terminal state never changes by itself: only a person's `retry` reopens a job that did not succeed.
+A job is what a user asked for; an attempt is one Ray Job that executes it, under a token that only this
+attempt has. A terminal state never changes by itself: only a user's `retry` reopens a job that did not
+succeed.
 """
 
 import json
@@ -22,7 +23,7 @@ from bertjobs.storage import JobDir
 
 
 class State(Enum):
-    """Where a job stands. The facts about a state are on its member."""
+    """The state of a job. The properties of a state are attributes of its member."""
 
     HELD = "HELD", "waiting"
     QUEUED = "QUEUED", "waiting"
@@ -42,9 +43,9 @@ class State(Enum):
 
     def __init__(self, word: str, stage: str = "") -> None:
         self.is_waiting = stage == "waiting"
-        """Has no attempt under way and may get one."""
+        """No attempt is under way; one may start."""
         self.is_active = stage == "active"
-        """Has an attempt that holds the lease."""
+        """An attempt holds the lease."""
         self.is_terminal = stage == "terminal"
 
     def __str__(self) -> str:
@@ -59,29 +60,29 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
         {State.RUNNING, State.CANCELLING, State.RETRYING, State.SUCCEEDED, State.FAILED}
     ),
     State.RUNNING: frozenset({State.CANCELLING, State.RETRYING, State.SUCCEEDED, State.FAILED}),
-    # A driver that was already done when it was told to stop has succeeded; its artefacts are there.
+    # A driver that had finished before it was told to stop has succeeded; its artefacts are there.
     State.CANCELLING: frozenset({State.CANCELLED, State.TIMED_OUT, State.SUCCEEDED}),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
     State.TIMED_OUT: frozenset(),
 }
-"""What the system may do. `common.lua` holds the same table; a test compares them."""
+"""The transitions of the system. `common.lua` has the same table; a test compares them."""
 
 REOPENED_BY_RETRY = frozenset({State.FAILED, State.CANCELLED, State.TIMED_OUT})
-"""What a person's `retry` puts back into the queue: a new attempt that goes on from the last checkpoint."""
+"""The states from which a user's `retry` queues a job again, to resume from the last checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grant:
-    """What one attempt may use: a gang of equal workers, and CPU for Ray Data beside them."""
+    """The resources of one attempt: a gang of equal workers, and CPUs for Ray Data beside them."""
 
     workers: int
     gpus_per_worker: float
     cpus_per_worker: float
     """CPU cores."""
     data_cpus: float
-    """CPU cores that the workers leave to Ray Data; their threads use them while it idles."""
+    """CPU cores left for Ray Data; the workers' threads use them while it is idle."""
 
     @property
     def gpus(self) -> float:
@@ -94,25 +95,25 @@ class Grant:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One Ray Job that runs, or ran, a job."""
+    """One Ray Job that executes, or executed, a job."""
 
     number: int
     token: int
     submission_id: str
     grant: Grant
     nodes: tuple[str, ...]
-    """Ray node ids the workers run on, as the driver reported them; empty before."""
+    """Ray node ids of the workers, as the driver reported them; empty before."""
     claimed_at: datetime
     started_at: datetime | None
     """When the first step was reported."""
     heartbeat_at: datetime | None
     ended_at: datetime | None
     outcome: State | None
-    """State the job took when the attempt ended: RETRYING, or a terminal one."""
+    """State of the job after the attempt: RETRYING, or a terminal one."""
     reason: str
     message: str
     version: str
-    """The dispatcher's, which the driver's must equal."""
+    """Version of the dispatcher, which that of the driver must equal."""
     log_is_complete: bool
     """Whether the dispatcher has copied the last line of the driver's log to storage."""
 
@@ -133,7 +134,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSummary:
-    """The columns of a list: everything but the configuration and the results."""
+    """What a list shows: everything but the configuration and the results."""
 
     id: str
     kind: str
@@ -141,22 +142,22 @@ class JobSummary:
     user: str
     state: State
     reason: str
-    """One word: why it waits, or why it ended."""
+    """One word: why it waits, or how it ended."""
     message: str
-    """The sentence to that word."""
+    """The sentence that explains the word."""
     priority: int
-    """Larger goes first."""
+    """Higher goes first."""
     num_attempts: int
     place: int | None
-    """Place in the queue, from 1; only while QUEUED."""
+    """Position in the queue, from 1; only while QUEUED."""
     phase: str
-    """What the driver is doing, in its own words."""
+    """What the driver is doing, in a few words."""
     progress: dict[str, Any]
     """The last report of the step loop: step, num_steps, epoch, loss, examples_per_s, eta_s, ..."""
     resources: dict[str, Any]
     submitted_at: datetime
     started_at: datetime | None
-    """When the first attempt got its resources."""
+    """When the first attempt was granted its resources."""
     ended_at: datetime | None
 
     def to_json(self) -> dict[str, Any]:
@@ -186,24 +187,24 @@ class Job(JobSummary):
 
     config: dict[str, Any]
     storage: str
-    """Folder or URI under which the job's own folder lies."""
+    """Folder or URI that contains the job's own folder."""
     max_retries: int
-    """How often a failure that is the user's own is tried again."""
+    """How often the job is retried after a failure of its own."""
     time_limit_s: float | None
     """Seconds over all attempts after which the job is stopped."""
     keep_s: float | None
-    """Seconds after its end from which it may be forgotten; None for good."""
+    """Seconds after its end after which it may be deleted; None: it is kept."""
     after: tuple[str, ...]
     """Jobs that must have succeeded first."""
     idempotency_key: str | None
     num_charged: int
-    """Retries used up of `max_retries`."""
+    """Retries counted against `max_retries`."""
     num_faults: int
     """Infrastructure faults since the last checkpoint."""
     used_s: float
-    """Seconds that ended attempts took."""
+    """Total seconds of its ended attempts."""
     checkpoint: str | None
-    """Published checkpoint to go on from."""
+    """Published checkpoint to resume from."""
     checkpoint_step: int | None
     metrics: dict[str, Any]
     artifacts: dict[str, Any]
@@ -211,7 +212,7 @@ class Job(JobSummary):
 
     @property
     def job_dir(self) -> JobDir:
-        """Where the artefacts are."""
+        """The folder of the artefacts."""
         return JobDir(self.storage, self.id)
 
     @property
@@ -232,7 +233,7 @@ class Job(JobSummary):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """One line of a job's timeline."""
+    """One entry of a job's timeline."""
 
     at: datetime
     state: State
@@ -258,7 +259,7 @@ _EPOCH_S = 1_735_689_600  # 2025-01-01; six digits of seconds last until 2059
 def new_job_id(*, now_s: float | None = None) -> str:
     """Return an id that sorts by the second it was made in: `j-1t4k7wx3m`.
 
-    It is not a counter of Redis: the artefacts of a Redis that was wiped must not be met again.
+    Not a counter in Redis: after Redis was wiped, a new job must not get the folder of an old one.
     """
     seconds = int(time.time() if now_s is None else now_s) - _EPOCH_S
     digits = [_DIGITS[seconds >> shift & 31] for shift in range(25, -1, -5)]
@@ -276,10 +277,10 @@ def iso(moment: datetime | None) -> str | None:
 
 
 def moment_of(ms: str | int | None) -> datetime | None:
-    """Read Redis' milliseconds since 1970; nothing stays nothing."""
+    """Convert Redis' milliseconds since 1970; None and '' give None."""
     return datetime.fromtimestamp(int(ms) / 1000, UTC) if ms else None
 
 
 def grant_of(text: str) -> Grant:
-    """Read a grant as it is stored."""
+    """Parse a stored grant."""
     return Grant(**json.loads(text))

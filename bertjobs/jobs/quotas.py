@@ -1,5 +1,5 @@
-"""How a queue is shared: limits per user, and draining it. People ask; the dispatcher reads the same in
-`changes.lua` and keeps to it."""
+"""GPU limits per user, and draining the queue. Users set both here; the dispatcher reads them with
+`changes.lua` and enforces them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from bertjobs.jobs.store.records import pairs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sharing:
-    """What has been said of the queue, and who holds what."""
+class QuotaReport:
+    """The limits, what each user holds, and whether the queue is drained."""
 
     max_gpus: Mapping[str, float]
     """User -> GPUs that the user's jobs may hold together; no entry, no limit."""
     held_gpus: Mapping[str, float]
-    """User -> GPUs that the user's live attempts hold; everyone who has one."""
+    """User -> GPUs that the user's live attempts hold, for each user with a live attempt."""
     num_live: int
-    """Attempts that run, or have not left yet."""
+    """Attempts that run, or whose driver has not exited yet."""
     drained_by: str | None
     drained_at: datetime | None
 
@@ -37,19 +37,19 @@ class Sharing:
         }
 
 
-class SharingStore:
-    """The rules of sharing in Redis. Every call raises RedisDown where it is down."""
+class QuotaStore:
+    """The quotas in Redis. Every call raises RedisDown where it is down."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def read(self) -> Sharing:
-        """Read the rules, and what is held."""
-        limits, live, (drained_by, drained_at) = self._connection.run("sharing")
+    def read(self) -> QuotaReport:
+        """Read the limits, and what is held."""
+        limits, live, (drained_by, drained_at) = self._connection.run("quotas")
         held: dict[str, float] = {}
         for user, grant in live:
             held[user] = held.get(user, 0.0) + grant_of(grant).gpus
-        return Sharing(
+        return QuotaReport(
             max_gpus={user: float(gpus) for user, gpus in pairs(limits).items()},
             held_gpus=held,
             num_live=len(live),
@@ -58,17 +58,18 @@ class SharingStore:
         )
 
     def limit(self, user: str, *, gpus: int | None) -> None:
-        """Let a user's jobs hold so many GPUs together; None for as many as there are. What runs goes on."""
+        """Limit the GPUs that a user's jobs hold together; None removes the limit. Running jobs are not
+        stopped."""
         self._connection.run("limit", user=user, gpus=gpus)
 
     def drain(self, *, by: str) -> int:
-        """Start nothing from now on; let what runs write a checkpoint and go back into the queue, uncharged.
+        """Start nothing from now on; running jobs write a checkpoint and go back into the queue, uncharged.
 
-        Returns how many attempts were told. A second call changes nothing for those that know.
+        Returns the number of attempts that have been told. A second call tells nobody twice.
         """
-        (told,) = self._connection.run("drain", is_on=True, by=by)
-        return int(told)
+        (num_told,) = self._connection.run("drain", is_on=True, by=by)
+        return int(num_told)
 
     def undrain(self) -> None:
-        """Open the queue again; attempts that have not heard of the draining yet go on."""
+        """Open the queue again; attempts that have not read the drain command yet continue."""
         self._connection.run("drain", is_on=False)

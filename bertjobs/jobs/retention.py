@@ -1,18 +1,14 @@
-"""What becomes of ended jobs in time. Nothing here touches a job that has not ended, or whose driver may
-live.
+"""Cleanup of ended jobs. A job that has not ended, or whose driver may still run, is never touched.
 
-A job whose time is over (`--keep`, `BERTJOBS_KEEP_S`, or `cluster clean --older-than`)
+A job whose retention time is over (`--keep`, `BERTJOBS_KEEP_S`, or `cluster clean --older-than`)
 
-- is *thinned*: its logs, its TensorBoard files, and checkpoints that are neither the last published nor the
-  best are removed from its folder. Configuration, model, metrics, predictions, plots and those two
-  checkpoints stay, for good: nothing here removes a result.
-- and is *forgotten*: Redis drops the job with its attempts, events and series, so that no command knows it
-  any more. One that another stored job follows, or whose model it uses, stays known until that is forgotten.
+- is *pruned*: its logs, its TensorBoard files, and all checkpoints but the last published and the best are
+  removed from its folder. Configuration, model, metrics, predictions, plots and those two checkpoints stay:
+  no result is removed.
+- and is *forgotten*: Redis deletes the job with its attempts, events and metrics, so that no command knows it
+  any more. While another stored job follows it or uses its model, it is only pruned.
 
-Thinned first: killed in between, the next cleaning finds the job again.
-
-The dispatcher's cleaning up, in a thread of its own: a slow file system may take longer to remove a folder
-than a pass may last.
+It is pruned first: if the process is killed in between, the next cleanup finds the job again.
 """
 
 import json
@@ -33,31 +29,32 @@ logger = logging.getLogger(__name__)
 
 PAGE = 100
 """Jobs that the dispatcher cleans up at a time."""
-ALL = 2**31
-_CHECKPOINTS, _DROPPED = "checkpoints", (LOG_FOLDER, "tensorboard")
+UNLIMITED = 2**31
+CLEAN_INTERVAL_S = 300.0
+_CHECKPOINTS, _REMOVED_FOLDERS = "checkpoints", (LOG_FOLDER, "tensorboard")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
-    """A job whose time is over."""
+class EndedJob:
+    """A job whose retention time is over."""
 
     job_id: str
     job_dir: JobDir
     kept_checkpoints: frozenset[str]
-    """The last one published and the best; empty where it is not known which is the best, and all stay."""
-    is_thinned: bool
+    """The last published and the best; empty where the best is not known: then all are kept."""
+    is_pruned: bool
     is_followed: bool
-    """Another job that is stored follows it or uses its model."""
+    """Another stored job follows it or uses its model."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cleaned:
-    """What was, or would be, done with one job."""
+class CleanedJob:
+    """What was done, or would be done, with one job."""
 
     job_id: str
     folder: str
     removed: tuple[str, ...]
-    """What was taken out of its folder."""
+    """Paths in its folder."""
     is_forgotten: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -71,21 +68,21 @@ class Cleaned:
 
 
 class Retention:
-    """Cleans up in one Redis, and in the storage of its jobs."""
+    """Cleans up in Redis and in the storage of its jobs."""
 
     def __init__(self, connection: Connection, *, term: int | None = None) -> None:
         self._connection = connection
         self._term = term
-        """The dispatcher's term, to be refused once another one leads; None for a person."""
+        """The dispatcher's term, refused once another one leads; None where a user cleans up."""
 
-    def clean(self, *, older_than_s: float | None = None, is_dry_run: bool = False) -> Iterator[Cleaned]:
-        """Thin and forget jobs that ended so long ago, or by default those whose own time is over.
+    def clean(self, *, older_than_s: float | None = None, is_dry_run: bool = False) -> Iterator[CleanedJob]:
+        """Prune and forget jobs that ended `older_than_s` ago, or by default those whose own time is over.
 
-        One whose folder cannot be reached is left for next time. Raises: NotLeader, RedisDown.
+        A job whose folder cannot be reached is left for the next time. Raises: NotLeader, RedisDown.
         """
         for ended in self._ended(older_than_s):
             try:
-                removed = () if ended.is_thinned else tuple(_dispensable(ended))
+                removed = () if ended.is_pruned else tuple(_removable(ended))
                 if not is_dry_run:
                     for name in removed:
                         ended.job_dir.remove(name)
@@ -94,46 +91,46 @@ class Retention:
                 continue
             is_forgotten = not ended.is_followed if is_dry_run else self._forget(ended.job_id)
             if removed or is_forgotten:
-                yield Cleaned(
+                yield CleanedJob(
                     job_id=ended.job_id,
                     folder=ended.job_dir.uri,
                     removed=removed,
                     is_forgotten=is_forgotten,
                 )
 
-    def _ended(self, older_than_s: float | None) -> list[Ended]:
+    def _ended(self, older_than_s: float | None) -> list[EndedJob]:
         older_than_ms = None if older_than_s is None else int(older_than_s * 1000)
-        limit = PAGE if self._term is not None else ALL
-        (document,) = self._connection.run("ended", older_than_ms=older_than_ms, limit=limit)
+        limit = PAGE if self._term is not None else UNLIMITED
+        (document,) = self._connection.run("list_ended", older_than_ms=older_than_ms, limit=limit)
         return [_ended_of(row) for row in json.loads(document)]
 
     def _forget(self, job_id: str) -> bool:
         try:
             (outcome,) = self._connection.run("forget", id=job_id, term=self._term)
         except WrongState:
-            logger.info("%s stays: it was retried meanwhile", job_id)
+            logger.info("%s is kept: it was retried meanwhile", job_id)
             return False
         return bool(outcome == "forgotten")
 
 
-def _ended_of(row: list[Any]) -> Ended:
+def _ended_of(row: list[Any]) -> EndedJob:
     job_id, storage, checkpoint, metrics, thinned_at, num_followers = row
     results = json.loads(metrics) if metrics else {}
     kept = (
         {checkpoint, checkpoint_name(results["best_step"])} if checkpoint and "best_step" in results else ()
     )
-    return Ended(
+    return EndedJob(
         job_id=job_id,
         job_dir=JobDir(storage, job_id),
         kept_checkpoints=frozenset(kept),
-        is_thinned=bool(thinned_at),
+        is_pruned=bool(thinned_at),
         is_followed=num_followers > 0,
     )
 
 
-def _dispensable(ended: Ended) -> Iterator[str]:
-    """Name what a folder can do without, as far as it is there."""
-    for name in _DROPPED:
+def _removable(ended: EndedJob) -> Iterator[str]:
+    """Yield the paths in its folder that can be removed."""
+    for name in _REMOVED_FOLDERS:
         if ended.job_dir.exists(name):
             yield name
     if ended.kept_checkpoints:
@@ -142,23 +139,24 @@ def _dispensable(ended: Ended) -> Iterator[str]:
                 yield f"{_CHECKPOINTS}/{name}"
 
 
-CLEAN_INTERVAL_S = 300.0
+class CleanupThread:
+    """Cleans up every few minutes while we lead, from `start` to `close`.
 
-
-class Janitor:
-    """Cleans up every few minutes while we lead, from `start` to `close`."""
+    A thread of its own: on a slow file system removing a folder may take longer than a pass of the
+    dispatcher.
+    """
 
     def __init__(self, store: DispatchStore) -> None:
         self._store = store
         self._is_closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="janitor", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="cleanup", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start cleaning up."""
         self._thread.start()
 
     def close(self) -> None:
-        """Clean up no more; what is under way ends with the process, and is safe to be cut off."""
+        """Stop. A cleanup under way ends with the process, which is safe at any point."""
         self._is_closed.set()
 
     def clean(self) -> None:
@@ -169,7 +167,7 @@ class Janitor:
             logger.info(
                 "%s: %s; removed from %s: %s",
                 job.job_id,
-                "forgotten" if job.is_forgotten else "thinned",
+                "forgotten" if job.is_forgotten else "pruned",
                 job.folder,
                 ", ".join(job.removed) or "nothing",
             )
@@ -179,6 +177,6 @@ class Janitor:
             try:
                 self.clean()
             except BertjobsError as e:
-                logger.warning("not cleaned up: %s", e)
-            except Exception:  # it is for no one's sake but the disk's: the dispatcher must go on
-                logger.exception("cleaning up failed")
+                logger.warning("cleanup failed: %s", e)
+            except Exception:  # a border: the thread must survive, and the dispatcher does not depend on it
+                logger.exception("cleanup failed")

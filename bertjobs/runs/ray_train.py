@@ -18,7 +18,7 @@ from torch import distributed
 
 from bertjobs.errors import BertjobsError, RunError, TrainingError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.scheduling.free_nodes import QUANTUM
+from bertjobs.jobs.scheduling.free_resources import QUANTUM
 from bertjobs.runs.ray_internals import Trainer
 from bertjobs.runs.run_context import Reporter
 from bertjobs.settings import Settings

@@ -160,10 +160,10 @@ def probe(url: str, *, token: str | None, timeout_s: float = 2.0) -> Literal["up
 
 def is_ready(url: str, *, token: str | None) -> bool:
     """Return whether there is a node for jobs to run on; the dashboard answers some seconds before that."""
-    from bertjobs.jobs.ray.api import RayCluster  # 40 ms, and `submit` does not ask
+    from bertjobs.jobs.ray.api import RayApi  # 40 ms, and `submit` does not ask
 
     try:
-        return bool(RayCluster(url, token=token).cluster().nodes)
+        return bool(RayApi(url, token=token).cluster().nodes)
     except QueueError:
         return False
 

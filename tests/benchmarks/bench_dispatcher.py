@@ -18,11 +18,11 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # redis_process.py lies beside the tests that use it
 
-from bertjobs.jobs.dispatcher.attempt_policy import Limits
-from bertjobs.jobs.dispatcher.loop import Dispatcher, spare_collector
+from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
+from bertjobs.jobs.dispatcher.loop import Dispatcher, tune_garbage_collector
 from bertjobs.jobs.job import State
 from bertjobs.jobs.ray.api import RayJob
-from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore, connect
@@ -33,7 +33,7 @@ GANGS = [(8, 60), (4, 10), (2, 10), (1, 15), (16, 5)]
 """GPUs of a job, and how many of a hundred ask for so many."""
 CHURN = 20
 """Jobs that end, and jobs that come, before each pass of the second kind."""
-DONE = Decision(state=State.SUCCEEDED, reason="", message="")
+DONE = RetryDecision(state=State.SUCCEEDED, reason="", message="")
 
 
 class PlayedRay:
@@ -53,6 +53,9 @@ class PlayedRay:
 
     def job(self, submission_id: str) -> RayJob | None:
         return self.jobs.get(submission_id)  # as Ray: nothing where it knows of none
+
+    def watch(self, submission_ids: object) -> None:
+        """Be its own poller."""
 
     def stop(self, submission_id: str) -> None:
         self.jobs[submission_id] = RayJob(status="STOPPED", message="")
@@ -74,7 +77,7 @@ class Bench:
         """Let another dispatcher take over."""
         self.store.connection.client.delete("bj:leader")
         dispatch = DispatchStore(self.store.connection, owner=uuid.uuid4().hex, lease_s=600)
-        self.dispatcher = Dispatcher(dispatch, self.ray, env={}, limits=Limits(lease_s=15))
+        self.dispatcher = Dispatcher(dispatch, self.ray, self.ray, env={}, timeouts=Timeouts(lease_s=15))
 
     def submit(self, *, gpus: int | None = None) -> None:
         """Submit a job of some size, user and priority; every third one with a time limit."""
@@ -93,7 +96,7 @@ class Bench:
     def turn(self) -> float:
         """Make a pass; return its seconds."""
         began = time.perf_counter()
-        assert self.dispatcher.turn()
+        assert self.dispatcher.run_pass()
         return time.perf_counter() - began
 
     def num_started(self) -> int:
@@ -145,7 +148,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=1000, help="nodes of 8 GPUs")
     parser.add_argument("--passes", type=int, default=15, help="passes of each kind")
     options = parser.parse_args()
-    spare_collector()
+    tune_garbage_collector()
     print(f"machine: {os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}")
     print(f"{options.jobs} jobs wait, {options.nodes} nodes of 8 GPUs")
     with running_redis() as server:

@@ -51,7 +51,9 @@ def measure(settings: Settings, *, num_jobs: int) -> None:
     ids = []
     seconds = clocked(lambda: ids.extend(submit(store) for _ in range(2000)))
     row("submits/s", 2000 / seconds, "2,000")
-    seconds = clocked(lambda: [dispatch.claim(job_id, grant=GRANT, plan={"n": (6, 1)}) for job_id in ids])
+    seconds = clocked(
+        lambda: [dispatch.claim(job_id, grant=GRANT, placement={"n": (6, 1)}) for job_id in ids]
+    )
     row("claims/s", 2000 / seconds, "2,000")
     for _ in range(num_jobs - 2000):
         submit(store)

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from bertjobs.cli.main import main
 from bertjobs.jobs.job import Grant, Job, State
-from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore, connect
 from bertjobs.jobs.store.lease_store import LeaseStore
@@ -57,7 +57,7 @@ class Driver:
         self._dispatcher = DispatchStore(store.connection, owner="test", lease_s=60)
         assert self._dispatcher.lead()
         grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
-        live = self._dispatcher.claim(job_id, grant=grant, plan={})
+        live = self._dispatcher.claim(job_id, grant=grant, placement={})
         self.lease = LeaseStore(
             store.connection, job_id=job_id, attempt=live.number, token=live.token, lease_s=60
         )
@@ -70,7 +70,7 @@ class Driver:
 
     def end(self, state: State, *, reason: str = "", message: str = "", **results: Any) -> None:
         results = {"metrics": {}, "artifacts": {}, **results}
-        self.lease.end(Decision(state=state, reason=reason, message=message), nonce="once", **results)
+        self.lease.end(RetryDecision(state=state, reason=reason, message=message), nonce="once", **results)
         for live in self._dispatcher.live()[1]:
             if live.job_id == self._job_id:
                 self._dispatcher.note_gone(live)

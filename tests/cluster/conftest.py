@@ -169,8 +169,8 @@ class SharedCluster:
     def num_nodes(self) -> int:
         """Count Ray's living nodes, as a user at the desk could."""
         ask = (
-            "from bertjobs.jobs.ray.api import RayCluster, ray_token;"
-            "print(len(RayCluster('http://ray-head:8265', token=ray_token()).cluster().nodes))"
+            "from bertjobs.jobs.ray.api import RayApi, ray_token;"
+            "print(len(RayApi('http://ray-head:8265', token=ray_token()).cluster().nodes))"
         )
         done = self.hosts["desk"].run([sys.executable, "-c", ask], env=self.desk_env())
         return int(done.stdout) if done.returncode == 0 else 0
@@ -192,11 +192,11 @@ class SharedCluster:
         """Have every node answer the doctor's questions."""
         ask = (
             "from bertjobs.jobs.ray.code_package import code_to_send;"
-            "from bertjobs.jobs.ray.api import RayCluster, ray_token;"
+            "from bertjobs.jobs.ray.api import RayApi, ray_token;"
             "from bertjobs.settings import load_settings;"
             "from bertjobs.stack.doctor.node_checks import ask_nodes;"
             "s = load_settings();"
-            "print(ask_nodes(s, RayCluster(s.ray_address, token=ray_token(), code=code_to_send(s))))"
+            "print(ask_nodes(s, RayApi(s.ray_address, token=ray_token(), code=code_to_send(s))))"
         )
         done = self.hosts["desk"].run([sys.executable, "-c", ask], env=self.desk_env(**env))
         marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]

@@ -54,7 +54,7 @@ def granted(user: str) -> Rights:
 
 def scripts_of(source: str) -> set[str]:
     """Return the scripts that a store runs."""
-    return set(re.findall(r'(?:\.run|_ask)\(\s*"(\w+)"', source))
+    return set(re.findall(r'(?:\.run|_change)\(\s*"(\w+)"', source))
 
 
 def direct_calls(source: str) -> set[str]:

@@ -15,10 +15,10 @@ from redis_rights import JOBS, SCRIPTS_BESIDE, STORES, granted, needed, scripts_
 from bertjobs.errors import ConfigError, QueueError
 from bertjobs.jobs.driver.session import JobSession
 from bertjobs.jobs.job import Grant, State
-from bertjobs.jobs.quotas import SharingStore
+from bertjobs.jobs.quotas import QuotaStore
 from bertjobs.jobs.retention import Retention
-from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.scheduling.types import Pending
+from bertjobs.jobs.retry import RetryDecision
+from bertjobs.jobs.scheduling.types import WaitReason
 from bertjobs.jobs.store.connection import open_connection
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore
@@ -126,7 +126,7 @@ def test_a_job_goes_its_whole_way_with_each_hand_holding_its_own_rights(connect,
     assert dispatcher.lead()
     dispatcher.promote()
     grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
-    live = dispatcher.claim(job.id, grant=grant, plan={})
+    live = dispatcher.claim(job.id, grant=grant, placement={})
     session = JobSession.open(as_user("driver"), job_id=job.id, attempt=live.number, token=live.token)
     session.start()
     session.report_nodes(["n1"])
@@ -154,13 +154,13 @@ def test_what_the_dispatcher_reads_and_writes_of_others_jobs_it_may(connect):
     assert dispatcher.lead()
     assert [queued.waiting.job_id for queued in dispatcher.queue()] == [job.id for job in submitted]
     dispatcher.changes(since=0)
-    dispatcher.reject(submitted[1].id, Pending(word="Never", message="It never fits."))
+    dispatcher.reject(submitted[1].id, WaitReason(word="Never", message="It never fits."))
     grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
-    live = dispatcher.claim(submitted[0].id, grant=grant, plan={})
+    live = dispatcher.claim(submitted[0].id, grant=grant, placement={})
     dispatcher.note_submitted([live])
     assert [found.job_id for found in dispatcher.live()[1]] == [live.job_id]
     dispatcher.stop_for_time(live)
-    assert dispatcher.end(live, Decision(state=State.FAILED, reason="", message="")) is State.TIMED_OUT
+    assert dispatcher.end(live, RetryDecision(state=State.FAILED, reason="", message="")) is State.TIMED_OUT
     dispatcher.note_gone(live)
     dispatcher.resign()
     for job in submitted:
@@ -169,14 +169,14 @@ def test_what_the_dispatcher_reads_and_writes_of_others_jobs_it_may(connect):
 
 
 def test_the_rules_of_sharing_are_users_to_set_and_no_drivers(connect):
-    rules = SharingStore(connect("cli"))
-    rules.limit("ada", gpus=2)
-    assert rules.read().max_gpus == {"ada": 2.0}
-    rules.limit("ada", gpus=None)
-    rules.drain(by="ada")
-    rules.undrain()
+    quotas = QuotaStore(connect("cli"))
+    quotas.limit("ada", gpus=2)
+    assert quotas.read().max_gpus == {"ada": 2.0}
+    quotas.limit("ada", gpus=None)
+    quotas.drain(by="ada")
+    quotas.undrain()
     with pytest.raises(QueueError, match="does not let user driver do this"):
-        SharingStore(connect("driver")).limit("ada", gpus=1000)
+        QuotaStore(connect("driver")).limit("ada", gpus=1000)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_who_has_no_or_another_password_is_refused_and_told_what_to_set(as_user)
 
 def test_a_plaintext_client_at_the_tls_port_is_told_to_use_tls(as_user, secure):
     plain = replace(as_user("cli"), redis_url=f"redis://localhost:{secure.port}/0", redis_ca_file=None)
-    with pytest.raises(QueueError, match=r"speaks TLS, and the address does not ask for it.*rediss://"):
+    with pytest.raises(QueueError, match=r"uses TLS, and the address does not.*rediss://"):
         open_connection(plain)
 
 
@@ -248,7 +248,7 @@ def test_a_ca_file_without_tls_and_one_that_is_not_there_are_refused(as_user, tm
 
 def test_tls_at_a_plaintext_port_says_so(as_user, file_server):
     url = file_server.url.replace("http://127.0.0.1", "rediss://localhost")
-    with pytest.raises(QueueError, match="does not speak TLS on this port"):
+    with pytest.raises(QueueError, match="does not use TLS on this port"):
         open_connection(replace(as_user("cli"), redis_url=url))
 
 

@@ -94,7 +94,7 @@ def test_who_has_not_the_password_or_the_token_is_told_so(shared):
     plain = {"BERTJOBS_REDIS_URL": f"redis://redis:{shared.redis.port}/0", "BERTJOBS_REDIS_CA_FILE": ""}
     refused = shared.type("list", **plain)
     assert refused.returncode == 2
-    assert "speaks TLS, and the address does not ask for it" in refused.stderr
+    assert "uses TLS, and the address does not" in refused.stderr
     refused = shared.type("doctor", "--quick", RAY_AUTH_TOKEN_PATH="")
     assert refused.returncode == 1
     assert "refuses us (401)" in refused.stdout

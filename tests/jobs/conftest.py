@@ -1,11 +1,11 @@
 """The session's real Redis, emptied for each test, and what plays Ray, drivers and time around it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from bertjobs.jobs.dispatcher.attempt_policy import Limits
+from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
 from bertjobs.jobs.dispatcher.loop import Dispatcher
 from bertjobs.jobs.ray.api import RayJob, RayRefused, RayUnreachable
 from bertjobs.jobs.scheduling.types import Cluster, Node
@@ -96,7 +96,7 @@ class FakeRay:
         self.metadata[submission_id] = dict(metadata)
         if self.refuses:
             raise RayRefused("Ray refused: no.")
-        assert submission_id not in self.jobs, "RayCluster.start adopts what is there"
+        assert submission_id not in self.jobs, "RayApi.start adopts what is there"
         self.jobs[submission_id] = RayJob(status="RUNNING", message=entrypoint)
         if self.loses_answers:
             raise RayUnreachable("The answer was lost.")
@@ -104,6 +104,9 @@ class FakeRay:
     def job(self, submission_id: str) -> RayJob | None:
         self._answer()
         return self.jobs.get(submission_id)
+
+    def watch(self, submission_ids: Collection[str]) -> None:
+        """Be its own poller, whose data is always new."""
 
     def stop(self, submission_id: str) -> None:
         self._answer()
@@ -144,14 +147,15 @@ class World:
         return Dispatcher(
             DispatchStore(self.connection, owner=owner, lease_s=3600),
             self.ray,
+            self.ray,
             env={},
-            limits=Limits(lease_s=15),
+            timeouts=Timeouts(lease_s=15),
             clock=lambda: self.now_s,
         )
 
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
-            assert self.dispatcher.turn()
+            assert self.dispatcher.run_pass()
 
     def passes(self, seconds: float) -> None:
         """Let time pass for the stored times and for the dispatcher."""
@@ -159,7 +163,7 @@ class World:
         self._let_pass(seconds)
 
     def driver(self, job_id: str) -> LeaseStore:
-        """Return the hand of the driver that holds the job's latest token."""
+        """Return the store of the driver that has the job's latest token."""
         attempt = self.store.get(job_id).attempt
         assert attempt is not None
         return LeaseStore(

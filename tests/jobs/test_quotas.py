@@ -1,11 +1,11 @@
-"""Limits, draining, and what the dispatcher remembers, between a real Redis and a fake Ray."""
+"""Timeouts, draining, and what the dispatcher remembers, between a real Redis and a fake Ray."""
 
 import uuid
 
 import pytest
 
 from bertjobs.jobs.job import State
-from bertjobs.jobs.quotas import SharingStore
+from bertjobs.jobs.quotas import QuotaStore
 from bertjobs.jobs.retry import Failure, decide
 from bertjobs.jobs.scheduling.admission import MAX_STARTS
 from bertjobs.jobs.scheduling.types import Node
@@ -17,8 +17,8 @@ DRAINED = Failure(word="Drained", message="The queue was drained.")
 
 
 @pytest.fixture
-def sharing(connection):
-    return SharingStore(connection)
+def quotas(connection):
+    return QuotaStore(connection)
 
 
 def leaves(world, job_id):
@@ -28,17 +28,17 @@ def leaves(world, job_id):
     world.ray.ends(world.store.get(job_id).attempt.submission_id, "SUCCEEDED")
 
 
-def test_draining_sends_what_runs_back_uncharged_and_starts_nothing_until_it_is_over(world, submit, sharing):
+def test_draining_sends_what_runs_back_uncharged_and_starts_nothing_until_it_is_over(world, submit, quotas):
     running, waiting = submit(max_retries=1), submit()
     world.turn()
     world.driver(running).report(progress={"step": 1})
-    assert sharing.drain(by="ada") == 1 and sharing.drain(by="eve") == 1
+    assert quotas.drain(by="ada") == 1 and quotas.drain(by="eve") == 1
     assert world.driver(running).report(progress={"step": 2}) == "drain"
     assert world.driver(running).report(progress={"step": 3}) == "drain", "it stays said"
     world.driver(running).publish_checkpoint("step-3", step=3)
     leaves(world, running)
     world.turn(2)
-    found = sharing.read()
+    found = quotas.read()
     assert (found.drained_by, found.num_live) == ("ada", 0)
     for job_id in (running, waiting):
         job = world.store.get(job_id)
@@ -51,29 +51,27 @@ def test_draining_sends_what_runs_back_uncharged_and_starts_nothing_until_it_is_
     world.restart_dispatcher()
     world.turn()
     assert world.store.get(running).state is State.QUEUED, "it is Redis that remembers"
-    sharing.undrain()
+    quotas.undrain()
     world.turn()
     job = world.store.get(running)
     assert (job.state, job.num_attempts, job.checkpoint) == (State.STARTING, 2, "step-3")
 
 
-def test_a_claim_that_was_decided_before_the_draining_is_refused(world, submit, sharing):
+def test_a_claim_that_was_decided_before_the_draining_is_refused(world, submit, quotas):
     job_id = submit()
     world.turn()
     grant = world.store.get(job_id).attempt.grant
     second = submit()
-    sharing.drain(by="ada")
+    quotas.drain(by="ada")
     with pytest.raises(WrongState, match="the queue is drained"):
-        world.dispatcher._store.claim(second, grant=grant, plan={})
+        world.dispatcher._store.claim(second, grant=grant, placement={})
 
 
-def test_a_driver_that_does_not_leave_a_drained_queue_is_stopped_and_its_job_goes_back(
-    world, submit, sharing
-):
+def test_a_driver_that_does_not_leave_a_drained_queue_is_stopped_and_its_job_goes_back(world, submit, quotas):
     job_id = submit()
     world.turn()
     world.driver(job_id).report(progress={"step": 1})
-    sharing.drain(by="ada")
+    quotas.drain(by="ada")
     world.passes(100)
     world.driver(job_id).report(progress={"step": 2})
     world.turn()
@@ -89,27 +87,27 @@ def test_a_driver_that_does_not_leave_a_drained_queue_is_stopped_and_its_job_goe
     assert job.attempts[0].reason == "Draining"
 
 
-def test_an_attempt_that_has_not_heard_of_a_draining_that_is_over_goes_on(world, submit, sharing):
+def test_an_attempt_that_has_not_heard_of_a_draining_that_is_over_goes_on(world, submit, quotas):
     job_id = submit()
     world.turn()
-    sharing.drain(by="ada")
-    sharing.undrain()
+    quotas.drain(by="ada")
+    quotas.undrain()
     assert world.driver(job_id).report(progress={"step": 1}) == ""
 
 
-def test_a_cancelled_job_is_cancelled_in_a_drained_queue_too(world, submit, sharing):
+def test_a_cancelled_job_is_cancelled_in_a_drained_queue_too(world, submit, quotas):
     job_id = submit()
     world.turn()
     world.store.cancel(job_id)
-    assert sharing.drain(by="ada") == 0
+    assert quotas.drain(by="ada") == 0
     assert world.driver(job_id).report() == "cancel"
     leaves(world, job_id)
     assert world.store.get(job_id).state is State.CANCELLED
 
 
-def test_a_user_over_the_limit_waits_with_numbers_and_holds_nobody_up(world, submit, sharing):
+def test_a_user_over_the_limit_waits_with_numbers_and_holds_nobody_up(world, submit, quotas):
     world.ray.nodes = [Node(id="n1", cpus=100, gpus=10)]
-    sharing.limit("ada", gpus=3)
+    quotas.limit("ada", gpus=3)
     first, second, third = (submit(resources={"gpus": gpus}) for gpus in (2, 2, 1))
     other = submit(resources={"gpus": 4}, user="bob")
     world.turn()
@@ -118,9 +116,9 @@ def test_a_user_over_the_limit_waits_with_numbers_and_holds_nobody_up(world, sub
     job = world.store.get(second)
     assert job.reason == "UserLimit"
     assert job.message == "Needs 2 GPUs; ada holds 2 of the 3 that `bertjobs cluster limit ada` allows."
-    found = sharing.read()
+    found = quotas.read()
     assert (found.max_gpus, found.held_gpus) == ({"ada": 3}, {"ada": 3, "bob": 4})
-    sharing.limit("ada", gpus=None)
+    quotas.limit("ada", gpus=None)
     world.turn()
     assert world.store.get(second).state is State.STARTING
 
@@ -132,14 +130,16 @@ def test_waiting_jobs_share_a_reason_that_is_written_once_when_its_number_change
     assert {world.store.get(job_id).message for job_id in waiting} == {"Needs 8 GPUs, 3 free."}
     assert {job.message for job in world.store.list(states=[State.QUEUED])} == {"Needs 8 GPUs, 3 free."}
     world.ray.nodes = [Node(id="n1", cpus=64, gpus=8, used_gpus=5)]
-    explained = []
-    explain = world.dispatcher._store.explain
-    monkeypatch.setattr(world.dispatcher._store, "explain", lambda r: (explained.append(r), explain(r)))
+    written = []
+    write_reasons = world.dispatcher._store.write_reasons
+    monkeypatch.setattr(
+        world.dispatcher._store, "write_reasons", lambda r: (written.append(r), write_reasons(r))
+    )
     world.turn(3)
-    assert explained == [], "nothing has changed"
+    assert written == [], "nothing has changed"
     world.ray.nodes = [Node(id="n1", cpus=64, gpus=8, used_gpus=4)]
     world.turn()
-    (reasons,) = explained
+    (reasons,) = written
     assert (len(reasons.texts), reasons.groups) == (1, {})
     assert world.store.get(waiting[0]).message == "Needs 8 GPUs, 4 free."
     world.store.hold(waiting[0])

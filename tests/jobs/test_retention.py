@@ -3,8 +3,8 @@
 import pytest
 
 from bertjobs.jobs.job import State
-from bertjobs.jobs.retention import Janitor, Retention
-from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.retention import CleanupThread, Retention
+from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.store.connection import JobUnknown
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 
@@ -24,7 +24,7 @@ def finished(world, submit, tmp_path):
         driver = world.driver(job_id)
         driver.report(progress={"step": 1})
         driver.publish_checkpoint("step-00000020", step=20)
-        done = Decision(state=State.SUCCEEDED, reason="", message="")
+        done = RetryDecision(state=State.SUCCEEDED, reason="", message="")
         driver.end(done, nonce="n", metrics={"best_step": 10}, artifacts={})
         for name in KEPT + DROPPED:
             path = tmp_path / job_id / name
@@ -105,7 +105,7 @@ def test_what_has_not_ended_or_whose_driver_may_live_is_never_touched(
     driver = world.driver(running)
     driver.report(progress={"step": 1})
     assert list(Retention(connection).clean(older_than_s=0)) == []
-    driver.end(Decision(state=State.FAILED, reason="", message=""), nonce="n", metrics={}, artifacts={})
+    driver.end(RetryDecision(state=State.FAILED, reason="", message=""), nonce="n", metrics={}, artifacts={})
     later(2)
     assert list(Retention(connection).clean()) == [], "its driver has not left"
     assert store.get(running).state is State.FAILED
@@ -119,7 +119,7 @@ def test_a_failed_job_keeps_all_its_checkpoints(world, connection, store, submit
     world.turn()
     driver = world.driver(job_id)
     driver.publish_checkpoint("step-00000020", step=20)
-    driver.end(Decision(state=State.FAILED, reason="", message=""), nonce="n", metrics={}, artifacts={})
+    driver.end(RetryDecision(state=State.FAILED, reason="", message=""), nonce="n", metrics={}, artifacts={})
     for step in (10, 20):
         (tmp_path / job_id / f"checkpoints/step-{step:08d}").mkdir(parents=True)
     world.ray.ends(f"bj-{job_id}-a1", "FAILED", exit_code=1)
@@ -134,10 +134,10 @@ def test_the_leader_cleans_up_by_itself_and_a_standby_does_not(
 ):
     job_id = finished(keep_s=1.0)
     later(2)
-    Janitor(DispatchStore(connection, owner="standby", lease_s=60)).clean()
+    CleanupThread(DispatchStore(connection, owner="standby", lease_s=60)).clean()
     assert store.get(job_id).state is State.SUCCEEDED
     caplog.set_level("INFO")
-    Janitor(world.dispatcher._store).clean()
+    CleanupThread(world.dispatcher._store).clean()
     assert f"{job_id}: forgotten; removed from" in caplog.text
     assert store.list() == []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs import stack
-from bertjobs.jobs.ray.api import RayCluster, RayUnreachable
+from bertjobs.jobs.ray.api import RayApi, RayUnreachable
 from bertjobs.settings import load_settings
 from bertjobs.stack import process, ray_head
 from bertjobs.stack.home import layout_of
@@ -62,7 +62,7 @@ def states(settings):
 
 
 def cluster_of(layout):
-    return RayCluster(read_record(layout.record("ray")).address, token=ray_head.read_token(layout))
+    return RayApi(read_record(layout.record("ray")).address, token=ray_head.read_token(layout))
 
 
 def started_job(layout, name, script):

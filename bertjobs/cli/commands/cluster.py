@@ -23,7 +23,7 @@ from bertjobs.cli.output.render import (
 )
 from bertjobs.cli.params import Duration
 from bertjobs.errors import QueueError
-from bertjobs.jobs.quotas import Sharing, SharingStore
+from bertjobs.jobs.quotas import QuotaReport, QuotaStore
 from bertjobs.settings import load_settings
 
 POLL_S = 1.0
@@ -111,15 +111,15 @@ def clean(older_than_s: float | None, dry_run: bool, as_json: bool) -> None:
         print_note("There is nothing to clean up.")
 
 
-def _sharing() -> SharingStore:
-    return SharingStore(open_queue().connection)
+def _sharing() -> QuotaStore:
+    return QuotaStore(open_queue().connection)
 
 
 def _running(num_live: int) -> str:
     return "nothing runs" if not num_live else f"{num_live} still {'runs' if num_live == 1 else 'run'}"
 
 
-def _print_users(found: Sharing, *, only: str | None) -> None:
+def _print_users(found: QuotaReport, *, only: str | None) -> None:
     rows = [
         [
             printable(user["user"]),
@@ -135,7 +135,7 @@ def _print_users(found: Sharing, *, only: str | None) -> None:
 
 
 def _done(is_forgotten: bool, dry_run: bool) -> str:
-    word = "forgotten" if is_forgotten else "thinned"
+    word = "forgotten" if is_forgotten else "pruned"
     return f"to be {word}" if dry_run else word
 
 

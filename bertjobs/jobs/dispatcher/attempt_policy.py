@@ -1,7 +1,8 @@
-"""What to do about an attempt whose Ray Job is not known to be gone, from what Redis and Ray say of it. Pure.
+"""What to do about a live attempt, from what Redis and Ray report about it. Pure: no clock, no Redis, no Ray.
 
-Neither is believed alone. A Ray Job that says FAILED while its driver still heartbeats is not dead; a silent
-driver is not dead until Ray says so; and a new token is given only after the old driver is known to be gone.
+Neither source is trusted alone. A Ray Job that is FAILED while its driver still sends heartbeats is not dead;
+a silent driver is not dead until Ray says so; and a new token is issued only after the old driver is known to
+be gone.
 """
 
 from dataclasses import dataclass
@@ -9,126 +10,134 @@ from dataclasses import dataclass
 from bertjobs.jobs.job import State
 from bertjobs.jobs.ray.api import RayJob
 from bertjobs.jobs.retry import Failure
-from bertjobs.jobs.scheduling.types import Live
+from bertjobs.jobs.scheduling.types import LiveAttempt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """How long to be patient, in seconds."""
+class Timeouts:
+    """How long the dispatcher waits before it acts, in seconds."""
 
     lease_s: float
-    """Silence after which a driver is asked for."""
+    """Silence after which a driver is considered lost."""
     start_s: float = 900.0
-    """STARTING without a sign of progress: a gang that never came up, a driver that never spoke."""
+    """In STARTING without progress: the gang never came up, or the driver never reported."""
     cancel_s: float = 20.0
-    """From telling the driver to stop until Ray is told to stop it."""
+    """From the cancel command to the driver until Ray is asked to stop it."""
     drain_s: float = 120.0
-    """From telling the driver that the queue is drained until Ray is told to stop it: time for a step and a
+    """From the drain command to the driver until Ray is asked to stop it: time for a step and a
     checkpoint."""
     leave_s: float = 20.0
-    """From the end of an attempt until its driver must have left by itself."""
+    """From the end of an attempt until its driver process must have exited by itself."""
 
 
-class Keep:
-    """Leave it alone."""
+class NoAction:
+    """Leave the attempt alone."""
 
 
-class Start:
-    """Hand it to Ray, or hand it over again: the submission id makes both the same."""
+class StartRayJob:
+    """Submit it to Ray, or submit it again: the submission id makes both the same."""
 
 
-class Gone:
-    """Its driver has left: what it held is free."""
+class ReleaseResources:
+    """The driver has exited: free what the attempt held."""
 
 
-class TimeIsUp:
+class TimeOut:
     """Tell the driver to stop; the job becomes TIMED_OUT."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stop:
-    """Have Ray stop it; look again until it is gone."""
+class StopRayJob:
+    """Ask Ray to stop it, again and again until it is gone."""
 
     why: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class End:
-    """End the attempt for a driver that cannot."""
+class EndAttempt:
+    """End the attempt in Redis, because its driver can no longer do so."""
 
     failure: Failure
 
 
-Action = Keep | Start | Gone | TimeIsUp | Stop | End
+Action = NoAction | StartRayJob | ReleaseResources | TimeOut | StopRayJob | EndAttempt
 
 
-def judge(live: Live, ray_job: RayJob | None, *, limits: Limits, watched_s: float) -> Action:
+def next_action(
+    live: LiveAttempt, ray_job: RayJob | None, *, timeouts: Timeouts, observed_s: float
+) -> Action:
     """Decide on one attempt.
 
-    `ray_job` is None where Ray does not know it. `watched_s` is how long Redis has been there without a gap:
-    while it was down no driver could be heard, so that silence does not count.
+    `ray_job` is None where Ray does not know it. `observed_s` is how long Redis has been reachable without a
+    gap: while it was down no heartbeat could arrive, so silence before that does not count.
     """
     if live.ended_ago_s is not None:
-        return _after_end(ray_job, ended_ago_s=live.ended_ago_s, limits=limits)
-    is_silent = live.heard_ago_s is None or min(live.heard_ago_s, watched_s) >= limits.lease_s
+        return _after_end(ray_job, ended_ago_s=live.ended_ago_s, timeouts=timeouts)
+    is_silent = live.heartbeat_ago_s is None or min(live.heartbeat_ago_s, observed_s) >= timeouts.lease_s
     if ray_job is None:
         return _unknown_to_ray(live, is_silent=is_silent)
-    if ray_job.has_ended:
-        return End(failure=_lost(live, ray_job, limits)) if ray_job.has_exited or is_silent else Keep()
-    return _running(live, is_silent=is_silent, limits=limits)
+    if not ray_job.has_ended:
+        return _running(live, is_silent=is_silent, timeouts=timeouts)
+    # Ray marks a job FAILED when it loses contact with it. Without an exit code, wait for the lease to
+    # expire.
+    if ray_job.has_exited or is_silent:
+        return EndAttempt(failure=_failure_of(live, ray_job, timeouts))
+    return NoAction()
 
 
-def _after_end(ray_job: RayJob | None, *, ended_ago_s: float, limits: Limits) -> Action:
+def _after_end(ray_job: RayJob | None, *, ended_ago_s: float, timeouts: Timeouts) -> Action:
     if ray_job is None or ray_job.has_ended:
-        return Gone()
-    return (
-        Stop(why="its attempt has ended and it does not leave") if ended_ago_s >= limits.leave_s else Keep()
-    )
+        return ReleaseResources()
+    if ended_ago_s >= timeouts.leave_s:
+        return StopRayJob(why="its attempt has ended and its process has not exited")
+    return NoAction()
 
 
-def _unknown_to_ray(live: Live, *, is_silent: bool) -> Action:
-    if live.is_submitted or live.heard_ago_s is not None:
+def _unknown_to_ray(live: LiveAttempt, *, is_silent: bool) -> Action:
+    if live.is_submitted or live.heartbeat_ago_s is not None:
         lost = Failure(word="DriverLost", message="Ray was restarted and no longer knows the driver.")
-        return End(failure=lost) if is_silent else Keep()
+        return EndAttempt(failure=lost) if is_silent else NoAction()
     if live.state is State.CANCELLING:
-        return End(failure=Failure(word="Cancelled", message="Cancelled before its driver was started."))
+        cancelled = Failure(word="Cancelled", message="Cancelled before its driver was started.")
+        return EndAttempt(failure=cancelled)
     if live.drained_ago_s is not None:
-        return End(failure=Failure(word="Drained", message="Drained before its driver was started."))
-    return Start()
+        return EndAttempt(failure=Failure(word="Drained", message="Drained before its driver was started."))
+    return StartRayJob()
 
 
-def _running(live: Live, *, is_silent: bool, limits: Limits) -> Action:
+def _running(live: LiveAttempt, *, is_silent: bool, timeouts: Timeouts) -> Action:
     if live.state is State.CANCELLING:
-        overdue = live.told_ago_s is not None and live.told_ago_s >= limits.cancel_s
-        return Stop(why="it was told to stop and did not") if overdue else Keep()
+        is_overdue = live.cancel_ago_s is not None and live.cancel_ago_s >= timeouts.cancel_s
+        return StopRayJob(why="it was told to stop and has not stopped") if is_overdue else NoAction()
     if live.time_left_s is not None and live.time_left_s <= 0:
-        return TimeIsUp()
-    if live.heard_ago_s is not None and is_silent:
-        return Stop(why=f"its driver has been silent for {live.heard_ago_s:.0f} s")
-    if live.drained_ago_s is not None and live.drained_ago_s >= limits.drain_s:
-        return Stop(why="the queue is drained and it has not written its checkpoint and left")
-    if _is_stuck(live, limits):
-        return Stop(why=f"it has been STARTING without progress for {live.alive_ago_s:.0f} s")
-    return Keep()
+        return TimeOut()
+    if live.heartbeat_ago_s is not None and is_silent:
+        return StopRayJob(why=f"its driver has sent no heartbeat for {live.heartbeat_ago_s:.0f} s")
+    if live.drained_ago_s is not None and live.drained_ago_s >= timeouts.drain_s:
+        return StopRayJob(why="the queue is drained and the driver has not written a checkpoint and exited")
+    if _is_stuck(live, timeouts):
+        return StopRayJob(why=f"it has been STARTING without progress for {live.progress_ago_s:.0f} s")
+    return NoAction()
 
 
-def _is_stuck(live: Live, limits: Limits) -> bool:
-    return live.state is State.STARTING and live.alive_ago_s >= limits.start_s
+def _is_stuck(live: LiveAttempt, timeouts: Timeouts) -> bool:
+    return live.state is State.STARTING and live.progress_ago_s >= timeouts.start_s
 
 
-def _lost(live: Live, ray_job: RayJob, limits: Limits) -> Failure:
+def _failure_of(live: LiveAttempt, ray_job: RayJob, timeouts: Timeouts) -> Failure:
     if live.drained_ago_s is not None:
         return Failure(word="Drained", message="The queue was drained.")
-    if _is_stuck(live, limits):
-        waited = f"It did not come up within {limits.start_s:.0f} s."
-        return Failure(word="StartDeadline", message=waited)
-    said = f"Ray says {ray_job.status}: {_tail(ray_job.message)}"
-    if live.heard_ago_s is None:
-        return Failure(word="SubmitFailed", message=f"The driver ended before it spoke. {said}")
-    return Failure(word="DriverLost", message=f"The driver is gone. {said}")
+    if _is_stuck(live, timeouts):
+        message = f"It did not come up within {timeouts.start_s:.0f} s."
+        return Failure(word="StartDeadline", message=message)
+    ray_report = f"Ray reports {ray_job.status}: {_tail(ray_job.message)}"
+    if live.heartbeat_ago_s is None:
+        message = f"The driver ended before its first report. {ray_report}"
+        return Failure(word="SubmitFailed", message=message)
+    return Failure(word="DriverLost", message=f"The driver is gone. {ray_report}")
 
 
 def _tail(text: str, *, num_characters: int = 300) -> str:
-    """Return the last words of a message: where a traceback says what happened, on one line."""
-    line = " ".join(text.split()) or "nothing more."
+    """Return the end of a message on one line: the last words of a traceback name the error."""
+    line = " ".join(text.split()) or "no message."
     return line if len(line) <= num_characters else "... " + line[-num_characters:]

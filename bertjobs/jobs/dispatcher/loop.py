@@ -1,8 +1,8 @@
-"""The loop between Redis and Ray: `python -m bertjobs.jobs.dispatcher.loop`.
+"""The dispatcher, between Redis and Ray: `python -m bertjobs.jobs.dispatcher.loop`.
 
-One pass: look at every live attempt and do what `watch` says, put delayed jobs back, let `admission` decide
-on the queue, start what it admits, write down why the rest waits. All that lasts is in Redis and Ray, so a
-dispatcher that was killed is replaced by starting another; of several only the leader works.
+One pass: check every live attempt, put delayed jobs back, let `admission` decide on the queue, start what it
+admits, write down why the rest waits. All lasting state is in Redis and Ray, so a killed dispatcher is
+replaced by starting another; of several only the leader works.
 """
 
 import gc
@@ -17,180 +17,193 @@ from contextlib import ExitStack
 from types import FrameType
 
 from bertjobs.errors import BertjobsError, ConfigError
-from bertjobs.jobs.dispatcher.attempt_policy import Limits
-from bertjobs.jobs.dispatcher.metrics import Picture, Unobserved
-from bertjobs.jobs.dispatcher.state_cache import Mirror
-from bertjobs.jobs.dispatcher.supervisor import Attendant
-from bertjobs.jobs.ray.api import Ray, RayCluster, RayRefused, RayUnreachable, ray_token
+from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
+from bertjobs.jobs.dispatcher.metrics import QueueObserver, QueueSnapshot
+from bertjobs.jobs.dispatcher.state_cache import StateCache
+from bertjobs.jobs.dispatcher.supervisor import Supervisor
+from bertjobs.jobs.ray.api import RayApi, RayRefused, RayUnreachable, ray_token
 from bertjobs.jobs.ray.code_package import code_to_send
-from bertjobs.jobs.ray.poller import Ask, RayWatch, Sight
-from bertjobs.jobs.retention import Janitor
-from bertjobs.jobs.scheduling.admission import Sizes, admit, totals_of
+from bertjobs.jobs.ray.poller import RayPoller
+from bertjobs.jobs.retention import CleanupThread
+from bertjobs.jobs.scheduling.admission import GangSizes, admit, totals_of
 from bertjobs.jobs.scheduling.types import (
-    SHORT_OF_ROOM,
+    SHORT_OF_RESOURCES,
+    AdmissionDecision,
     Admit,
     Cluster,
-    Live,
-    Pending,
+    LiveAttempt,
     Reject,
-    Verdict,
     Wait,
-    Waiting,
+    WaitingJob,
+    WaitReason,
 )
-from bertjobs.jobs.store.connection import NotLeader, RedisDown, WrongState, open_connection, patiently
+from bertjobs.jobs.store.connection import (
+    NotLeader,
+    RedisDown,
+    WrongState,
+    open_connection,
+    retry_while_down,
+)
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.settings import Settings, load_settings
 
 logger = logging.getLogger(__name__)
 
 LEADER_LEASE_S = 10.0
-"""How long a killed leader's place stays taken. One that resigns gives it up at once."""
+"""How long the leadership of a killed dispatcher stays taken. One that resigns frees it at once."""
 PASS_INTERVAL_S = 1.0
 """Longest time between two passes; a submission wakes the dispatcher at once."""
 
 
 class Dispatcher:
-    """What one dispatcher remembers between passes; nothing of it is needed by the next one."""
+    """One dispatcher. What it remembers between passes is a cache; the next dispatcher needs none of it."""
 
     def __init__(
         self,
         store: DispatchStore,
-        ray: Ray,
+        ray: RayApi,
+        poller: RayPoller,
         *,
         env: Mapping[str, str],
-        limits: Limits,
+        timeouts: Timeouts,
         python: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
-        sight: Sight | None = None,
-        observer: Unobserved | None = None,
+        observer: QueueObserver | None = None,
     ) -> None:
         self._store = store
-        self._sight = sight or Ask(ray)
-        self._observer = observer or Unobserved()
+        self._poller = poller
+        self._observer = observer or QueueObserver()
         self._clock = clock
-        self._mirror = Mirror(store)
-        self._attendant = Attendant(
+        self._cache = StateCache(store)
+        self._supervisor = Supervisor(
             store,
             ray,
-            self._sight,
+            poller,
             env=env,
             python=python,
-            limits=limits,
+            timeouts=timeouts,
             clock=clock,
             observer=self._observer,
         )
-        self._sizes: Sizes | None = None
+        self._sizes: GangSizes | None = None
         self._term = 0
         self.has_more = False
-        """Whether the last pass started as many jobs as one may, so that the next should follow at once."""
+        """Whether the last pass started as many jobs as one pass may, so that the next should follow at
+        once."""
 
-    def turn(self) -> bool:
+    def run_pass(self) -> bool:
         """Make one pass. Returns whether we lead. Raises: NotLeader, RedisDown."""
         began = self._clock()
         is_leading = self._store.lead()
-        picture = self._pass() if is_leading else None
+        snapshot = self._lead_pass() if is_leading else None
         if not is_leading:
-            self.lost_sight()
-        self._observer.passed(self._clock() - began, picture)
+            self.reset()
+        self._observer.pass_finished(self._clock() - began, snapshot)
         return is_leading
 
-    def lost_sight(self) -> None:
-        """Trust nothing remembered: Redis was away and nobody could be heard, or a pass broke off."""
-        self._attendant.lost_sight()
-        self._mirror.forget()
+    def reset(self) -> None:
+        """Forget what is cached: Redis was down so that no heartbeat could arrive, or a pass failed
+        midway."""
+        self._supervisor.restart_silence()
+        self._cache.clear()
 
-    def _pass(self) -> Picture:
-        mirror, attendant = self._mirror, self._attendant
-        if self._store.term != self._term:  # another one may have led since
+    def _lead_pass(self) -> QueueSnapshot:
+        cache, supervisor = self._cache, self._supervisor
+        if self._store.term != self._term:  # another dispatcher may have led since
             self._term = self._store.term
-            mirror.forget()
-        attendant.unreachable = ""
-        mirror.refresh()
-        attendant.attend(mirror.ledger)
+            cache.clear()
+        supervisor.unreachable = ""
+        cache.refresh()
+        supervisor.supervise(cache.attempts)
         self._store.promote()
-        mirror.refresh()
+        cache.refresh()  # what was freed and promoted takes part in this pass
         cluster, first_waiting_s = self._admit()
-        return Picture(
-            counts=mirror.counts,
-            reasons=mirror.backlog.count_reasons(),
-            live=mirror.ledger.live(),
-            overdue=mirror.ledger.overdue,
+        return QueueSnapshot(
+            counts=cache.counts,
+            reasons=cache.queue.count_reasons(),
+            live=cache.attempts.all(),
+            overdue=cache.attempts.overdue,
             cluster=cluster,
-            is_ray_reachable=not attendant.unreachable,
+            is_ray_reachable=not supervisor.unreachable,
             first_waiting_s=first_waiting_s,
-            is_drained=mirror.rules.drained_by is not None,
+            is_drained=cache.quotas.drained_by is not None,
         )
 
     def _admit(self) -> tuple[Cluster | None, float]:
-        """Start what fits, and say why the rest waits. Returns the cluster and how long the first waits."""
-        backlog = self._mirror.backlog
-        queue = backlog.waiting()
+        """Start what fits, and write down why the rest waits.
+
+        Returns the cluster, and how long the first job has waited that waits for resources only.
+        """
+        queue = self._cache.queue.waiting()
         self.has_more = False
         cluster = self._cluster()
         if not queue:
             return cluster, 0.0
-        verdicts = admit(
+        decisions = admit(
             queue,
             cluster=cluster,
-            holdings=self._mirror.ledger.holdings() + self._attendant.afterglow(),
-            unreachable=self._attendant.unreachable,
-            rules=self._mirror.rules,
+            allocations=self._cache.attempts.allocations() + self._supervisor.recently_released(),
+            unreachable=self._supervisor.unreachable,
+            quotas=self._cache.quotas,
             sizes=self._sizes,
         )
-        self.has_more = len(verdicts) < len(queue)  # a pass that has started enough decides no more
-        if reasons := backlog.compare(_waits(queue, verdicts)):
-            self._store.explain(reasons)
-            backlog.note(reasons)
-        started = []
-        for job, verdict in zip(queue, verdicts, strict=False):
-            if isinstance(verdict, Admit):
-                started.append(self._claim(job.job_id, verdict))
-            elif isinstance(verdict, Reject):
-                logger.warning("%s: %s", job.job_id, verdict.reason.message)
-                self._store.reject(job.job_id, verdict.reason)
-        self._attendant.start([attempt for attempt in started if attempt is not None])
-        return cluster, self._first_waiting_s(queue, verdicts)
+        self.has_more = len(decisions) < len(queue)  # a pass that has started enough jobs stops deciding
+        # Reasons are written before jobs are claimed: a claim may fail, and is refused once we do not lead.
+        if changes := self._cache.queue.changes_to(_waits(queue, decisions)):
+            self._store.write_reasons(changes)
+            self._cache.queue.apply(changes)
+        claimed = []
+        for job, decision in zip(queue, decisions, strict=False):
+            if isinstance(decision, Admit):
+                claimed.append(self._claim(job.job_id, decision))
+            elif isinstance(decision, Reject):
+                logger.warning("%s: %s", job.job_id, decision.reason.message)
+                self._store.reject(job.job_id, decision.reason)
+        self._supervisor.start([attempt for attempt in claimed if attempt is not None])
+        return cluster, self._first_waiting_s(queue, decisions)
 
     def _cluster(self) -> Cluster | None:
-        if self._attendant.unreachable:
+        if self._supervisor.unreachable:
             return None
         try:
-            cluster = self._sight.cluster()
+            cluster = self._poller.cluster()
         except (RayUnreachable, RayRefused) as e:
-            self._attendant.unreachable = str(e)
+            self._supervisor.unreachable = str(e)
             return None
         if self._sizes is None or self._sizes.totals != totals_of(cluster):
-            self._sizes = Sizes(cluster)
+            self._sizes = GangSizes(cluster)
         return cluster
 
-    def _claim(self, job_id: str, verdict: Admit) -> Live | None:
+    def _claim(self, job_id: str, decision: Admit) -> LiveAttempt | None:
         try:
-            attempt = self._store.claim(job_id, grant=verdict.grant, plan=verdict.plan)
-        except WrongState as e:
+            attempt = self._store.claim(job_id, grant=decision.grant, placement=decision.placement)
+        except WrongState as e:  # the race between admission and a user who cancels, holds or drains
             logger.info("%s: not started, it is %s", job_id, e.state)
             return None
-        self._observer.granted(attempt)
+        self._observer.attempt_claimed(attempt)
         logger.info("%s attempt %d: granted", attempt.job_id, attempt.number)
         return attempt
 
-    def _first_waiting_s(self, queue: Sequence[Waiting], verdicts: Sequence[Verdict]) -> float:
-        for job_id, reason in _waits(queue, verdicts):
-            if reason.word in SHORT_OF_ROOM:
-                return self._mirror.backlog.waited_s(job_id)
+    def _first_waiting_s(self, queue: Sequence[WaitingJob], decisions: Sequence[AdmissionDecision]) -> float:
+        for job_id, reason in _waits(queue, decisions):
+            if reason.word in SHORT_OF_RESOURCES:
+                return self._cache.queue.waited_s(job_id)
         return 0.0
 
 
-def _waits(queue: Sequence[Waiting], verdicts: Sequence[Verdict]) -> Iterator[tuple[str, Pending]]:
-    for job, verdict in zip(queue, verdicts, strict=False):
-        if isinstance(verdict, Wait):
-            yield job.job_id, verdict.reason
+def _waits(
+    queue: Sequence[WaitingJob], decisions: Sequence[AdmissionDecision]
+) -> Iterator[tuple[str, WaitReason]]:
+    for job, decision in zip(queue, decisions, strict=False):
+        if isinstance(decision, Wait):
+            yield job.job_id, decision.reason
 
 
 def driver_environment(settings: Settings) -> dict[str, str]:
-    """Return what a driver must know to find its job. No password: it reads its own from its node.
+    """Return the environment that a driver needs to find its job, without a password: each node has its own.
 
-    Nothing in the embedded stack, whose Ray has it all in its environment: a runtime environment would keep
-    Ray from using the workers it has started in advance, which costs a job 4 s.
+    Empty in the embedded stack, whose Ray has it all in its environment: a runtime environment would keep Ray
+    from using the workers it has started in advance, which costs a job 4 s.
     """
     if settings.is_stack_member:
         return {}
@@ -200,15 +213,15 @@ def driver_environment(settings: Settings) -> dict[str, str]:
         "BERTJOBS_RAY_ADDRESS": settings.ray_address,
         "BERTJOBS_LEASE_S": f"{settings.lease_s:g}",
     }
-    if settings.redis_url.startswith("unix:"):  # all on this machine: the folders are the same
+    if settings.redis_url.startswith("unix:"):  # everything is on this machine: the folders are the same
         env |= {"BERTJOBS_HOME": str(settings.home), "BERTJOBS_CACHE": str(settings.cache)}
     return env
 
 
 def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
-    """Dispatch until told to stop.
+    """Dispatch until `should_stop`.
 
-    Raises: ConfigError: an address is missing; QueueError: Redis refuses us.
+    Raises: ConfigError: an address is missing. QueueError: Redis refuses us.
     """
     if settings.ray_address is None:
         raise ConfigError(
@@ -216,41 +229,39 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             hint="Set BERTJOBS_RAY_ADDRESS to the dashboard's (http://host:8265); "
             "`bertjobs cluster up` needs no address.",
         )
-    with ExitStack() as ends:
-        connection = patiently(lambda: open_connection(settings), for_s=60.0)
-        ends.callback(connection.close)
+    with ExitStack() as cleanup:
+        connection = retry_while_down(lambda: open_connection(settings), for_s=60.0)
+        cleanup.callback(connection.close)
         owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S)
-        ray = RayCluster(settings.ray_address, token=ray_token(), code=code_to_send(settings))
-        sight, janitor = RayWatch(ray), Janitor(store)
+        ray = RayApi(settings.ray_address, token=ray_token(), code=code_to_send(settings))
+        poller, cleaner = RayPoller(ray), CleanupThread(store)
         dispatcher = Dispatcher(
             store,
             ray,
+            poller,
             env=driver_environment(settings),
             python=settings.node_python,
-            limits=Limits(lease_s=settings.lease_s),
-            sight=sight,
-            observer=_observer(settings, ends),
+            timeouts=Timeouts(lease_s=settings.lease_s),
+            observer=_observer(settings, cleanup),
         )
-        for helper in (sight, janitor):
-            helper.start()
-            ends.callback(helper.close)
-        ends.callback(_resign, store)
+        for thread in (poller, cleaner):
+            thread.start()
+            cleanup.callback(thread.close)
+        cleanup.callback(_resign, store)
         logger.info("dispatching from %s to %s as %s", connection.where, settings.ray_address, owner)
         while not should_stop():
-            _pass(dispatcher, store)
+            _run_pass(dispatcher, store)
 
 
-def _observer(settings: Settings, ends: ExitStack) -> Unobserved:
+def _observer(settings: Settings, cleanup: ExitStack) -> QueueObserver:
     if settings.metrics_port is None:
-        return Unobserved()
-    from bertjobs.jobs.dispatcher.prometheus import (  # 60 ms that most need not pay
-        MetricsServer,
-        QueueMetrics,
-    )
+        return QueueObserver()
+    # prometheus_client takes 60 ms to import.
+    from bertjobs.jobs.dispatcher.prometheus import MetricsServer, QueueMetrics
 
     metrics = QueueMetrics()
-    ends.callback(MetricsServer(metrics, port=settings.metrics_port).close)
+    cleanup.callback(MetricsServer(metrics, port=settings.metrics_port).close)
     return metrics
 
 
@@ -258,35 +269,35 @@ def _resign(store: DispatchStore) -> None:
     try:
         store.resign()
     except BertjobsError as e:
-        logger.warning("not resigned: %s", e)
+        logger.warning("the leadership could not be resigned: %s", e)
 
 
-def _pass(dispatcher: Dispatcher, store: DispatchStore) -> None:
+def _run_pass(dispatcher: Dispatcher, store: DispatchStore) -> None:
     try:
-        if not dispatcher.turn():
+        if not dispatcher.run_pass():
             time.sleep(PASS_INTERVAL_S)
         elif not dispatcher.has_more:
             store.wait(timeout_s=PASS_INTERVAL_S)
         return
     except NotLeader:
-        logger.warning("another dispatcher has taken over; waiting")
+        logger.warning("another dispatcher has taken over; standing by")
     except RedisDown as e:
         logger.warning("%s", e)
     except Exception:  # one of the two borders: a pass that failed must not end the loop
         logger.exception("a pass failed; the next one follows")
-    dispatcher.lost_sight()
+    dispatcher.reset()
     time.sleep(PASS_INTERVAL_S)
 
 
-def spare_collector() -> None:
-    """Let the garbage collector look seldom: by default it walks over the whole remembered queue every few
-    passes, which takes 50 ms at 10,000 jobs, and a pass leaves no cycles behind."""
+def tune_garbage_collector() -> None:
+    """Collect garbage seldom: by default Python walks over the whole cached queue every few passes, which
+    takes 50 ms at 10,000 jobs, and a pass leaves no reference cycles behind."""
     gc.set_threshold(50_000, 50, 100)
 
 
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
-    spare_collector()
+    tune_garbage_collector()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     stopped: list[int] = []
 

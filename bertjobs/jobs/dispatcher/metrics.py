@@ -1,12 +1,11 @@
-"""The metrics by name, in one place: dashboards and alert rules refer to these and a test holds them to it.
+"""The names of all metrics, and the interface through which the dispatcher reports them. Knows no Prometheus.
 
-Those of the queue are served by the dispatcher at `/metrics` (`BERTJOBS_METRICS_PORT`). Those of training go
-through Ray's own metrics agent, which writes `ray_` in front of the name: `ray_bertjobs_loss`. As Prometheus
-has it, a histogram is read as `<name>_bucket`, `<name>_sum` and `<name>_count`.
+Metrics of the queue are served by the dispatcher at `/metrics` (`BERTJOBS_METRICS_PORT`). Metrics of training
+go through Ray's own metrics agent, which prefixes the name with `ray_`: `ray_bertjobs_loss`. Prometheus reads
+a histogram as `<name>_bucket`, `<name>_sum` and `<name>_count`. A test holds dashboards and alert rules to
+these names.
 
-The label is `job_id`, not `job`: that one is Prometheus' own, for who was scraped.
-
-What the dispatcher tells of its work to whoever counts it; nobody does unless there is a port for it.
+The label is `job_id`, not `job`: Prometheus itself uses `job` for the scraped target.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bertjobs.jobs.job import State
-from bertjobs.jobs.scheduling.types import Cluster, Live
+from bertjobs.jobs.scheduling.types import Cluster, LiveAttempt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +29,7 @@ class Metric:
     """Upper bounds of a histogram."""
 
 
-# Of the queue, from the dispatcher. One that does not lead says only which version it is, and that it does
-# not lead.
+# Metrics of the queue, from the dispatcher. One that does not lead reports only its version and that.
 BUILD = Metric(
     name="bertjobs_build_info",
     kind="gauge",
@@ -115,7 +113,7 @@ QUEUE_METRICS = (
     LAST_PASS,
 )
 
-# Of training, from the worker of rank 0. `name` is the job's, empty where it has none.
+# Metrics of training, from the worker of rank 0. `name` is the job's, empty where it has none.
 TRAINING_LABELS = ("job_id", "kind", "user", "name")
 STEP = Metric(
     name="bertjobs_step", kind="gauge", help="Optimizer steps done, of all attempts.", labels=TRAINING_LABELS
@@ -153,34 +151,34 @@ GPU_MEMORY = Metric(
 
 TRAINING_METRICS = (STEP, NUM_STEPS, LOSS, EXAMPLES_PER_SECOND, TOKENS_PER_SECOND, STEP_SECONDS, GPU_MEMORY)
 RAY_PREFIX = "ray_"
-"""What Ray's agent writes in front of the names of training."""
+"""What Ray's agent prefixes to the names of training metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class QueueSnapshot:
     """The queue after one pass of the leader."""
 
     counts: Mapping[State, int]
     reasons: Mapping[str, int]
-    """Word why it waits -> number of QUEUED jobs."""
-    live: Sequence[Live]
+    """Word of the reason -> number of QUEUED jobs."""
+    live: Sequence[LiveAttempt]
     overdue: Collection[str]
-    """Jobs whose lease has run out."""
+    """Jobs whose lease has expired."""
     cluster: Cluster | None
-    """None while Ray does not answer, or has not been asked."""
+    """None while Ray does not answer."""
     is_ray_reachable: bool
     first_waiting_s: float
     is_drained: bool
 
 
-class Unobserved:
-    """Counts nothing."""
+class QueueObserver:
+    """Is told what the dispatcher does. This one ignores it; `QueueMetrics` counts."""
 
-    def passed(self, took_s: float, picture: Picture | None) -> None:
-        """A pass is over; without a picture we do not lead."""
+    def pass_finished(self, took_s: float, snapshot: QueueSnapshot | None) -> None:
+        """A pass is over; without a snapshot we do not lead."""
 
-    def granted(self, attempt: Live) -> None:
+    def attempt_claimed(self, attempt: LiveAttempt) -> None:
         """An attempt has been claimed."""
 
-    def gone(self, attempt: Live) -> None:
-        """An attempt has ended and its driver has left."""
+    def attempt_gone(self, attempt: LiveAttempt) -> None:
+        """An attempt has ended and its driver has exited."""

@@ -1,10 +1,9 @@
-"""The driver's heartbeat: `python -m bertjobs.jobs.driver.heartbeat JOB ATTEMPT TOKEN PID`, a process that a
-busy step loop cannot starve. It renews the lease until its stdin closes, which happens also when the driver
-is killed.
+"""The driver's heartbeat process: `python -m bertjobs.jobs.driver.heartbeat JOB ATTEMPT TOKEN PID`.
 
-It sends SIGTERM to the driver (PID) once the job is cancelled or the token is refused, with the word for it
-on stdout, and kills one that holds no lease and has not left after a while: two attempts must never write at
-once.
+A busy step loop cannot starve it. It renews the lease until its stdin closes, which happens also when the
+driver is killed. Once the job is cancelled or the token is refused, it writes `cancel` or `lost` to stdout
+and sends SIGTERM to the driver (PID). It kills a driver that has no lease and has not exited after a while:
+two attempts must never write at the same time.
 """
 
 import logging
@@ -16,29 +15,29 @@ import time
 from collections.abc import Callable
 
 from bertjobs.errors import LeaseLost
-from bertjobs.jobs.store.connection import RedisDown, open_connection, patiently
+from bertjobs.jobs.store.connection import RedisDown, open_connection, retry_while_down
 from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.settings import load_settings
 
 logger = logging.getLogger(__name__)
 
 BEATS_PER_LEASE = 5
-"""Beats that fit into a lease: so many may be lost before anyone asks."""
-LEAVE_S = 30.0
-"""How long a driver without a lease may take to clean up."""
+"""Heartbeats per lease: all of them have to be lost before the lease expires."""
+EXIT_TIMEOUT_S = 30.0
+"""How long a driver without a lease may take to exit."""
 
 
 def main() -> None:
-    """Beat for the attempt on the command line."""
+    """Send heartbeats for the attempt on the command line."""
     job_id, attempt, token, pid = sys.argv[1], *(int(word) for word in sys.argv[2:5])
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {job_id} attempt {attempt}: %(message)s")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver; we end when it does
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver; we end when it ends
     settings = load_settings()
-    connection = patiently(lambda: open_connection(settings), for_s=float("inf"))
+    connection = retry_while_down(lambda: open_connection(settings), for_s=float("inf"))
     store = LeaseStore(connection, job_id=job_id, attempt=attempt, token=token, lease_s=settings.lease_s)
     beat(
         store.report,
-        tell=_say,
+        notify=_write_word,
         wait=_wait_for_driver(settings.lease_s / BEATS_PER_LEASE),
         kill=lambda signum: os.kill(pid, signum),
         clock=time.monotonic,
@@ -48,50 +47,50 @@ def main() -> None:
 def beat(
     report: Callable[[], str],
     *,
-    tell: Callable[[str], None],
+    notify: Callable[[str], None],
     wait: Callable[[], bool],
     kill: Callable[[int], None],
     clock: Callable[[], float],
 ) -> None:
-    """Report until the driver has gone or ended its attempt; pass on what it must know.
+    """Report until the driver has exited or ended its attempt, and stop it where it has to stop.
 
-    `tell` says why, in a word, before `kill` sends a signal.
-    `wait` sleeps for one beat and answers whether the driver is still there.
+    `notify` passes the reason, one word, before `kill` sends a signal.
+    `wait` sleeps for one interval and returns whether the driver is still there.
     """
-    was_told, leave_by = False, float("inf")
+    was_told, exit_by = False, float("inf")
     while True:
         try:
             command = report()
             if command == "ended":
                 return
             if command == "cancel" and not was_told:
-                logger.info("cancelled; telling the driver")
+                logger.info("the job is cancelled; stopping the driver")
                 was_told = True
-                tell("cancel")
+                notify("cancel")
                 kill(signal.SIGTERM)
         except RedisDown as e:
             logger.warning("no heartbeat: %s", e.message)
         except LeaseLost:
-            if leave_by == float("inf"):
-                logger.error("the lease is lost; telling the driver to leave")
-                leave_by = clock() + LEAVE_S
-                tell("lost")
+            if exit_by == float("inf"):
+                logger.error("the lease is lost; stopping the driver")
+                exit_by = clock() + EXIT_TIMEOUT_S
+                notify("lost")
                 kill(signal.SIGTERM)
-            elif clock() >= leave_by:
-                logger.error("the driver has not left; killing it")
+            elif clock() >= exit_by:
+                logger.error("the driver has not exited; killing it")
                 kill(signal.SIGKILL)
                 return
         if not wait():
             return
 
 
-def _say(word: str) -> None:
+def _write_word(word: str) -> None:
     os.write(sys.stdout.fileno(), f"{word}\n".encode())
 
 
-def _wait_for_driver(beat_s: float) -> Callable[[], bool]:
-    """Sleep on stdin, which the driver holds open and never writes to."""
-    return lambda: not select.select([sys.stdin], [], [], beat_s)[0]
+def _wait_for_driver(interval_s: float) -> Callable[[], bool]:
+    """Wait on stdin, which the driver keeps open and never writes to."""
+    return lambda: not select.select([sys.stdin], [], [], interval_s)[0]
 
 
 if __name__ == "__main__":

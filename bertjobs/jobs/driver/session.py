@@ -1,12 +1,12 @@
-"""The driver's side of the lease: it reads its job, says how far it is, publishes, and ends the attempt.
+"""The driver's session: it reads its job, reports progress, publishes, and ends the attempt, under its lease.
 
     with JobSession.open(settings, job_id=..., attempt=1, token=1) as session, session.keep_alive():
         session.set_phase("encoding")
         ...
         session.finish("SUCCEEDED", metrics={...}, artifacts={...})
 
-The driver and its rank 0 worker may each open one with the same token. A token that was refused once stays
-lost: every later call raises `LeaseLost`, and nothing is published.
+The driver and its rank 0 worker may each open a session with the same token. Once the token was refused every
+later call raises LeaseLost, and nothing is published.
 """
 
 import logging
@@ -23,8 +23,8 @@ from typing import Any, Literal, TypeVar
 from bertjobs.errors import LeaseLost
 from bertjobs.jobs.driver.throttle import Throttle, is_last_step
 from bertjobs.jobs.job import Attempt, Job, State
-from bertjobs.jobs.retry import Decision, Failure, decide, failure_of
-from bertjobs.jobs.store.connection import Connection, RedisDown, open_connection, patiently
+from bertjobs.jobs.retry import Failure, RetryDecision, decide, failure_of
+from bertjobs.jobs.store.connection import Connection, RedisDown, open_connection, retry_while_down
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.settings import Settings
@@ -33,17 +33,17 @@ logger = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 0.25
 """Least time between two reports of progress; the first and the last step are reported at once."""
-AWAY_S = 10.0
-"""How long progress is dropped unsent after Redis did not answer: each try may hold training up."""
+OFFLINE_S = 10.0
+"""How long progress is dropped unsent after Redis did not answer: each attempt may delay training."""
 OUTAGE_S = 120.0
-"""How long publishing and finishing wait for a Redis that is down before they give up."""
+"""How long publishing and finishing wait while Redis is down."""
 
-Command = Literal["cancel", "checkpoint", "drain"]
+Command = Literal["cancel", "drain"]
 T = TypeVar("T")
 
 
 class JobSession:
-    """One process' hold on the lease of one attempt."""
+    """One process that holds the lease of one attempt."""
 
     def __init__(self, connection: Connection, *, job: Job, attempt: Attempt, lease_s: float) -> None:
         self.job = job
@@ -58,40 +58,41 @@ class JobSession:
         self._lock = threading.Lock()
         self._lost: LeaseLost | None = None
         self._command: str = ""
-        self._asked_at = float("-inf")
+        self._reported_at = float("-inf")
         self._progress = Throttle(self._send_progress, interval_s=PROGRESS_INTERVAL_S)
-        self._away_until = float("-inf")
+        self._offline_until = float("-inf")
         self._has_stepped = False
-        self._heart: subprocess.Popen[bytes] | None = None
+        self._heartbeat: subprocess.Popen[bytes] | None = None
 
     @classmethod
     def open(cls, settings: Settings, *, job_id: str, attempt: int, token: int) -> "JobSession":
-        """Read the job and try the token.
+        """Read the job and check the token.
 
-        Raises: LeaseLost: the token is outdated; QueueError: Redis is down, or there is no such job.
+        Raises: LeaseLost: the token is outdated. QueueError: Redis is down, or there is no such job.
         """
         connection = open_connection(settings)
-        job = patiently(lambda: JobStore(connection).get(job_id), for_s=OUTAGE_S)
+        job = retry_while_down(lambda: JobStore(connection).get(job_id), for_s=OUTAGE_S)
         found = job.attempts[attempt - 1] if 0 < attempt <= len(job.attempts) else None
         if found is None or found.token != token or found.ended_at is not None:
             raise LeaseLost(f"{job_id}: attempt {attempt} under token {token} does not own the job.")
         return cls(connection, job=job, attempt=found, lease_s=settings.lease_s)
 
     def start(self) -> None:
-        """Say that the driver lives. Raises: LeaseLost: it must not go on."""
+        """Report that the driver has started. Raises: LeaseLost: it must exit."""
         self.set_phase("starting")
 
     def set_phase(self, text: str) -> None:
-        """Say what the driver is doing, in a few words a user understands. Raises: LeaseLost."""
+        """Report what the driver is doing, in a few words for users. Raises: LeaseLost."""
         self._progress.flush()
         self._report(phase=text)
 
     def report_nodes(self, node_ids: list[str]) -> None:
-        """Say on which Ray nodes the workers run, one id per worker. Raises: LeaseLost."""
+        """Report on which Ray nodes the workers run, one id per worker. Raises: LeaseLost."""
         self._report(nodes=node_ids)
 
     def progress(self, values: Mapping[str, Any]) -> None:
-        """Report the step loop: `step` and whatever else is known. The first step makes the job RUNNING.
+        """Report the progress of the step loop: `step` and other values. The first step makes the job
+        RUNNING.
 
         Values that come too soon after others are kept until the next call, the next phase or the end; while
         Redis is down they are dropped, and training continues. Raises: LeaseLost.
@@ -100,29 +101,28 @@ class JobSession:
         self._progress.put(values, at_once=is_first_step or is_last_step(values))
 
     def _send_progress(self, values: Mapping[str, Any]) -> None:
-        if time.monotonic() >= self._away_until and self._report(progress=values):
+        if time.monotonic() >= self._offline_until and self._report(progress=values):
             self._has_stepped = self._has_stepped or values["step"] >= 1
 
     def command(self) -> Command | None:
-        """Return what the driver was asked to do: `cancel`, `checkpoint`, or `drain`, which is a checkpoint
-        and leaving because the queue is drained. A checkpoint is asked for once; the others stay.
+        """Return the pending command: `cancel`, or `drain` (write a checkpoint and exit). It stays pending.
+
+        Redis is asked once a second at most.
 
         Raises: LeaseLost: another attempt owns the job, or it has ended.
         """
-        self._listen_to_heart()
+        self._read_heartbeat_output()
         if self._lost is not None:
             raise self._lost
         now = time.monotonic()
-        if not self._command and now - self._asked_at >= 1.0 and now >= self._away_until:
+        if not self._command and now - self._reported_at >= 1.0 and now >= self._offline_until:
             self._report()
-        asked = self._command
-        if asked == "checkpoint":
-            self._command = ""
-        return asked if asked in ("cancel", "checkpoint", "drain") else None  # type: ignore[return-value]
+        command = self._command
+        return command if command in ("cancel", "drain") else None  # type: ignore[return-value]
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
-        """Append one line to the series behind the curves; dropped while Redis is down. Raises: LeaseLost."""
-        if time.monotonic() < self._away_until:
+        """Append one line to the job's metrics; dropped while Redis is down. Raises: LeaseLost."""
+        if time.monotonic() < self._offline_until:
             return
         try:
             self._fenced(lambda: self._store.log_metrics(values))
@@ -130,12 +130,12 @@ class JobSession:
             self._note_outage(e)
 
     def publish_checkpoint(self, name: str, step: int) -> None:
-        """Make a checkpoint that is complete in storage the one to go on from.
+        """Make a checkpoint that is complete in storage the one to resume from.
 
-        Raises: LeaseLost: it does not count; RedisDown: Redis stayed away.
+        Raises: LeaseLost: it is not published. RedisDown: Redis stayed down.
         """
         self._fenced(
-            lambda: patiently(lambda: self._store.publish_checkpoint(name, step=step), for_s=OUTAGE_S)
+            lambda: retry_while_down(lambda: self._store.publish_checkpoint(name, step=step), for_s=OUTAGE_S)
         )
 
     def finish(
@@ -145,15 +145,16 @@ class JobSession:
         metrics: Mapping[str, Any] | None = None,
         artifacts: Mapping[str, Any] | None = None,
     ) -> State:
-        """End the attempt, well or with the error that ended it. Returns the job's state after it.
+        """End the attempt, with success or with the error that ended it. Returns the job's new state.
 
-        Raises: LeaseLost: the attempt had been ended by someone else; RedisDown: Redis stayed away.
+        Raises: LeaseLost: the attempt had already been ended by someone else. RedisDown: Redis stayed down.
         """
         self._progress.flush()
         if isinstance(outcome, BaseException):
             latest = self._latest()
             failure = failure_of(outcome)
             if failure.word == "Cancelled" and latest.state is not State.CANCELLING:
+                # SIGTERM without a cancel command: not the user, but Ray or the node.
                 failure = Failure(word="DriverStopped", message="The driver was stopped from outside.")
             decision = decide(
                 failure,
@@ -162,10 +163,10 @@ class JobSession:
                 max_retries=self.job.max_retries,
             )
         else:
-            decision = Decision(state=State.SUCCEEDED, reason="", message="")
+            decision = RetryDecision(state=State.SUCCEEDED, reason="", message="")
         nonce = uuid.uuid4().hex
         return self._fenced(
-            lambda: patiently(
+            lambda: retry_while_down(
                 lambda: self._store.end(
                     decision, nonce=nonce, metrics=metrics or {}, artifacts=artifacts or {}
                 ),
@@ -175,25 +176,25 @@ class JobSession:
 
     @contextmanager
     def keep_alive(self) -> Iterator[None]:
-        """Heartbeat from a process of its own, which no busy step loop can starve, for the time of the block.
+        """Send heartbeats for the duration of the block, from a process that a busy step loop cannot starve.
 
-        It ends with this process. When the token is refused or the job is cancelled it sends us SIGTERM;
-        `command()` then says which.
+        That process ends with this one. When the token is refused or the job is cancelled it sends us
+        SIGTERM; `command()` then tells which it was.
         """
-        watched = f"{self.job.id} {self.attempt.number} {self.attempt.token}"
+        attempt = f"{self.job.id} {self.attempt.number} {self.attempt.token}"
         process = subprocess.Popen(
-            [sys.executable, "-m", "bertjobs.jobs.driver.heartbeat", *watched.split(), str(os.getpid())],
+            [sys.executable, "-m", "bertjobs.jobs.driver.heartbeat", *attempt.split(), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         assert process.stdin is not None and process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        self._heart = process
+        self._heartbeat = process
         try:
             yield
         finally:
-            self._listen_to_heart()
-            self._heart = None
+            self._read_heartbeat_output()
+            self._heartbeat = None
             process.stdin.close()  # its signal to end
             try:
                 process.wait(timeout=5)
@@ -203,11 +204,11 @@ class JobSession:
             process.stdout.close()
 
     def close(self) -> None:
-        """Send the last progress and close the connection; the lease is not given up."""
+        """Send the last progress and close the connection. The lease stays."""
         try:
             self._progress.flush()
         except LeaseLost as e:
-            logger.warning("%s", e)  # whoever publishes next is told; leaving is what one does then
+            logger.warning("%s", e)  # the next call that publishes raises it
         self._connection.close()
 
     def __enter__(self) -> "JobSession":
@@ -216,15 +217,15 @@ class JobSession:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _listen_to_heart(self) -> None:
-        """Take over what the heartbeat process said before it sent us a signal."""
-        if self._heart is None:
+    def _read_heartbeat_output(self) -> None:
+        """Read what the heartbeat process wrote before it sent us a signal."""
+        if self._heartbeat is None:
             return
-        assert self._heart.stdout is not None
+        assert self._heartbeat.stdout is not None
         try:
-            words = os.read(self._heart.stdout.fileno(), 4096).split()
+            words = os.read(self._heartbeat.stdout.fileno(), 4096).split()
         except BlockingIOError:
-            return  # it has said nothing
+            return  # it has written nothing
         if b"lost" in words:
             self._lost = LeaseLost(f"{self.job.id}: attempt {self.attempt.number} no longer owns the job.")
         if b"cancel" in words:
@@ -236,12 +237,12 @@ class JobSession:
         except RedisDown as e:
             self._note_outage(e)
             return False
-        self._asked_at = time.monotonic()
+        self._reported_at = time.monotonic()
         self._command = command or self._command
         return True
 
     def _latest(self) -> Job:
-        return patiently(lambda: JobStore(self._connection).get(self.job.id), for_s=OUTAGE_S)
+        return retry_while_down(lambda: JobStore(self._connection).get(self.job.id), for_s=OUTAGE_S)
 
     def _fenced(self, call: Callable[[], T]) -> T:
         with self._lock:
@@ -254,5 +255,5 @@ class JobSession:
                 raise
 
     def _note_outage(self, error: RedisDown) -> None:
-        self._away_until = time.monotonic() + AWAY_S
+        self._offline_until = time.monotonic() + OFFLINE_S
         logger.warning("%s attempt %d: not reported: %s", self.job.id, self.attempt.number, error.message)

@@ -1,7 +1,10 @@
-"""Ray as the dispatcher sees it: start, look at and stop one Ray Job per attempt, and what the nodes have.
+"""Ray's REST API: start, query and stop one Ray Job per attempt, and list the nodes. Knows nothing of Redis.
 
-Speaks the dashboard's REST interface itself: `JobSubmissionClient` sends its requests without a timeout, and
-one dashboard that hangs would hang the dispatcher. Verified against Ray 2.60; knows nothing of Redis.
+Sends the HTTP requests itself: Ray's `JobSubmissionClient` sends them without a timeout, and a dashboard that
+hangs would hang the dispatcher.
+
+The only module that uses undocumented routes of Ray's dashboard, as they are in Ray 2.60: `/api/v0/nodes`,
+`/api/cluster_status` and `/api/packages/gcs/`. A test starts a real Ray and fails first when one changes.
 """
 
 import http.client
@@ -12,7 +15,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from bertjobs.errors import QueueError
 from bertjobs.jobs.scheduling.types import Cluster, Node
@@ -25,23 +28,27 @@ ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 
 
 class RayUnreachable(QueueError):
-    """Ray's dashboard does not answer; nothing may be concluded from that."""
+    """Ray's dashboard does not answer. Nothing may be concluded from that about a job."""
+
+
+class RayUnauthorized(RayUnreachable):
+    """Ray's dashboard answers and refuses our token, or asks for one."""
 
 
 class RayRefused(QueueError):
-    """Ray answered, and the answer is no."""
+    """Ray answered with an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayJob:
-    """What Ray says of one of its jobs. FAILED may mean only that its monitor lost sight of a living
+    """What Ray reports about one job. FAILED may mean only that Ray's monitor lost contact with a living
     driver."""
 
     status: str
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     message: str
     exit_code: int | None = None
-    """What the driver's process returned, once Ray saw it end."""
+    """Of the driver's process, once Ray saw it end."""
 
     @property
     def has_ended(self) -> bool:
@@ -54,20 +61,8 @@ class RayJob:
         return self.status in ("SUCCEEDED", "STOPPED") or self.exit_code is not None
 
 
-class Ray(Protocol):
-    """What the dispatcher asks of a cluster; tests drive it with a fake."""
-
-    def cluster(self) -> Cluster: ...
-    def start(
-        self, submission_id: str, *, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]
-    ) -> None: ...
-    def job(self, submission_id: str) -> RayJob | None: ...
-    def stop(self, submission_id: str) -> None: ...
-    def log(self, submission_id: str) -> str: ...
-
-
-class RayCluster:
-    """A Ray cluster behind its dashboard's address. Every call raises `RayUnreachable` or `RayRefused`."""
+class RayApi:
+    """A Ray cluster behind its dashboard's address. Every call raises RayUnreachable or RayRefused."""
 
     def __init__(self, address: str, *, token: str | None, code: "CodePackage | None" = None) -> None:
         self._address = address.rstrip("/")
@@ -77,11 +72,11 @@ class RayCluster:
             self._headers["Authorization"] = f"Bearer {token}"
 
     def version(self) -> str:
-        """Read which Ray it is."""
+        """Return the version of Ray."""
         return str(self._call("GET", "/api/version")["ray_version"])
 
     def cluster(self) -> Cluster:
-        """Read the living nodes with their totals, and what is in use (a few seconds old)."""
+        """Return the living nodes with their totals and what is in use (a few seconds old)."""
         nodes = self._call("GET", "/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]
         status = self._call("GET", "/api/cluster_status")["data"]["clusterStatus"]
         used = status["loadMetricsReport"]["usageByNode"] if status else {}
@@ -102,25 +97,25 @@ class RayCluster:
     def start(
         self, submission_id: str, *, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]
     ) -> None:
-        """Start a Ray Job, or find that it has been started already: a submission id is unique.
+        """Start a Ray Job; succeed too if it has been started already, as a submission id is unique.
 
-        `metadata` is what the dashboard shows of it.
+        The dashboard shows `metadata`.
         """
         request = {
             "entrypoint": entrypoint,
             "submission_id": submission_id,
-            "runtime_env": {"env_vars": dict(env), **self._modules()},
+            "runtime_env": {"env_vars": dict(env), **self._upload_code()},
             "metadata": dict(metadata),
         }
         try:
             self._call("POST", "/api/jobs/", request)
         except (RayUnreachable, RayRefused):
-            # The request may have been carried out although its answer was an error, or was lost.
+            # The race: the request may have been carried out although its answer was an error, or was lost.
             if self.job(submission_id) is None:
                 raise
 
     def job(self, submission_id: str) -> RayJob | None:
-        """Ask for one job; nothing if Ray does not know it."""
+        """Return one job; None if Ray does not know it."""
         try:
             found = self._call("GET", f"/api/jobs/{submission_id}")
         except _NotFound:
@@ -130,21 +125,23 @@ class RayCluster:
         )
 
     def stop(self, submission_id: str) -> None:
-        """Ask a job to stop. It takes seconds, and may be ignored while PENDING: look again."""
+        """Ask Ray to stop a job. It takes seconds and may have no effect while PENDING: query the job
+        again."""
         try:
             self._call("POST", f"/api/jobs/{submission_id}/stop")
         except _NotFound:
             return
 
     def log(self, submission_id: str) -> str:
-        """Read what the driver has written so far; nothing if Ray has lost it."""
+        """Return what the driver has written so far; empty if Ray has lost it."""
         try:
             return str(self._call("GET", f"/api/jobs/{submission_id}/logs")["logs"])
         except _NotFound:
             return ""
 
-    def _modules(self) -> dict[str, list[str]]:
-        """Bring our package to where all nodes get it, unless it is there; to ask keeps it a while."""
+    def _upload_code(self) -> dict[str, list[str]]:
+        """Upload our package to where all nodes get it, unless it is there; the query extends its
+        lifetime."""
         if self._code is None:
             return {}
         path = f"/api/packages/gcs/{self._code.name}"
@@ -159,7 +156,7 @@ class RayCluster:
         try:
             return json.loads(answer)
         except ValueError as e:
-            raise self._silence(e) from e
+            raise self._unreachable(e) from e
 
     def _request(self, method: str, path: str, data: bytes | None = None) -> bytes:
         request = urllib.request.Request(
@@ -170,25 +167,25 @@ class RayCluster:
                 return bytes(response.read())
         except urllib.error.HTTPError as e:
             with e:
-                raise self._refusal(e.code, e.read().decode(errors="replace")) from e
+                raise self._http_error(e.code, e.read().decode(errors="replace")) from e
         except (OSError, http.client.HTTPException, ValueError) as e:
-            raise self._silence(e) from e
+            raise self._unreachable(e) from e
 
-    def _silence(self, e: Exception) -> RayUnreachable:
+    def _unreachable(self, e: Exception) -> RayUnreachable:
         return RayUnreachable(
             f"Ray at {self._address} does not answer ({_cause(e)}).",
             hint="Start it, or correct BERTJOBS_RAY_ADDRESS (the dashboard's, http://host:8265).",
         )
 
-    def _refusal(self, code: int, text: str) -> QueueError:
+    def _http_error(self, code: int, text: str) -> QueueError:
         if code == 404:
             return _NotFound(text)
         if code in (401, 403):
-            return RayUnreachable(
+            return RayUnauthorized(
                 f"Ray at {self._address} refuses us ({code}).",
                 hint="Set RAY_AUTH_TOKEN_PATH to a file with the cluster's token where the dispatcher runs.",
             )
-        if code in (502, 503, 504):  # a proxy before a dashboard that is down
+        if code in (502, 503, 504):  # from a proxy in front of a dashboard that is down
             return RayUnreachable(f"Ray at {self._address} does not answer ({code}).")
         lines = text.strip().splitlines() or [f"HTTP {code}"]
         return RayRefused(f"Ray refused: {lines[-1]}")
@@ -198,12 +195,12 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a clus
 
 
 class _NotFound(RayRefused):
-    """Ray does not know the job."""
+    """Ray does not know the job or the file."""
 
 
 def ray_token(environ: Mapping[str, str] | None = None) -> str | None:
-    """Find the cluster's token where Ray itself looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, the home
-    folder.
+    """Return the cluster's token from where Ray itself looks for it: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, the
+    home folder.
 
     Raises: QueueError: the file that RAY_AUTH_TOKEN_PATH names cannot be read.
     """
@@ -223,7 +220,7 @@ def ray_token(environ: Mapping[str, str] | None = None) -> str | None:
 
 
 def _amount(resources: Mapping[str, float], name: str) -> float:
-    return resources.get(name, 0.0)  # Ray leaves out what a node has none of
+    return resources.get(name, 0.0)  # Ray leaves out resources that a node lacks
 
 
 def _used(usage: Mapping[str, Mapping[str, list[float]]], node_id: str, name: str) -> float:

@@ -1,8 +1,7 @@
-"""How many workers of what size a job gets on a cluster, so that Ray Data keeps CPU of its own. Pure.
+"""How many workers of what size a job gets on a cluster, so that CPUs are left for Ray Data. Pure.
 
-On a node, training may use what is left after Ray Data's share: a quarter of the node's CPUs but at least
-one, or half of a smaller node. Without that share two workers at 0.9 CPU on a 2-CPU machine wait for data for
-ever.
+On each node Ray Data keeps a quarter of the CPUs but at least one, or half of a node with fewer than two;
+training may use the rest. Without that, two workers at 0.9 CPU on a 2-CPU machine wait for data for ever.
 """
 
 import math
@@ -11,20 +10,22 @@ from typing import Any
 
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.scheduling.free_nodes import QUANTUM, FreeNodes, Share
-from bertjobs.jobs.scheduling.types import Cluster, Pending
+from bertjobs.jobs.scheduling.free_resources import QUANTUM, FreeResources, NodeShare
+from bertjobs.jobs.scheduling.types import Cluster, WaitReason
 
 DATA_RATIO = 0.25
+"""Ray Data's share of the CPUs."""
 
 
 def size_workers(cluster: Cluster, resources: Mapping[str, Any]) -> Grant:
-    """Size a job's gang from the cluster's totals and what was asked (`resources.*` of its configuration).
+    """Size a job's gang from the cluster's totals and the request (`resources.*` of its configuration).
 
-    A gang that the cluster cannot hold is sized all the same; `exceeds` says so.
-    Raises: ConfigError: the GPUs cannot be shared evenly among the workers.
+    A gang that the cluster cannot hold gets a size too; `exceeds` explains it.
+
+    Raises: ConfigError: the GPUs cannot be divided evenly among the workers.
     """
-    gpus, asked, cpus_per_worker = (resources[name] for name in ("gpus", "workers", "cpus_per_worker"))
-    workers = asked or max(gpus, 1)
+    gpus, num_workers, cpus_per_worker = (resources[name] for name in ("gpus", "workers", "cpus_per_worker"))
+    workers = num_workers or max(gpus, 1)
     if gpus % workers:
         raise ConfigError(
             f"--gpus {gpus} cannot be shared evenly among --workers {workers}.",
@@ -44,12 +45,13 @@ def size_workers(cluster: Cluster, resources: Mapping[str, Any]) -> Grant:
     )
 
 
-def exceeds(cluster: Cluster, grant: Grant) -> Pending | None:
-    """Explain why the cluster could not hold this gang even if it were empty; nothing if it could."""
+def exceeds(cluster: Cluster, grant: Grant) -> WaitReason | None:
+    """Explain why the cluster could not hold this gang even if it were empty; None if it could."""
     if not cluster.nodes:
-        return Pending(
-            word="ExceedsCluster",
-            message="The cluster has no nodes. Start one, or wait until it has come up.",
+        return WaitReason(
+            word="NoNodesYet",
+            message="Ray has no nodes yet: it is still starting, or none has joined. The job starts once "
+            "one has; `bertjobs cluster status` shows whether Ray is up.",
         )
     if grant.gpus > cluster.gpus:
         remedy = (
@@ -57,19 +59,19 @@ def exceeds(cluster: Cluster, grant: Grant) -> Pending | None:
             if cluster.gpus == 0
             else f"Submit with --gpus {cluster.gpus:g} or fewer, or add GPU nodes."
         )
-        return Pending(
+        return WaitReason(
             word="ExceedsCluster",
             message=f"Needs {grant.gpus:g} GPUs, the cluster has {cluster.gpus:g}. {remedy} "
             "The job waits; `bertjobs cancel` ends it.",
         )
     if grant.cpus > cluster.cpus + QUANTUM:
-        return Pending(
+        return WaitReason(
             word="ExceedsCluster",
             message=f"Needs {grant.cpus:g} CPUs ({grant.data_cpus:g} of them for reading data), the cluster "
             f"has {cluster.cpus:g}. Submit with fewer --workers or smaller --cpus-per-worker, or add nodes.",
         )
     if not fits(grant, {node.id: (node.cpus, node.gpus) for node in cluster.nodes}):
-        return Pending(
+        return WaitReason(
             word="ExceedsCluster",
             message=f"The cluster's nodes cannot hold {describe_gang(grant)}, even when they are empty. "
             "Submit with smaller workers, or add larger nodes.",
@@ -77,13 +79,13 @@ def exceeds(cluster: Cluster, grant: Grant) -> Pending | None:
     return None
 
 
-def fits(grant: Grant, free: Mapping[str, Share]) -> bool:
+def fits(grant: Grant, free: Mapping[str, NodeShare]) -> bool:
     """Return whether the whole gang fits: each worker on one node, Ray Data in what is left anywhere."""
-    return FreeNodes(free).fits(grant)
+    return FreeResources(free).fits(grant)
 
 
 def describe_gang(grant: Grant) -> str:
-    """Say a gang in words: `8 workers of 1 GPU and 4 CPUs each`."""
+    """Describe a gang: `8 workers of 1 GPU and 4 CPUs each`."""
     size = count_of(grant.cpus_per_worker, "CPU")
     if grant.gpus_per_worker:
         size = f"{count_of(grant.gpus_per_worker, 'GPU')} and {size}"
@@ -91,34 +93,34 @@ def describe_gang(grant: Grant) -> str:
 
 
 def count_of(number: float, thing: str) -> str:
-    """Say how many there are: `1 CPU`, `0.5 CPUs`."""
+    """Format a count with its noun: `1 CPU`, `0.5 CPUs`."""
     return f"{number:g} {thing}{'' if number == 1 else 's'}"
 
 
 def _usable(cpus: float) -> float:
-    """Return what training may use of so many CPUs."""
+    """Return how many of a node's CPUs training may use."""
     return cpus - max(min(1.0, cpus / 2), DATA_RATIO * cpus)
 
 
 def _share_of_gpu(cluster: Cluster) -> float:
-    """Return the CPUs a worker gets per GPU: those of the poorest GPU node, after Ray Data's share."""
+    """Return the CPUs a worker gets per GPU: those of the GPU node with the fewest, after Ray Data's
+    share."""
     shares = [_usable(node.cpus) / node.gpus for node in cluster.nodes if node.gpus]
     return min(shares, default=1.0)
 
 
 def _largest_share(cluster: Cluster, *, workers: int) -> float:
-    """Return the most CPUs that each of so many equal workers can have, each on one node."""
+    """Return the most CPUs that each of `workers` equal workers can have, each on one node."""
     usable = [_usable(node.cpus) for node in cluster.nodes if node.cpus]
     candidates = sorted({cpus / n for cpus in usable for n in range(1, workers + 1)}, reverse=True)
     for share in candidates:
         if sum(int((cpus + QUANTUM) / share) for cpus in usable) >= workers:
             return share
-    return 1.0  # a cluster without CPUs: `exceeds` will say so
+    return 1.0  # a cluster without CPUs: `exceeds` explains it
 
 
 def _data_cpus(cluster: Cluster, *, training_cpus: float) -> float:
-    """Return Ray Data's share beside so much training: a third of it, at least 1 CPU where there is one
-    left."""
+    """Return Ray Data's CPUs beside training: a third of training's, at least 1 CPU where one is left."""
     wanted = max(1.0, training_cpus * DATA_RATIO / (1 - DATA_RATIO))
     left = cluster.cpus - training_cpus
     return _down(min(wanted, left)) if left > 0 else 0.5

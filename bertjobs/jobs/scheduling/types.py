@@ -1,31 +1,16 @@
-"""What admission is given, and what it answers. Values only."""
+"""The input and the output of admission. Values only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bertjobs.jobs.job import Grant, State
-from bertjobs.jobs.scheduling.free_nodes import Plan
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pending:
-    """Why something waits: a word and a sentence."""
-
-    word: str
-    message: str
-    group: str = ""
-    """What jobs that wait for the same thing have in common while the numbers in the message change; of
-    itself the reason as it stands."""
-
-    def __post_init__(self) -> None:
-        if not self.group:
-            object.__setattr__(self, "group", f"{self.word}:{self.message}")
+from bertjobs.jobs.scheduling.free_resources import Placement
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node of the cluster, with what Ray says it has and what is taken of it."""
+    """One node of the cluster: its total resources, and what Ray reports as in use."""
 
     id: str
     cpus: float
@@ -36,7 +21,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """All nodes that are alive."""
+    """All living nodes."""
 
     nodes: tuple[Node, ...]
 
@@ -49,9 +34,117 @@ class Cluster:
         return sum(node.gpus for node in self.nodes)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WaitingJob:
+    """What admission needs to know about a job in the queue."""
+
+    job_id: str
+    resources: Mapping[str, Any]
+    time_limit_s: float | None
+    """Seconds it may run, minus those of earlier attempts; None without a limit."""
+    waits_for: str | None
+    """A job in `after` that has not succeeded yet."""
+    dependency_ended_as: str | None
+    """The state in which that job ended, so that it will never succeed."""
+    is_still_alive: bool
+    """Its last attempt is not known to be gone."""
+    user: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Live:
-    """A live attempt; ages are seconds by Redis' clock, None for what has not happened."""
+class Allocation:
+    """What one live attempt holds of the cluster."""
+
+    job_id: str
+    placement: Placement
+    ends_in_s: float | None
+    """Seconds until its time limit ends it; None without one."""
+    is_gone: bool = False
+    """Ended a moment ago: Ray's numbers may still count it, although it holds nothing."""
+    user: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quotas:
+    """The limits of each user, and whether the queue is drained."""
+
+    max_gpus: Mapping[str, float] = field(default_factory=dict)
+    """User -> GPUs that all jobs of this user may hold together; no entry, no limit."""
+    drained_by: str | None = None
+    """Who drained the queue, so that nothing starts; None while it is open."""
+
+
+NO_QUOTAS = Quotas()
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaitReason:
+    """Why a job waits: a word and a sentence. `REASONS` lists the words."""
+
+    word: str
+    message: str
+    group: str = ""
+    """The same for all jobs that wait for the same thing, while the numbers in the message change. By default
+    the word and the message."""
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", f"{self.word}:{self.message}")
+
+
+REASONS: Mapping[str, str] = {
+    "Submitted": "No dispatcher has looked at the job yet.",
+    "Held": "Held by a user; `bertjobs release` puts it back.",
+    "BackoffUntil": "Waits before the next attempt.",
+    "WaitingForDependency": "Starts after another job has succeeded.",
+    "LastAttemptAlive": "Starts once Ray confirms that the last attempt is gone.",
+    "Draining": "The queue is drained; nothing starts.",
+    "RayUnreachable": "Ray's dashboard does not answer.",
+    "NoNodesYet": "Ray answers and has no node yet: it is starting, or no node has joined.",
+    "ExceedsCluster": "The cluster could not hold the job even if it were empty.",
+    "UserLimit": "The user's jobs hold as many GPUs as `bertjobs cluster limit` allows.",
+    "InsufficientGpus": "Too few GPUs are free.",
+    "InsufficientCpus": "Too few CPUs are free.",
+    "Fragmented": "Enough is free in total, but not on any one node.",
+    "BehindPriority": "Fits, but would delay a job that is ahead in the queue.",
+}
+"""Every word that tells why a job waits, with what it means."""
+
+SHORT_OF_RESOURCES = frozenset({"InsufficientGpus", "InsufficientCpus", "Fragmented", "BehindPriority"})
+"""Words of jobs that wait for resources only."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admit:
+    """Start the job."""
+
+    grant: Grant
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Leave the job in the queue. Thousands of jobs share one instance."""
+
+    reason: WaitReason
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Fail the job: it can never start."""
+
+    reason: WaitReason
+
+
+AdmissionDecision = Admit | Wait | Reject
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveAttempt:
+    """An attempt whose Ray Job is not known to be gone.
+
+    Ages are seconds by Redis' clock; None for what has not happened.
+    """
 
     job_id: str
     number: int
@@ -63,12 +156,12 @@ class Live:
     name: str
     user: str
     is_submitted: bool
-    """Ray has confirmed that it took the job."""
+    """Ray has confirmed that it accepted the job."""
     claimed_ago_s: float
-    alive_ago_s: float
-    """Since the last phase, progress, or the claim."""
-    heard_ago_s: float | None
-    told_ago_s: float | None
+    progress_ago_s: float
+    """Since the last report of a phase or of progress, or since the claim."""
+    heartbeat_ago_s: float | None
+    cancel_ago_s: float | None
     """Since the driver was told to stop."""
     drained_ago_s: float | None
     """Since the driver was told that the queue is drained."""
@@ -81,13 +174,14 @@ class Live:
     num_charged: int
     num_faults: int
     outcome: str
-    """The state the job took when the attempt ended, and the class of failure; empty before, and for none."""
+    """The state the job took when the attempt ended; empty before."""
     failure: str
-    plan: Plan
-    """Node id -> CPUs and GPUs; by the driver's report, or before it as planned."""
+    """The class of failure; empty for none."""
+    placement: Placement
+    """Node id -> CPUs and GPUs: as planned, or as the driver reported."""
 
-    def aged(self, seconds: float) -> "Live":
-        """Return the attempt so much later, as far as nothing has been heard of it since."""
+    def aged(self, seconds: float) -> "LiveAttempt":
+        """Return the attempt as it is `seconds` later if nothing happened in between."""
 
         def later(ago_s: float | None) -> float | None:
             return None if ago_s is None else ago_s + seconds
@@ -95,9 +189,9 @@ class Live:
         return replace(
             self,
             claimed_ago_s=self.claimed_ago_s + seconds,
-            alive_ago_s=self.alive_ago_s + seconds,
-            heard_ago_s=later(self.heard_ago_s),
-            told_ago_s=later(self.told_ago_s),
+            progress_ago_s=self.progress_ago_s + seconds,
+            heartbeat_ago_s=later(self.heartbeat_ago_s),
+            cancel_ago_s=later(self.cancel_ago_s),
             drained_ago_s=later(self.drained_ago_s),
             ended_ago_s=later(self.ended_ago_s),
             time_left_s=None if self.time_left_s is None else self.time_left_s - seconds,
@@ -105,85 +199,15 @@ class Live:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reasons:
-    """What is to be written of why jobs wait."""
+class ReasonChanges:
+    """What has to be written to Redis about why jobs wait."""
 
     groups: Mapping[str, str]
     """Job -> the group whose reason it shows from now on."""
-    texts: Mapping[str, Pending]
+    texts: Mapping[str, WaitReason]
     """Group -> its reason, where that is new."""
     unused: frozenset[str]
     """Groups that no job shows any more."""
 
     def __bool__(self) -> bool:
         return bool(self.groups or self.texts or self.unused)
-
-
-SHORT_OF_ROOM = frozenset({"InsufficientGpus", "InsufficientCpus", "Fragmented", "BehindPriority"})
-"""Words of those that would start if there were more room, and nothing else is in their way."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holding:
-    """What one live attempt takes of the cluster."""
-
-    job_id: str
-    plan: Plan
-    ends_in_s: float | None
-    """Seconds until its time limit ends it; None without one."""
-    is_gone: bool = False
-    """Ended a moment ago: Ray's numbers may still hold it, the ledger no longer does."""
-    user: str = ""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Waiting:
-    """What admission needs to know of a job in the queue."""
-
-    job_id: str
-    resources: Mapping[str, Any]
-    time_limit_s: float | None
-    """Seconds it may run, those of earlier attempts taken off; None without a limit."""
-    waits_for: str | None
-    """A job in `after` that has not succeeded yet."""
-    dependency_ended_as: str | None
-    """The state in which that job ended, so that it will never succeed."""
-    is_still_alive: bool
-    """Its last attempt is not known to be gone."""
-    user: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What its owners have said of the sharing of this queue."""
-
-    max_gpus: Mapping[str, float] = field(default_factory=dict)
-    """User -> GPUs that all jobs of this user together may hold."""
-    drained_by: str | None = None
-    """Who has the queue drained, so that nothing starts; None while it is open."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Admit:
-    """Start the job."""
-
-    grant: Grant
-    plan: Plan
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Leave the job in the queue, and say why. Thousands share one."""
-
-    reason: Pending
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """End the job: it can never start."""
-
-    reason: Pending
-
-
-Verdict = Admit | Wait | Reject
-OPEN = Rules()

@@ -1,7 +1,7 @@
-"""The one way to Redis: addresses, short timeouts, scripts run by name, and Redis' failures as our errors.
+"""The connection to Redis: addresses, timeouts, Lua scripts by name, and Redis' errors as ours.
 
-Knows nothing of jobs. redis-py is imported on the first connection, because its 150 ms are more than all the
-rest of a command that only prints help.
+Knows nothing of jobs. redis-py is imported on the first connection: its 150 ms are more than the rest of a
+command that only prints help.
 """
 
 import importlib
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
-"""A script takes milliseconds. Blocking reads must ask for less than this, or they lose their answer."""
+"""A script takes milliseconds. A blocking read must wait for less than this, or its reply is lost."""
 
-# How Redis 6.2 and 7 say that the access list forbids a command or a key, outside and inside a script.
+# The errors of Redis 6.2 and 7 where the access list forbids a command or a key, outside and inside a script.
 _FORBIDDEN = re.compile(
     r"(?:this user|User \S+|The user executing the script) (?:has no permissions|can't)[^.:]*"
 )
@@ -38,7 +38,7 @@ _SCRIPTS = Path(__file__).parent / "lua"
 
 
 class RedisDown(QueueError):
-    """Redis cannot be reached just now; the same call may succeed later."""
+    """Redis cannot be reached now; the same call may succeed later."""
 
 
 class NotLeader(QueueError):
@@ -50,11 +50,11 @@ class JobUnknown(QueueError):
 
 
 class IdTaken(QueueError):
-    """Another job has this id already; draw a new one."""
+    """Another job has this id already."""
 
 
 class WrongState(QueueError):
-    """The job's state does not allow what was asked."""
+    """The job's state does not allow the change."""
 
     def __init__(self, state: str) -> None:
         super().__init__(f"The job is {state}.")
@@ -72,21 +72,24 @@ class Connection:
     def run(self, script: str, /, **arg: Any) -> list[Any]:
         """Run `lua/<script>.lua` with one JSON object; arguments that are None are left out.
 
-        Returns what follows 'OK' in the answer.
-        Raises: QueueError: Redis is down or refuses us, or the script says no; LeaseLost: an outdated token.
+        Returns what follows 'OK' in the reply.
+
+        Raises: QueueError: Redis is down or refuses us, or the script returned an error. LeaseLost: the token
+        is
+            outdated.
         """
         if script not in self._scripts:
             self._scripts[script] = self.client.register_script(source_of(script))
         given = json.dumps({name: value for name, value in arg.items() if value is not None})
         with self.errors():
-            answer: list[Any] = self._scripts[script](args=[given])
-        if answer[0] == "OK":
-            return answer[1:]
-        raise _refusal(answer[0], str(answer[1]))
+            reply: list[Any] = self._scripts[script](args=[given])
+        if reply[0] == "OK":
+            return reply[1:]
+        raise _script_error(reply[0], str(reply[1]))
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn what redis-py raises into errors with a remedy."""
+        """Turn the exceptions of redis-py into our errors."""
         import redis.exceptions as failures
 
         try:
@@ -101,7 +104,7 @@ class Connection:
             ) from e
         except failures.InvalidResponse as e:
             raise RedisDown(
-                f"What answers at {self.where} is no Redis.", hint="Correct BERTJOBS_REDIS_URL."
+                f"The server at {self.where} is not a Redis.", hint="Correct BERTJOBS_REDIS_URL."
             ) from e
         except failures.ReadOnlyError as e:
             raise QueueError(
@@ -118,15 +121,15 @@ class Connection:
             if str(e).startswith("MISCONF"):
                 raise QueueError(
                     f"Redis at {self.where} cannot save to its disk and refuses writes.",
-                    hint="Free room on its disk; its log says more.",
+                    hint="Free space on its disk; see its log.",
                 ) from e
             raise
 
-    def _unknown_user(self, said: str) -> QueueError:
-        asks = "HELLO must be called" in said  # its words when no password was given and it wants one
+    def _unknown_user(self, error: str) -> QueueError:
+        has_no_password = "HELLO must be called" in error
         cause = (
             "it asks for a password, and none is set"
-            if asks
+            if has_no_password
             else f"{self._user()} has another password, or does not exist"
         )
         return QueueError(
@@ -135,9 +138,9 @@ class Connection:
             "a file with this user's password.",
         )
 
-    def _forbidden(self, said: str) -> QueueError:
+    def _forbidden(self, error: str) -> QueueError:
         return QueueError(
-            f"Redis at {self.where} does not let {self._user()} do this: {said}.",
+            f"Redis at {self.where} does not let {self._user()} do this: {error}.",
             hint="Set BERTJOBS_REDIS_USER to a user with that right (cli, dispatcher and driver are in "
             "cluster/redis/users.acl), or have it granted.",
         )
@@ -152,10 +155,10 @@ class Connection:
 
 
 def open_connection(settings: Settings) -> Connection:
-    """Open and try the configured Redis.
+    """Connect to the configured Redis and ping it.
 
-    Raises: ConfigError: the address is missing, wrong or holds a password. QueueError: Redis is down,
-    refuses us, or one of us speaks TLS and the other does not.
+    Raises: ConfigError: the address is missing, invalid or contains a password. QueueError: Redis is down,
+        refuses us, or only one of the two sides uses TLS.
     """
     url = _checked_url(settings)
     _import_redis_alone()
@@ -183,10 +186,10 @@ def open_connection(settings: Settings) -> Connection:
     return connection
 
 
-def patiently(call: Callable[[], T], *, for_s: float) -> T:
-    """Repeat a call while Redis is down, for what must not be lost to a restart of Redis.
+def retry_while_down(call: Callable[[], T], *, for_s: float) -> T:
+    """Repeat a call while Redis is down, for what a restart of Redis must not lose.
 
-    Raises: RedisDown: it stayed down; whatever else the call raises, at once.
+    Raises: RedisDown: Redis stayed down for `for_s`. Any other exception of the call is raised at once.
     """
     give_up_at = time.monotonic() + for_s
     while True:
@@ -200,25 +203,25 @@ def patiently(call: Callable[[], T], *, for_s: float) -> T:
 
 @cache
 def source_of(script: str) -> str:
-    """Return a script with what all scripts share in front."""
+    """Return a script with `common.lua` in front of it."""
     return (_SCRIPTS / "common.lua").read_text() + (_SCRIPTS / f"{script}.lua").read_text()
 
 
 def _import_redis_alone() -> None:
-    """Import redis-py without OpenTelemetry, which it uses where it finds it and which Ray brings along.
+    """Import redis-py without OpenTelemetry, which it imports where it is installed, as it is with Ray.
 
-    That would be half of the import's time, in every command and heartbeat, for metrics that nobody reads.
+    That would take half of the import's time, in every command and heartbeat, for metrics that nobody reads.
     """
     if "redis" in sys.modules or "opentelemetry" in sys.modules:
         return
-    sys.modules["opentelemetry"] = None  # type: ignore[assignment]  # Python's own sign for a missing module
+    sys.modules["opentelemetry"] = None  # type: ignore[assignment]  # None marks a module as missing
     try:
         importlib.import_module("redis")
     finally:
         del sys.modules["opentelemetry"]
 
 
-def _refusal(word: str, detail: str) -> BertjobsError:
+def _script_error(word: str, detail: str) -> BertjobsError:
     if word == "LEASE_LOST":
         return LeaseLost(f"{detail}: this attempt no longer owns the job; it publishes nothing.")
     if word == "NOT_LEADER":
@@ -226,10 +229,10 @@ def _refusal(word: str, detail: str) -> BertjobsError:
     if word == "UNKNOWN":
         return JobUnknown(f"There is no job {detail}.", hint="`bertjobs list --all` shows the jobs.")
     if word == "AMBIGUOUS":
-        return QueueError(f"{detail} is the beginning of several jobs.", hint="Give more of the id.")
+        return QueueError(f"Several jobs begin with {detail}.", hint="Give more characters of the id.")
     if word == "TAKEN":
         return IdTaken(f"{detail} is taken.")
-    assert word in ("STATE", "ALIVE"), f"a script answered {word}"
+    assert word in ("STATE", "ALIVE"), f"a script replied {word}"
     return WrongState(detail if word == "STATE" else "still running its last attempt")
 
 
@@ -242,13 +245,13 @@ def _checked_url(settings: Settings) -> str:
     parts = urlsplit(url)
     if parts.password or parts.username:
         raise ConfigError(
-            f"BERTJOBS_REDIS_URL holds a {'password' if parts.password else 'user name'}; addresses are "
+            f"BERTJOBS_REDIS_URL contains a {'password' if parts.password else 'user name'}; addresses are "
             "shown in logs and passed to drivers.",
-            hint="Take it out and set BERTJOBS_REDIS_USER and BERTJOBS_REDIS_PASSWORD_FILE.",
+            hint="Remove it and set BERTJOBS_REDIS_USER and BERTJOBS_REDIS_PASSWORD_FILE.",
         )
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ConfigError(
-            f"BERTJOBS_REDIS_URL={url} is no address of a Redis.",
+            f"BERTJOBS_REDIS_URL={url} is not the address of a Redis.",
             hint="Use redis://host:6379/0, rediss://host:6380/0 or unix:///path/to/socket.",
         )
     return url
@@ -266,7 +269,7 @@ def _tls_options(settings: Settings) -> dict[str, Any]:
     if not ca_file.is_file():
         raise ConfigError(
             f"BERTJOBS_REDIS_CA_FILE={ca_file}: there is no such file.",
-            hint="Give the certificates (PEM) that Redis' own is signed with.",
+            hint="Set it to the certificate (PEM) of the authority that signed Redis' certificate.",
         )
     return {"ssl_ca_certs": str(ca_file)}
 

@@ -1,5 +1,5 @@
-"""The dispatcher's side of Redis: every write carries the term of its leadership and is refused after another
-dispatcher has taken over. Knows neither Ray nor what the answers are used for."""
+"""What the dispatcher reads and writes in Redis. Every write carries the term of its leadership and is
+refused after another dispatcher has taken over. Knows nothing of Ray."""
 
 import json
 import uuid
@@ -9,16 +9,16 @@ from typing import Any
 
 from bertjobs import __version__
 from bertjobs.jobs.job import Grant, State
-from bertjobs.jobs.retry import Decision
-from bertjobs.jobs.scheduling.free_nodes import Plan
+from bertjobs.jobs.retry import RetryDecision
+from bertjobs.jobs.scheduling.free_resources import Placement
 from bertjobs.jobs.scheduling.sizing import count_of, describe_gang
-from bertjobs.jobs.scheduling.types import Live, Pending, Reasons
+from bertjobs.jobs.scheduling.types import LiveAttempt, ReasonChanges, WaitReason
 from bertjobs.jobs.store.connection import REPLY_TIMEOUT_S, Connection
-from bertjobs.jobs.store.lease_store import ending
-from bertjobs.jobs.store.records import Changes, Queued, changes_of, live_of, queued_of
+from bertjobs.jobs.store.lease_store import decision_fields
+from bertjobs.jobs.store.records import Changes, QueuedJob, changes_of, live_of, queued_of
 
-CHUNK = 1000
-"""Jobs that one script looks at: a few milliseconds in which Redis answers nobody else."""
+BATCH_SIZE = 1000
+"""Jobs that one script handles: a few milliseconds during which Redis answers nobody else."""
 
 
 class DispatchStore:
@@ -32,7 +32,7 @@ class DispatchStore:
         self._lease_ms = int(lease_s * 1000)
 
     def lead(self) -> bool:
-        """Take or keep the leadership. Returns whether it is ours. Raises: RedisDown."""
+        """Take or renew the leadership. Returns whether we lead. Raises: RedisDown."""
         term, _ = self.connection.run("lead", owner=self.owner, lease_ms=self._lease_ms)
         self.term = int(term)
         return self.term > 0
@@ -42,7 +42,7 @@ class DispatchStore:
         self.connection.run("resign", owner=self.owner)
 
     def wait(self, *, timeout_s: float) -> None:
-        """Sleep until something asks for attention."""
+        """Sleep until something changes that the dispatcher should look at."""
         assert timeout_s < REPLY_TIMEOUT_S, "a blocking read must end before the socket's timeout"
         with self.connection.errors():
             self.connection.client.blpop(["bj:wake"], timeout=timeout_s)
@@ -52,32 +52,34 @@ class DispatchStore:
         self.connection.run("promote", term=self.term)
 
     def changes(self, *, since: int) -> Changes:
-        """Read what has changed since a version, and forget it: the next call must give the version returned.
+        """Read what has changed since a version. Changes up to that version are deleted: the next call must
+        pass the version returned.
 
-        With -1, before the queue is read as a whole: the version to begin with. Raises: NotLeader, RedisDown.
+        With -1, before the whole queue is read: return the version to start with. Raises: NotLeader,
+        RedisDown.
         """
-        answer = self.connection.run("changes", term=self.term, since=since, limit=CHUNK)
-        return changes_of(answer, limit=CHUNK)
+        answer = self.connection.run("changes", term=self.term, since=since, limit=BATCH_SIZE)
+        return changes_of(answer, limit=BATCH_SIZE)
 
-    def queue(self) -> Iterator[Queued]:
+    def queue(self) -> Iterator[QueuedJob]:
         """Read the whole queue in its order. Raises: RedisDown."""
         after = "-inf"
         while True:
-            (document,) = self.connection.run("waiting", after=after, limit=CHUNK)
+            (document,) = self.connection.run("read_queue", after=after, limit=BATCH_SIZE)
             rows = json.loads(document)
             yield from map(queued_of, rows)
-            if len(rows) < CHUNK:
+            if len(rows) < BATCH_SIZE:
                 return
             after = rows[-1][1]
 
-    def live(self, of: Collection[str] | None = None) -> tuple[int, list[Live]]:
+    def live(self, of: Collection[str] | None = None) -> tuple[int, list[LiveAttempt]]:
         """Read the attempts that are not known to be gone, of some jobs or of all, and Redis' time in ms."""
-        now_ms, document = self.connection.run("live", ids=None if of is None else list(of))
+        now_ms, document = self.connection.run("read_live", ids=None if of is None else list(of))
         rows = json.loads(document)
         return int(now_ms), [live_of(row, now_ms=int(now_ms)) for row in rows]
 
-    def claim(self, job_id: str, *, grant: Grant, plan: Plan) -> Live:
-        """Start a queued job's next attempt. Returns it as it stands now.
+    def claim(self, job_id: str, *, grant: Grant, placement: Placement) -> LiveAttempt:
+        """Start a queued job's next attempt. Returns the attempt.
 
         Raises: WrongState: the job was cancelled or held meanwhile; NotLeader, RedisDown.
         """
@@ -86,7 +88,7 @@ class DispatchStore:
             id=job_id,
             term=self.term,
             grant=json.dumps(asdict(grant)),
-            plan=json.dumps(plan),
+            plan=json.dumps(placement),
             version=__version__,
             nonce=uuid.uuid4().hex,
             lease_ms=self._lease_ms,
@@ -94,48 +96,49 @@ class DispatchStore:
         )
         return live_of(json.loads(document), now_ms=int(now_ms))
 
-    def explain(self, reasons: Reasons) -> None:
+    def write_reasons(self, reasons: ReasonChanges) -> None:
         """Write down why jobs wait. Raises: NotLeader, RedisDown."""
         written = {group: json.dumps([why.word, why.message]) for group, why in reasons.texts.items()}
         items = list(reasons.groups.items())
-        for first in range(0, max(len(items), 1), CHUNK):
-            is_last = first + CHUNK >= len(items)
+        for first in range(0, max(len(items), 1), BATCH_SIZE):
+            is_last = first + BATCH_SIZE >= len(items)
             self.connection.run(
-                "explain",
+                "write_reasons",
                 term=self.term,
                 texts={} if first else written,
-                items=items[first : first + CHUNK],
+                items=items[first : first + BATCH_SIZE],
                 unused=list(reasons.unused) if is_last else [],
             )
 
-    def reasons(self) -> dict[str, Pending]:
+    def reasons(self) -> dict[str, WaitReason]:
         """Read the reason of each group. Raises: RedisDown."""
         with self.connection.errors():
             found: Any = self.connection.client.hgetall("bj:reasons")
         texts = {group: json.loads(text) for group, text in found.items()}
-        return {g: Pending(word=word, message=message, group=g) for g, (word, message) in texts.items()}
+        return {g: WaitReason(word=word, message=message, group=g) for g, (word, message) in texts.items()}
 
-    def reject(self, job_id: str, reason: Pending) -> None:
+    def reject(self, job_id: str, reason: WaitReason) -> None:
         """Fail a queued job that can never start. Raises: NotLeader, RedisDown."""
         self.connection.run(
             "fail_waiting", id=job_id, term=self.term, reason=reason.word, message=reason.message
         )
 
-    def note_submitted(self, attempts: Sequence[Live]) -> None:
-        """Remember that Ray has taken these attempts. Raises: NotLeader, RedisDown."""
-        self._note(attempts, stamp="submitted_at")
+    def note_submitted(self, attempts: Sequence[LiveAttempt]) -> None:
+        """Record that Ray has accepted these attempts. Raises: NotLeader, RedisDown."""
+        self._stamp(attempts, stamp="submitted_at")
 
-    def note_gone(self, live: Live) -> None:
-        """Give back what the attempt held: its driver is gone. Raises: NotLeader, RedisDown."""
-        self._note([live], stamp="gone_at", gone=True)
+    def note_gone(self, live: LiveAttempt) -> None:
+        """Record that the driver is gone, so that what the attempt held is free. Raises: NotLeader,
+        RedisDown."""
+        self._stamp([live], stamp="gone_at", gone=True)
 
-    def _note(self, attempts: Sequence[Live], **what: Any) -> None:
+    def _stamp(self, attempts: Sequence[LiveAttempt], **fields: Any) -> None:
         if attempts:
             names = [[live.job_id, live.number] for live in attempts]
-            self.connection.run("note", term=self.term, attempts=names, **what)
+            self.connection.run("stamp_attempts", term=self.term, attempts=names, **fields)
 
-    def stop_for_time(self, live: Live) -> None:
-        """Have the driver told that the job's time is up. Raises: NotLeader, RedisDown."""
+    def stop_for_time(self, live: LiveAttempt) -> None:
+        """Tell the driver to stop because the job's time limit is reached. Raises: NotLeader, RedisDown."""
         self.connection.run(
             "cancel",
             id=live.job_id,
@@ -145,9 +148,11 @@ class DispatchStore:
             message="The job reached its --time-limit; its last checkpoint stays.",
         )
 
-    def end(self, live: Live, decision: Decision) -> State:
-        """End an attempt for its driver. Raises: LeaseLost: it has just ended itself; NotLeader,
-        RedisDown."""
+    def end(self, live: LiveAttempt, decision: RetryDecision) -> State:
+        """End an attempt in place of its driver.
+
+        Raises: LeaseLost: the driver has just ended it itself; NotLeader, RedisDown.
+        """
         (state,) = self.connection.run(
             "end_attempt",
             id=live.job_id,
@@ -155,6 +160,6 @@ class DispatchStore:
             token=live.token,
             term=self.term,
             nonce=uuid.uuid4().hex,
-            **ending(decision),
+            **decision_fields(decision),
         )
         return State(state)

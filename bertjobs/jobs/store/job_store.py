@@ -1,23 +1,24 @@
-"""Jobs in Redis: what people and programs ask of the queue. Every change is one Lua script (`lua/`).
+"""Jobs in Redis, as users and programs see them. Every change is one Lua script (`lua/`).
 
 Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all payloads are JSON):
 
-    bj:seq                    counter; a job's place in time
-    bj:ids                    sorted set, all scores 0: ids in their own order, to find one by prefix
+    bj:seq                    counter; the order of submission
+    bj:ids                    sorted set, all scores 0: ids in lexical order, to find one by its prefix
     bj:all                    sorted set of all jobs by seq
     bj:state:<STATE>          sorted set of the jobs in a state by seq
     bj:queue                  sorted set of QUEUED jobs; score = seq - priority * 10^12, smallest first
-    bj:delay                  sorted set of RETRYING jobs by the time they go back into the queue
-    bj:leases                 sorted set of active jobs by the time their lease runs out
-    bj:live                   set of "<id> <n>": attempts whose Ray Job is not known to be gone; the ledger
-    bj:version, bj:changed    counter, and sorted set of the jobs touched, by its value at that time: what the
-                              dispatcher has not read yet
+    bj:delay                  sorted set of RETRYING jobs by the time at which they go back into the queue
+    bj:leases                 sorted set of active jobs by the time at which their lease expires
+    bj:live                   set of "<id> <n>": attempts whose Ray Job is not known to be gone
+    bj:version, bj:changed    counter of changes, and sorted set of the changed jobs by its value at that
+    time:
+                              what the dispatcher has not read yet
     bj:reasons                hash group -> [word, sentence]: why the QUEUED jobs of the group wait
     bj:limits                 hash user -> GPUs that the user's jobs may hold together
-    bj:drain                  hash by, at: while it is there nothing starts
+    bj:drain                  hash by, at: while it exists nothing starts
     bj:expiry                 sorted set of ended jobs by the time from which they may be forgotten
     bj:idempotency            hash key -> job id
-    bj:leader, bj:term        the leading dispatcher (expires), and how often leadership changed: the fence
+    bj:leader, bj:term        the leading dispatcher (expires), and a counter of leaders: the fencing token
     bj:wake                   list of at most one entry; pushed when the dispatcher should look
     bj:job:<id>               hash: the job
     bj:job:<id>:a<n>          hash: its n-th attempt, with the token, the grant and the driver's command
@@ -25,8 +26,8 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
     bj:job:<id>:events        stream (about 1,000 kept): state, reason, message, attempt
     bj:job:<id>:metrics       stream (about 20,000 kept): values = one JSON object
 
-Works from Redis 6.2 on one server (scripts reach keys that are not declared, so not on Redis Cluster). The
-driver's side is `session.py` over `lease_store.py`, the dispatcher's is `dispatch_store.py`.
+Works from Redis 6.2 on one server; not on Redis Cluster, because scripts use keys that are not declared. The
+driver's part is `lease_store.py` (below `driver/session.py`), the dispatcher's is `dispatch_store.py`.
 """
 
 import json
@@ -44,7 +45,7 @@ MAX_PRIORITY = 1000
 
 
 class JobStore:
-    """The queue as its users see it."""
+    """The queue as users see it."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
@@ -67,10 +68,11 @@ class JobStore:
         hold: bool = False,
         keep_s: float | None = None,
     ) -> tuple[Job, bool]:
-        """Store a job and queue it. Returns the job and whether it is new: a known key finds its first job.
+        """Store a job and queue it. Returns the job and whether it is new: a known key returns its first job.
 
-        `uses` are jobs whose artefacts it reads: they are kept as long as it is. Without `keep_s` it is kept
+        `uses` are jobs whose artefacts it reads; they are kept as long as it is. Without `keep_s` it is kept
         until someone cleans up.
+
         Raises: QueueError: Redis is down, or `after` or `uses` names an unknown job.
         """
         assert abs(priority) <= MAX_PRIORITY, f"priority {priority} is checked by the caller"
@@ -104,7 +106,7 @@ class JobStore:
                 )
                 return job_of(document), bool(created)
             except IdTaken:
-                continue  # two jobs of one second drew the same three letters
+                continue  # two jobs of the same second drew the same three letters
 
     def find(self, prefix: str) -> str:
         """Return the full id that begins with `prefix`.
@@ -115,7 +117,7 @@ class JobStore:
         return str(found)
 
     def get(self, job: str) -> Job:
-        """Read one job by its id or a beginning of it that is its alone. Raises: QueueError."""
+        """Read one job by its id or an unambiguous prefix of it. Raises: QueueError."""
         (document,) = self.connection.run("get", prefix=job)
         return job_of(document)
 
@@ -147,31 +149,27 @@ class JobStore:
         return self.get(job_id)
 
     def retry(self, job: str) -> Job:
-        """Queue an ended job again, to go on from its last checkpoint; a RETRYING one goes now.
+        """Queue an ended job again, to resume from its last checkpoint; queue a RETRYING one without delay.
 
         Raises: QueueError: it has succeeded, or has not ended.
         """
         remedy = (
-            "Only a job that failed, was cancelled or timed out can be retried; submit it again otherwise."
+            "Only a job that failed, was cancelled or timed out can be retried; otherwise submit it again."
         )
-        return self._ask("reopen", job, remedy, nonce=uuid.uuid4().hex)
+        return self._change("reopen", job, remedy, nonce=uuid.uuid4().hex)
 
     def hold(self, job: str, *, by: str = "") -> Job:
-        """Keep a waiting job out of the queue. Raises: QueueError: it no longer waits."""
-        message = f"Held by {by}; `bertjobs release` lets it go." if by else "Held."
-        return self._ask(
+        """Take a waiting job out of the queue. Raises: QueueError: it no longer waits."""
+        message = f"Held by {by}; `bertjobs release` puts it back." if by else "Held."
+        return self._change(
             "hold", job, "Only a waiting job can be held; `bertjobs cancel` ends it.", message=message
         )
 
     def release(self, job: str) -> Job:
-        """Put a held job back into its place in the queue. Raises: QueueError: it is not held."""
-        return self._ask("release", job, "Only a held job can be released.")
+        """Put a held job back into its old place in the queue. Raises: QueueError: it is not held."""
+        return self._change("release", job, "Only a held job can be released.")
 
-    def request_checkpoint(self, job: str) -> Job:
-        """Ask the driver to write a checkpoint at its next step. Raises: QueueError: nothing runs."""
-        return self._ask("command", job, "Only a running job can write a checkpoint.", command="checkpoint")
-
-    def _ask(self, script: str, job: str, remedy: str, **arg: Any) -> Job:
+    def _change(self, script: str, job: str, remedy: str, **arg: Any) -> Job:
         job_id = self.find(job)
         try:
             self.connection.run(script, id=job_id, **arg)
@@ -192,7 +190,7 @@ class JobStore:
         return [json.loads(fields["values"]) for _, fields in entries]
 
     def dispatcher(self) -> str | None:
-        """Return who leads the queue just now (host and pid), or nothing while no dispatcher runs."""
+        """Return the leading dispatcher (host, pid and start), or None while none runs."""
         with self.connection.errors():
             leader: Any = self.connection.client.get("bj:leader")
         return None if leader is None else str(leader)
@@ -212,6 +210,7 @@ class JobStore:
 def connect(settings: Settings) -> JobStore:
     """Open the configured Redis.
 
-    Raises: ConfigError: no or a wrong address; QueueError: it is down, the password is wrong or not enough.
+    Raises: ConfigError: no address, or a wrong one. QueueError: Redis is down, or refuses the password or the
+    commands.
     """
     return JobStore(open_connection(settings))

@@ -1,4 +1,5 @@
-"""What the holder of a job's lease may write: each call carries the token, refused once it is outdated."""
+"""What the driver of an attempt writes to Redis. Each call carries the attempt's token and is refused once
+the token is outdated."""
 
 import json
 import uuid
@@ -6,12 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from bertjobs.jobs.job import State
-from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.store.connection import Connection
 
 
 class LeaseStore:
-    """Redis under one attempt's token. Not for several threads at once; `JobSession` locks."""
+    """Redis under one attempt's token. Not thread-safe; `JobSession` locks."""
 
     def __init__(
         self, connection: Connection, *, job_id: str, attempt: int, token: int, lease_s: float
@@ -29,7 +30,7 @@ class LeaseStore:
         progress: Mapping[str, Any] | None = None,
         nodes: list[str] | None = None,
     ) -> str:
-        """Renew the lease, with news where there are any. Returns the command for the driver, or ''.
+        """Renew the lease, with news if there are any. Returns the command for the driver, or ''.
 
         Raises: LeaseLost: the token is outdated; RedisDown.
         """
@@ -45,27 +46,28 @@ class LeaseStore:
         return str(command)
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
-        """Append one line to the series. Raises: LeaseLost, RedisDown."""
+        """Append one line to the metrics. Raises: LeaseLost, RedisDown."""
         self._num_lines += 1
         self.connection.run(
             "metrics", **self._lease, writer=self._writer, line=self._num_lines, values=json.dumps(values)
         )
 
     def publish_checkpoint(self, name: str, *, step: int) -> None:
-        """Make this checkpoint the one to go on from. Raises: LeaseLost, RedisDown."""
+        """Make this checkpoint the one to resume from. Raises: LeaseLost, RedisDown."""
         self.connection.run("checkpoint", **self._lease, name=name, step=step)
 
     def end(
-        self, decision: Decision, *, nonce: str, metrics: Mapping[str, Any], artifacts: Mapping[str, Any]
+        self, decision: RetryDecision, *, nonce: str, metrics: Mapping[str, Any], artifacts: Mapping[str, Any]
     ) -> State:
-        """End the attempt as decided; a repeated nonce is the same call. Returns the job's state after it.
+        """End the attempt as decided; a call with the same nonce has no further effect. Returns the job's new
+        state.
 
         Raises: LeaseLost, RedisDown.
         """
         (state,) = self.connection.run(
             "end_attempt",
             **self._lease,
-            **ending(decision),
+            **decision_fields(decision),
             nonce=nonce,
             metrics=json.dumps(metrics) if metrics else None,
             artifacts=json.dumps(artifacts) if artifacts else None,
@@ -73,8 +75,8 @@ class LeaseStore:
         return State(state)
 
 
-def ending(decision: Decision) -> dict[str, Any]:
-    """Return a decision in the words of `end_attempt.lua`."""
+def decision_fields(decision: RetryDecision) -> dict[str, Any]:
+    """Return a decision as arguments of `end_attempt.lua`."""
     return {
         "target": str(decision.state),
         "reason": decision.reason,

@@ -1,7 +1,7 @@
-"""What Redis returns, as jobs and attempts. The one place that knows how the hashes' fields are called.
+"""The replies of the Lua scripts, parsed into jobs, attempts and what the dispatcher decides on.
 
-What the dispatcher's scripts return, as what it decides on. The one place that knows the order of the
-columns, which `waiting_row` and `live_row` in common.lua fix.
+The only module that knows the names of the fields in Redis' hashes and the order of the columns, which
+`waiting_row` and `live_row` in common.lua define. Records of earlier versions must stay readable.
 """
 
 import json
@@ -12,8 +12,8 @@ from functools import lru_cache
 from typing import Any
 
 from bertjobs.jobs.job import Attempt, Event, Job, JobSummary, State, grant_of, moment_of
-from bertjobs.jobs.scheduling.free_nodes import NOTHING, Share
-from bertjobs.jobs.scheduling.types import Live, Rules, Waiting
+from bertjobs.jobs.scheduling.free_resources import NO_SHARE, NodeShare, Placement
+from bertjobs.jobs.scheduling.types import LiveAttempt, Quotas, WaitingJob
 
 SUMMARY_COLUMNS = (
     "kind",
@@ -31,16 +31,16 @@ SUMMARY_COLUMNS = (
     "started_at",
     "ended_at",
 )
-"""Fields of the job's hash that a list reads; the row also brings the place in the queue and the id."""
+"""Fields of a job's hash that a list reads; a row also has the place in the queue and the id."""
 
 
 def pairs(flat: Sequence[str]) -> dict[str, str]:
-    """Make a mapping of HGETALL's answer inside a script: name, value, name, value."""
+    """Make a mapping of a flat reply (name, value, name, value), which HGETALL returns inside a script."""
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def summary_of(row: Sequence[Any]) -> JobSummary:
-    """Read one row of `list.lua`; a field that is not set is `false`."""
+    """Parse a row of `list.lua`; a field that is not set is `false`."""
     *values, place, job_id = row
     fields = {
         column: value for column, value in zip(SUMMARY_COLUMNS, values, strict=True) if value is not False
@@ -49,7 +49,7 @@ def summary_of(row: Sequence[Any]) -> JobSummary:
 
 
 def job_of(document: str) -> Job:
-    """Read what `read` in common.lua writes: the job, its rank (-1 outside the queue), its attempts."""
+    """Parse the document of `read` in common.lua: the job, its rank (-1 outside the queue), its attempts."""
     flat, rank, attempts = json.loads(document)
     fields = pairs(flat)
     return Job(
@@ -73,7 +73,7 @@ def job_of(document: str) -> Job:
 
 
 def attempt_of(fields: Mapping[str, str]) -> Attempt:
-    """Read an attempt's hash."""
+    """Parse an attempt's hash."""
     return Attempt(
         number=int(fields["number"]),
         token=int(fields["token"]),
@@ -93,7 +93,7 @@ def attempt_of(fields: Mapping[str, str]) -> Attempt:
 
 
 def event_of(entry_id: str, fields: Mapping[str, str]) -> Event:
-    """Read an entry of a job's stream of events; its id begins with Redis' milliseconds."""
+    """Parse an entry of a job's event stream; its id begins with Redis' milliseconds."""
     return Event(
         at=_moment(entry_id.partition("-")[0]),
         state=State(fields["state"]),
@@ -131,7 +131,7 @@ def _moment(ms: str) -> datetime:
 
 
 def _text(fields: Mapping[str, str], name: str) -> str:
-    return fields.get(name, "")  # a field that Redis does not have is an empty text
+    return fields.get(name, "")  # a field that is not set is an empty text
 
 
 def _object(fields: Mapping[str, str], name: str) -> dict[str, Any]:
@@ -143,12 +143,12 @@ def _optional(fields: Mapping[str, str], name: str, read: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Queued:
-    """A job in the queue, and what is written at it now."""
+class QueuedJob:
+    """A job in the queue, with the reason that it shows."""
 
-    waiting: Waiting
+    waiting: WaitingJob
     order: float
-    """Smallest goes first."""
+    """The job with the smallest goes first."""
     queued_at_ms: int
     group: str
     """The group whose reason it shows; empty for its own."""
@@ -160,21 +160,21 @@ class Changes:
 
     now_ms: int
     version: int
-    queued: Mapping[str, Queued | None]
-    """Job id -> the job, or None where it is in the queue no more."""
-    live: Mapping[str, Live | None]
+    queued: Mapping[str, QueuedJob | None]
+    """Job id -> the job, or None where it has left the queue."""
+    live: Mapping[str, LiveAttempt | None]
     """Job id -> its live attempt, or None where it has none."""
     overdue: frozenset[str]
-    """All jobs whose lease has run out, changed or not."""
+    """All jobs whose lease has expired, changed or not."""
     is_complete: bool
-    """Whether there are no more changes than these."""
+    """Whether these are all changes."""
     counts: Mapping[State, int]
-    rules: Rules
+    quotas: Quotas
 
 
-def changes_of(answer: Sequence[Any], *, limit: int) -> Changes:
-    """Read the answer of `changes.lua`."""
-    now_ms, version, document, overdue, counts, limits, drained_by = answer
+def changes_of(reply: Sequence[Any], *, limit: int) -> Changes:
+    """Parse the reply of `changes.lua`."""
+    now_ms, version, document, overdue, counts, limits, drained_by = reply
     rows = json.loads(document)
     return Changes(
         now_ms=int(now_ms),
@@ -184,20 +184,20 @@ def changes_of(answer: Sequence[Any], *, limit: int) -> Changes:
         overdue=frozenset(overdue),
         is_complete=len(rows) < limit,
         counts={State(name): count for name, count in json.loads(counts).items()},
-        rules=Rules(
+        quotas=Quotas(
             max_gpus={user: float(gpus) for user, gpus in pairs(limits).items()},
             drained_by=drained_by or None,
         ),
     )
 
 
-def queued_of(row: Sequence[Any]) -> Queued:
-    """Read one row of `waiting_row`; a field that is not set is `false`."""
+def queued_of(row: Sequence[Any]) -> QueuedJob:
+    """Parse a row of `waiting_row`; a field that is not set is `false`."""
     job_id, order, resources, limit_s, used_ms, group, user, queued_at, *dependency = row
     waits_for, ended_as, is_alive = dependency
     left_s = float(limit_s) - int(used_ms) / 1000 if limit_s else None
-    return Queued(
-        waiting=Waiting(
+    return QueuedJob(
+        waiting=WaitingJob(
             job_id=job_id,
             resources=_resources(resources),
             time_limit_s=left_s,
@@ -214,24 +214,24 @@ def queued_of(row: Sequence[Any]) -> Queued:
 
 @lru_cache(maxsize=1000)
 def _resources(text: str) -> Mapping[str, Any]:
-    """Read what a job asks for: once for the thousands that ask alike."""
+    """Parse a resource request, once for the thousands of jobs with the same text. Admission relies on it."""
     found: dict[str, Any] = json.loads(text)
     return found
 
 
-def live_of(row: Sequence[Any], *, now_ms: int) -> Live:
-    """Read one row of `live_row`."""
+def live_of(row: Sequence[Any], *, now_ms: int) -> LiveAttempt:
+    """Parse a row of `live_row`."""
     job_id, number, job, attempt = row
     state, storage, kind, name, user, limit_s, used_ms, max_retries, num_charged, num_faults, queued_at = job
     token, submission_id, grant, plan, nodes, outcome, failure = attempt[:7]
-    submitted_at, claimed_at, alive_at, heartbeat_at, told_at, drained_at, ended_at = attempt[7:]
+    submitted_at, claimed_at, progress_at, heartbeat_at, cancel_at, drained_at, ended_at = attempt[7:]
 
     def ago_s(moment: Any) -> float | None:
         return (now_ms - int(moment)) / 1000 if moment else None
 
-    claimed_ago_s, alive_ago_s = ago_s(claimed_at), ago_s(alive_at)
-    assert claimed_ago_s is not None and alive_ago_s is not None
-    return Live(
+    claimed_ago_s, progress_ago_s = ago_s(claimed_at), ago_s(progress_at)
+    assert claimed_ago_s is not None and progress_ago_s is not None
+    return LiveAttempt(
         job_id=job_id,
         number=int(number),
         token=int(token),
@@ -243,9 +243,9 @@ def live_of(row: Sequence[Any], *, now_ms: int) -> Live:
         user=user,
         is_submitted=bool(submitted_at),
         claimed_ago_s=claimed_ago_s,
-        alive_ago_s=alive_ago_s,
-        heard_ago_s=ago_s(heartbeat_at),
-        told_ago_s=ago_s(told_at),
+        progress_ago_s=progress_ago_s,
+        heartbeat_ago_s=ago_s(heartbeat_at),
+        cancel_ago_s=ago_s(cancel_at),
         drained_ago_s=ago_s(drained_at),
         ended_ago_s=ago_s(ended_at),
         waited_s=(int(claimed_at) - int(queued_at)) / 1000,
@@ -255,21 +255,21 @@ def live_of(row: Sequence[Any], *, now_ms: int) -> Live:
         num_faults=int(num_faults),
         outcome=outcome or "",
         failure=failure or "",
-        plan=_held(grant, plan, nodes or ""),
+        placement=_placement(grant, plan, nodes or ""),
     )
 
 
 @lru_cache(maxsize=20_000)
-def _held(grant_text: str, plan_text: str, nodes_text: str) -> Mapping[str, Share]:
-    """Return where the attempt's resources are: where its workers run, else where they were planned.
+def _placement(grant_text: str, plan_text: str, nodes_text: str) -> Placement:
+    """Return where the attempt's resources are: where its workers run, or else where they were planned.
 
-    Ray Train places the gang by itself; until the driver has reported the nodes, the plan is the best guess.
+    Ray Train places the gang itself; until the driver has reported the nodes, the plan is the best guess.
     """
     plan = {node: (share[0], share[1]) for node, share in json.loads(plan_text).items()}
     grant = grant_of(grant_text)
-    actual: dict[str, Share] = {}
+    actual: dict[str, NodeShare] = {}
     for node in json.loads(nodes_text) if nodes_text else ():
-        cpus, gpus = actual.get(node, NOTHING)
+        cpus, gpus = actual.get(node, NO_SHARE)
         actual[node] = (cpus + grant.cpus_per_worker, gpus + grant.gpus_per_worker)
     if not actual:
         return plan

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["ok", "warning", "broken", "unknown"]
+CheckStatus = Literal["ok", "warning", "broken", "unknown"]
 """`broken`: work would be lost or could not be done. `unknown`: it could not be looked at."""
 
 
@@ -12,7 +12,7 @@ class Check:
     """A line of the doctor's page."""
 
     name: str
-    verdict: Verdict
+    verdict: CheckStatus
     found: str
     remedy: str = ""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bertjobs.errors import BertjobsError
-from bertjobs.jobs.ray.api import RayCluster, ray_token
+from bertjobs.jobs.ray.api import RayApi, ray_token
 from bertjobs.jobs.ray.code_package import code_to_send
 from bertjobs.jobs.store.connection import open_connection
 from bertjobs.settings import Settings
@@ -56,7 +56,7 @@ def _ray_and_nodes(settings: Settings, *, token: str | None, on_nodes: bool) -> 
     if settings.ray_address is None:
         yield broken("ray", "there is no address", "Set BERTJOBS_RAY_ADDRESS, or run `bertjobs cluster up`.")
         return
-    ray = RayCluster(settings.ray_address, token=token, code=code_to_send(settings))
+    ray = RayApi(settings.ray_address, token=token, code=code_to_send(settings))
     checks = list(check_ray(settings.ray_address, ray, token=token))
     yield from checks
     if settings.redis_url is None or any(check.verdict == "broken" for check in checks):

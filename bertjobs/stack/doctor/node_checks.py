@@ -10,7 +10,7 @@ from typing import Any
 from bertjobs import __version__
 from bertjobs.errors import BertjobsError, StorageError
 from bertjobs.jobs.dispatcher.loop import driver_environment
-from bertjobs.jobs.ray.api import Ray
+from bertjobs.jobs.ray.api import RayApi
 from bertjobs.jobs.scheduling.sizing import count_of
 from bertjobs.runs.node_probe import MARK
 from bertjobs.settings import Settings
@@ -31,7 +31,7 @@ def check_storage_here(storage: str) -> Check:
     return ok("storage", f"{storage} can be written from here")
 
 
-def check_nodes(settings: Settings, ray: Ray) -> Iterator[Check]:
+def check_nodes(settings: Settings, ray: RayApi) -> Iterator[Check]:
     """Have every node look, and judge what they say."""
     try:
         said = ask_nodes(settings, ray)
@@ -80,7 +80,7 @@ def _of_node(answer: dict[str, Any]) -> Iterator[Check]:
         yield warning("nodes", found, remedy)
 
 
-def ask_nodes(settings: Settings, ray: Ray) -> str:
+def ask_nodes(settings: Settings, ray: RayApi) -> str:
     """Run the probe as a Ray Job. Returns its log. Raises: RayUnreachable, RayRefused."""
     job = f"bj-doctor-{uuid.uuid4().hex[:8]}"
     ray.start(

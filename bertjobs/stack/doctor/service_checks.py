@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from bertjobs.errors import BertjobsError
 from bertjobs.jobs.dispatcher.loop import LEADER_LEASE_S
-from bertjobs.jobs.ray.api import RayCluster
+from bertjobs.jobs.ray.api import RayApi
 from bertjobs.jobs.scheduling.sizing import count_of
 from bertjobs.jobs.scheduling.types import Cluster
 from bertjobs.jobs.store.connection import Connection
@@ -148,7 +148,7 @@ RAY_SERIES = "2.60"
 """The one that pyproject.toml admits, for places where Ray is not installed; a test compares them."""
 
 
-def check_ray(address: str, ray: RayCluster, *, token: str | None) -> Iterator[Check]:
+def check_ray(address: str, ray: RayApi, *, token: str | None) -> Iterator[Check]:
     """Look at a Ray; stops at the first thing without which the rest cannot be asked."""
     try:
         version, cluster = ray.version(), ray.cluster()

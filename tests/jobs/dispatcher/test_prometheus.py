@@ -11,10 +11,10 @@ from prometheus_client.parser import text_string_to_metric_families
 import bertjobs
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.dispatcher import metrics as metric_names
-from bertjobs.jobs.dispatcher.attempt_policy import Limits
+from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
 from bertjobs.jobs.dispatcher.loop import Dispatcher
 from bertjobs.jobs.dispatcher.prometheus import MetricsServer, QueueMetrics
-from bertjobs.jobs.quotas import SharingStore
+from bertjobs.jobs.quotas import QuotaStore
 from bertjobs.jobs.retry import Failure, decide
 from bertjobs.jobs.scheduling.types import Node
 from bertjobs.jobs.store.dispatch_store import DispatchStore
@@ -29,8 +29,9 @@ def metrics(world):
     world.dispatcher = Dispatcher(
         DispatchStore(world.connection, owner="observed", lease_s=3600),
         world.ray,
+        world.ray,
         env={},
-        limits=Limits(lease_s=15),
+        timeouts=Timeouts(lease_s=15),
         clock=lambda: world.now_s,
         observer=metrics,
     )
@@ -78,7 +79,7 @@ def test_the_queue_is_told_by_state_and_reason_with_what_is_granted(world, submi
     assert found["bertjobs_waiting_seconds_count",] == 1
     assert found["bertjobs_pass_seconds_count",] == 2
     assert found["bertjobs_silence_seconds", "ada", "finetune", job_id] == 0
-    SharingStore(world.connection).drain(by="ada")
+    QuotaStore(world.connection).drain(by="ada")
     world.passes(7)
     assert scrape()["bertjobs_last_pass_age_seconds",] == 7
     world.turn()
@@ -106,7 +107,7 @@ def test_an_attempt_is_counted_once_with_its_failure_and_silence_while_it_lasts(
 def test_a_standby_says_only_that_it_does_not_lead(world, submit, scrape):
     submit()
     world.connection.client.set("bj:leader", "other", px=60_000)
-    assert not world.dispatcher.turn()
+    assert not world.dispatcher.run_pass()
     found = scrape()
     assert found["bertjobs_leader",] == 0
     assert not [key for key in found if key[0] == "bertjobs_jobs"]

@@ -7,13 +7,13 @@ import pytest
 from bertjobs.errors import LeaseLost
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import State
-from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.scheduling.types import Node
 from bertjobs.jobs.store.connection import NotLeader, WrongState
 
 pytestmark = pytest.mark.redis
 
-DONE = Decision(state=State.SUCCEEDED, reason="", message="")
+DONE = RetryDecision(state=State.SUCCEEDED, reason="", message="")
 
 
 def running(world, submit, **given):
@@ -162,14 +162,14 @@ def test_a_silent_driver_is_stopped_and_only_then_replaced(world, submit):
 
 def test_no_second_attempt_starts_while_the_first_is_not_known_to_be_gone(world, submit):
     job_id = running(world, submit)
-    failed = Decision(state=State.FAILED, reason="DataError", message="broken")
+    failed = RetryDecision(state=State.FAILED, reason="DataError", message="broken")
     world.driver(job_id).end(failed, nonce="n", metrics={}, artifacts={})
     world.store.retry(job_id)
     world.turn(2)
     job = world.store.get(job_id)
     assert (job.state, job.reason, job.num_attempts) == (State.QUEUED, "LastAttemptAlive", 1)
     with pytest.raises(WrongState, match="still running its last attempt"):
-        world.dispatcher._store.claim(job_id, grant=job.attempt.grant, plan={})
+        world.dispatcher._store.claim(job_id, grant=job.attempt.grant, placement={})
     world.ray.ends(f"bj-{job_id}-a1", "FAILED", exit_code=1)
     world.turn()
     assert world.store.get(job_id).num_attempts == 2
@@ -178,7 +178,7 @@ def test_no_second_attempt_starts_while_the_first_is_not_known_to_be_gone(world,
 def test_silence_while_redis_was_away_is_not_the_drivers(world, submit):
     job_id = running(world, submit)
     world.passes(100)
-    world.dispatcher.lost_sight()
+    world.dispatcher.reset()
     world.turn()
     assert world.ray.stops == []
     world.passes(16)
@@ -200,14 +200,14 @@ def test_a_new_dispatcher_adopts_what_runs(world, submit):
 def test_of_two_dispatchers_one_waits_and_the_old_one_is_fenced_off(world, submit):
     world.turn()
     second = world.new_dispatcher(owner="other:2")
-    assert not second.turn()
+    assert not second.run_pass()
     assert world.store.dispatcher() == "host:0.0"
     world.connection.client.delete("bj:leader")  # the first one slept through its lease
-    assert second.turn()
+    assert second.run_pass()
     submit()
     with pytest.raises(NotLeader):
         world.dispatcher._store.promote()
-    assert not world.dispatcher.turn()
+    assert not world.dispatcher.run_pass()
 
 
 def test_cancelling_tells_the_driver_and_stops_it_when_it_does_not_leave(world, submit):
@@ -253,7 +253,7 @@ def test_a_job_over_its_time_limit_is_told_to_stop_and_times_out(world, submit):
     world.turn()
     assert world.store.get(job_id).state is State.CANCELLING
     assert world.driver(job_id).report() == "cancel"
-    stopped = Decision(state=State.CANCELLED, reason="Cancelled", message="stopped")
+    stopped = RetryDecision(state=State.CANCELLED, reason="Cancelled", message="stopped")
     world.driver(job_id).end(stopped, nonce="n", metrics={}, artifacts={})
     job = world.store.get(job_id)
     assert (job.state, job.reason) == (State.TIMED_OUT, "TimeLimit")
@@ -302,7 +302,7 @@ def test_a_job_waits_for_what_it_follows_and_fails_with_it(world, submit):
     world.turn()
     assert world.store.get(second).reason == "WaitingForDependency"
     world.driver(first).end(
-        Decision(state=State.FAILED, reason="DataError", message="broken"),
+        RetryDecision(state=State.FAILED, reason="DataError", message="broken"),
         nonce="n",
         metrics={},
         artifacts={},
@@ -310,7 +310,7 @@ def test_a_job_waits_for_what_it_follows_and_fails_with_it(world, submit):
     world.turn(2)
     ended = [world.store.get(job_id) for job_id in (second, third)]
     assert [(job.state, job.reason) for job in ended] == [(State.FAILED, "DependencyFailed")] * 2
-    assert ended[0].message == f"{first}, which it was to follow, ended as FAILED."
+    assert ended[0].message == f"{first}, which must succeed first, ended as FAILED."
 
 
 def test_two_gangs_that_each_need_the_whole_cluster_run_one_after_the_other(world, submit):
@@ -356,4 +356,4 @@ def test_the_nodes_a_driver_reports_replace_the_plan_in_the_ledger(world, submit
     world.turn()
     world.driver(job_id).report(nodes=["n2"] * 4)
     _, (live,) = world.dispatcher._store.live()
-    assert list(live.plan) == ["n2"] and live.plan["n2"][1] == 4
+    assert list(live.placement) == ["n2"] and live.placement["n2"][1] == 4

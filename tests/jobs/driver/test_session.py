@@ -9,7 +9,7 @@ import time
 import pytest
 
 from bertjobs.errors import Cancelled, DataError, LeaseLost
-from bertjobs.jobs.driver.heartbeat import LEAVE_S, beat
+from bertjobs.jobs.driver.heartbeat import EXIT_TIMEOUT_S, beat
 from bertjobs.jobs.driver.session import JobSession
 from bertjobs.jobs.job import State
 from bertjobs.jobs.store.connection import RedisDown
@@ -112,15 +112,6 @@ def test_a_driver_stopped_by_nobody_we_know_goes_on_later(world, session):
     assert "DriverStopped" in world.store.get(session.job.id).message
 
 
-def test_a_checkpoint_is_asked_for_once(world, session):
-    session.progress({"step": 1})
-    world.store.request_checkpoint(session.job.id)
-    session._progress.sent_at = float("-inf")
-    session.progress({"step": 2})
-    assert session.command() == "checkpoint"
-    assert session.command() is None
-
-
 def test_a_lost_lease_stays_lost(world, session):
     world.connection.client.hset(f"bj:job:{session.job.id}:a1", "ended_at", 1)
     with pytest.raises(LeaseLost):
@@ -141,7 +132,7 @@ def test_progress_while_redis_is_down_is_dropped_and_training_goes_on(session, m
     session.set_phase("training")
     assert caplog.text.count("Redis is away.") == 2, "the metric was not even tried"
     monkeypatch.undo()
-    session._progress.sent_at = session._away_until = float("-inf")
+    session._progress.sent_at = session._offline_until = float("-inf")
     session.progress({"step": 2})
     assert session._has_stepped
 
@@ -184,7 +175,7 @@ class Driver:
     def run(self):
         beat(
             self.report,
-            tell=self.words.append,
+            notify=self.words.append,
             wait=self.wait,
             kill=self.signals.append,
             clock=lambda: self.now_s,
@@ -192,23 +183,23 @@ class Driver:
         return self.signals
 
 
-def test_the_heart_tells_a_cancelled_driver_once_and_keeps_its_lease():
+def test_the_heartbeat_stops_a_cancelled_driver_once_and_keeps_its_lease():
     driver = Driver(["", "cancel"])
     assert driver.run() == [signal.SIGTERM]
     assert (driver.words, driver.num_beats) == (["cancel"], 0)
 
 
-def test_the_heart_ends_a_driver_that_lost_its_lease_and_does_not_leave():
+def test_the_heartbeat_kills_a_driver_that_lost_its_lease_and_does_not_exit():
     driver = Driver(["", LeaseLost("gone")])
     assert driver.run() == [signal.SIGTERM, signal.SIGKILL]
-    assert (driver.words, driver.now_s) == (["lost"], 1 + LEAVE_S)
+    assert (driver.words, driver.now_s) == (["lost"], 1 + EXIT_TIMEOUT_S)
 
 
-def test_the_heart_outlasts_an_outage_and_leaves_quietly_after_the_end():
+def test_the_heartbeat_survives_an_outage_of_redis_and_exits_after_the_end():
     assert Driver([RedisDown("away"), "", "ended"]).run() == []
 
 
-def test_the_heart_beats_from_its_own_process_and_ends_with_the_block(world, session, monkeypatch):
+def test_the_heartbeat_is_a_process_of_its_own_that_ends_with_the_block(world, session, monkeypatch):
     monkeypatch.setenv("BERTJOBS_REDIS_URL", world.connection.where)
     monkeypatch.setenv("BERTJOBS_RAY_ADDRESS", "http://127.0.0.1:1")
     monkeypatch.setenv("BERTJOBS_LEASE_S", "0.5")

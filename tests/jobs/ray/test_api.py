@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import QueueError
-from bertjobs.jobs.dispatcher import supervisor as attendant_module
-from bertjobs.jobs.dispatcher.attempt_policy import Limits
+from bertjobs.jobs.dispatcher import supervisor as supervisor_module
+from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.dispatcher.loop import Dispatcher, driver_environment
 from bertjobs.jobs.job import State
-from bertjobs.jobs.ray.api import RayCluster, RayRefused, RayUnreachable, ray_token
+from bertjobs.jobs.ray.api import RayApi, RayRefused, RayUnreachable, ray_token
+from bertjobs.jobs.ray.poller import RayPoller
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 
 
@@ -63,7 +64,7 @@ INFO = json.dumps({"status": "RUNNING", "message": None, "driver_exit_code": Non
 def test_a_submission_that_ray_says_exists_is_adopted(dashboard):
     dashboard.answers["POST", "/api/jobs/"] = (500, "Traceback ...\nValueError: Job x already exists")
     dashboard.answers["GET", "/api/jobs/x"] = (200, INFO)
-    RayCluster(dashboard.address, token="secret").start("x", entrypoint="true", env={}, metadata={})
+    RayApi(dashboard.address, token="secret").start("x", entrypoint="true", env={}, metadata={})
     assert [seen[:2] for seen in dashboard.seen] == [("POST", "/api/jobs/"), ("GET", "/api/jobs/x")]
     assert {seen[2] for seen in dashboard.seen} == {"Bearer secret"}
 
@@ -72,13 +73,13 @@ def test_a_submission_that_failed_says_the_last_line_of_rays_traceback(dashboard
     dashboard.answers["POST", "/api/jobs/"] = (500, "Traceback ...\nNo available agent to submit job\n")
     dashboard.answers["GET", "/api/jobs/x"] = (404, "Job x does not exist")
     with pytest.raises(RayRefused, match="Ray refused: No available agent"):
-        RayCluster(dashboard.address, token=None).start("x", entrypoint="true", env={}, metadata={})
+        RayApi(dashboard.address, token=None).start("x", entrypoint="true", env={}, metadata={})
 
 
 def test_what_ray_does_not_know_is_nothing_and_stopping_it_is_no_error(dashboard):
     for method, path in (("GET", "/api/jobs/x"), ("POST", "/api/jobs/x/stop"), ("GET", "/api/jobs/x/logs")):
         dashboard.answers[method, path] = (404, "Job x does not exist")
-    ray = RayCluster(dashboard.address, token=None)
+    ray = RayApi(dashboard.address, token=None)
     ray.stop("x")
     assert ray.job("x") is None and ray.log("x") == ""
 
@@ -89,15 +90,15 @@ def test_what_ray_does_not_know_is_nothing_and_stopping_it_is_no_error(dashboard
 def test_a_refused_token_and_a_proxy_without_ray_are_an_unreachable_ray(dashboard, code, words):
     dashboard.answers["GET", "/api/jobs/x"] = (code, "no")
     with pytest.raises(RayUnreachable, match=words):
-        RayCluster(dashboard.address, token=None).job("x")
+        RayApi(dashboard.address, token=None).job("x")
 
 
 def test_nothing_behind_the_address_and_no_json_are_an_unreachable_ray(dashboard):
     with pytest.raises(RayUnreachable, match="BERTJOBS_RAY_ADDRESS"):
-        RayCluster("http://127.0.0.1:1", token=None).job("x")
+        RayApi("http://127.0.0.1:1", token=None).job("x")
     dashboard.answers["GET", "/api/jobs/x"] = (200, "<html>")
     with pytest.raises(RayUnreachable):
-        RayCluster(dashboard.address, token=None).job("x")
+        RayApi(dashboard.address, token=None).job("x")
 
 
 def test_the_token_is_found_where_ray_looks_for_it(tmp_path, monkeypatch):
@@ -140,7 +141,7 @@ def ray_address(tmp_path_factory):
     with open(folder / "ray.log", "wb") as log:  # noqa: PTH123
         head = subprocess.Popen(command, env=env, start_new_session=True, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{ports[1]}"
-    ray = RayCluster(address, token=token.read_text())
+    ray = RayApi(address, token=token.read_text())
     try:
         wait_for(lambda: not_raising(lambda: ray.cluster().nodes), seconds=120)
         yield ray, address, env
@@ -203,16 +204,20 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
     (node,) = ray.cluster().nodes
     assert (node.cpus, node.gpus, node.used_gpus) == (2, 0, 0)
     with pytest.raises(RayUnreachable, match="refuses us"):
-        RayCluster(address, token="wrong").cluster()
+        RayApi(address, token="wrong").cluster()
     driver = tmp_path / "driver.py"
-    driver.write_text(DRIVER.format(root=str(Path(attendant_module.__file__).parents[2])))
-    monkeypatch.setattr(attendant_module, "DRIVER", str(driver))
+    driver.write_text(DRIVER.format(root=str(Path(supervisor_module.__file__).parents[2])))
+    monkeypatch.setattr(supervisor_module, "DRIVER", str(driver))
     settings = replace(settings, ray_address=address, lease_s=5)
     dispatch = DispatchStore(connection, owner="test", lease_s=60)
-    dispatcher = Dispatcher(dispatch, ray, env=driver_environment(settings), limits=Limits(lease_s=5))
+    poller = RayPoller(ray)
+    poller.start()
+    dispatcher = Dispatcher(
+        dispatch, ray, poller, env=driver_environment(settings), timeouts=Timeouts(lease_s=5)
+    )
 
     def reaches(condition):
-        wait_for(lambda: dispatcher.turn() and condition(), seconds=120)
+        wait_for(lambda: dispatcher.run_pass() and condition(), seconds=120)
 
     job_id = submit(storage=str(tmp_path))
     log = tmp_path / job_id / log_name(1)
@@ -232,6 +237,7 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
     reaches(lambda: store.get(second).state is State.CANCELLED)
     reaches(lambda: store.get(second).attempt.log_is_complete)
     assert connection.client.scard("bj:live") == 0
+    poller.close()
 
 
 def not_raising(call):

@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 
 from bertjobs.errors import ConfigError
-from bertjobs.jobs.ray.api import RayCluster, RayRefused
+from bertjobs.jobs.ray.api import RayApi, RayRefused
 from bertjobs.jobs.ray.code_package import CodePackage, code_to_send, package_of
 from bertjobs.settings import load_settings
 
@@ -54,7 +54,7 @@ def ray():
 
 
 def start(ray, code: CodePackage | None) -> None:
-    cluster = RayCluster(f"http://127.0.0.1:{ray.server_port}", token=None, code=code)
+    cluster = RayApi(f"http://127.0.0.1:{ray.server_port}", token=None, code=code)
     cluster.start("x", entrypoint="true", env={"A": "1"}, metadata={})
 
 

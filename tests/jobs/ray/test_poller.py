@@ -1,11 +1,11 @@
-"""Looking at Ray in the background."""
+"""Polling Ray in a background thread."""
 
 import threading
 
 import pytest
 
 from bertjobs.jobs.ray.api import RayJob, RayUnreachable
-from bertjobs.jobs.ray.poller import RayWatch
+from bertjobs.jobs.ray.poller import RayPoller
 from bertjobs.jobs.scheduling.types import Cluster, Node
 
 
@@ -31,9 +31,9 @@ class SlowRay:
 
 @pytest.fixture
 def watch(monkeypatch):
-    monkeypatch.setattr("bertjobs.jobs.ray.poller.LOOK_INTERVAL_S", 0.01)
+    monkeypatch.setattr("bertjobs.jobs.ray.poller.POLL_INTERVAL_S", 0.01)
     ray = SlowRay()
-    watch = RayWatch(ray)
+    watch = RayPoller(ray)
     yield watch, ray
     ray.may_answer.set()
     watch.close()

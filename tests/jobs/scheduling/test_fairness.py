@@ -6,8 +6,17 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bertjobs.jobs.scheduling.admission import Sizes, admit
-from bertjobs.jobs.scheduling.types import OPEN, Admit, Cluster, Holding, Node, Rules, Wait, Waiting
+from bertjobs.jobs.scheduling.admission import GangSizes, admit
+from bertjobs.jobs.scheduling.types import (
+    NO_QUOTAS,
+    Admit,
+    Allocation,
+    Cluster,
+    Node,
+    Quotas,
+    Wait,
+    WaitingJob,
+)
 
 EIGHT = Cluster(nodes=(Node(id="n", cpus=64, gpus=8),))
 FOUR_NODES = Cluster(nodes=tuple(Node(id=f"n{i}", cpus=32, gpus=4) for i in range(4)))
@@ -19,19 +28,19 @@ class Course:
 
     cluster: Cluster
     now_s: float = 0.0
-    queue: list[Waiting] = field(default_factory=list)
-    running: dict[str, tuple[Holding, float, float]] = field(default_factory=dict)
+    queue: list[WaitingJob] = field(default_factory=list)
+    running: dict[str, tuple[Allocation, float, float]] = field(default_factory=dict)
     """Job -> what it holds, when it ends, when its time limit is over."""
     took_s: dict[str, float] = field(default_factory=dict)
     started_s: dict[str, float] = field(default_factory=dict)
-    rules: Rules = OPEN
+    quotas: Quotas = NO_QUOTAS
 
     def __post_init__(self):
-        self.sizes = Sizes(self.cluster)
+        self.sizes = GangSizes(self.cluster)
 
     def submit(self, name, *, gpus, took_s, limit_s=None, workers=None, cpus=None, user="ada", first=False):
         resources = {"gpus": gpus, "workers": workers, "cpus_per_worker": cpus}
-        job = Waiting(
+        job = WaitingJob(
             job_id=name,
             resources=resources,
             time_limit_s=limit_s,
@@ -46,28 +55,28 @@ class Course:
     def turn(self):
         """Let end what is over, then start what may; nothing is ever granted twice."""
         self.running = {n: entry for n, entry in self.running.items() if entry[1] > self.now_s}
-        verdicts = admit(
+        decisions = admit(
             self.queue,
             cluster=self.cluster,
-            holdings=self.holdings(),
-            rules=self.rules,
+            allocations=self.allocations(),
+            quotas=self.quotas,
             sizes=self.sizes,
         )
         left = []
-        for job, verdict in zip(self.queue, verdicts, strict=True):
-            if isinstance(verdict, Admit):
-                self._start(job, verdict)
+        for job, decision in zip(self.queue, decisions, strict=True):
+            if isinstance(decision, Admit):
+                self._start(job, decision)
             else:
-                assert isinstance(verdict, Wait) and verdict.reason.word and verdict.reason.message
+                assert isinstance(decision, Wait) and decision.reason.word and decision.reason.message
                 left.append(job)
         self.queue = left
         self.check()
 
-    def holdings(self):
+    def allocations(self):
         return [
-            Holding(
+            Allocation(
                 job_id=h.job_id,
-                plan=h.plan,
+                placement=h.placement,
                 user=h.user,
                 ends_in_s=None if over_s == float("inf") else over_s - self.now_s,
             )
@@ -76,7 +85,7 @@ class Course:
 
     def check(self):
         for node in self.cluster.nodes:
-            shares = [h.plan[node.id] for h, _, _ in self.running.values() if node.id in h.plan]
+            shares = [h.placement[node.id] for h, _, _ in self.running.values() if node.id in h.placement]
             assert sum(gpus for _, gpus in shares) <= node.gpus
             assert sum(cpus for cpus, _ in shares) <= node.cpus + 1e-3
 
@@ -94,10 +103,12 @@ class Course:
             self.now_s = end
         raise AssertionError("it never ended")
 
-    def _start(self, job, verdict):
+    def _start(self, job, decision):
         limit = float("inf") if job.time_limit_s is None else job.time_limit_s
-        holding = Holding(job_id=job.job_id, plan=verdict.plan, ends_in_s=None, user=job.user)
-        self.running[job.job_id] = (holding, self.now_s + self.took_s[job.job_id], self.now_s + limit)
+        allocation = Allocation(
+            job_id=job.job_id, placement=decision.placement, ends_in_s=None, user=job.user
+        )
+        self.running[job.job_id] = (allocation, self.now_s + self.took_s[job.job_id], self.now_s + limit)
         self.started_s[job.job_id] = self.now_s
 
 
@@ -153,11 +164,11 @@ def test_a_stream_of_small_jobs_never_delays_a_large_one_beyond_its_bound(cluste
 def test_a_job_without_gpus_never_takes_cpus_that_the_first_in_line_needs_on_the_node_that_frees_first():
     """Neither of those who hold the GPUs has a limit: which node frees first, nobody knows."""
     nodes = tuple(Node(id=name, cpus=16, gpus=4) for name in ("n1", "n2"))
-    held = [Holding(job_id=f"x{i}", plan={f"n{i}": (1, 4)}, ends_in_s=None) for i in (1, 2)]
+    held = [Allocation(job_id=f"x{i}", placement={f"n{i}": (1, 4)}, ends_in_s=None) for i in (1, 2)]
     large = {"gpus": 4, "workers": 1, "cpus_per_worker": 12}
     small = {"gpus": 0, "workers": 1, "cpus_per_worker": 4}
     queue = [
-        Waiting(
+        WaitingJob(
             job_id=name,
             resources=resources,
             time_limit_s=None,
@@ -167,14 +178,14 @@ def test_a_job_without_gpus_never_takes_cpus_that_the_first_in_line_needs_on_the
         )
         for name, resources in (("large", large), ("small", small))
     ]
-    verdicts = admit(queue, cluster=Cluster(nodes=nodes), holdings=held)
-    assert [v.reason.word for v in verdicts] == ["InsufficientGpus", "BehindPriority"]
+    decisions = admit(queue, cluster=Cluster(nodes=nodes), allocations=held)
+    assert [v.reason.word for v in decisions] == ["InsufficientGpus", "BehindPriority"]
 
 
 def test_any_mix_of_jobs_and_limits_ends_and_is_never_over_granted():
     for seed in range(40):
         rng = random.Random(seed)
-        course = Course(FOUR_NODES, rules=Rules(max_gpus={"bob": 4.0}))
+        course = Course(FOUR_NODES, quotas=Quotas(max_gpus={"bob": 4.0}))
         for n in range(40):
             gpus = rng.choice([0, 0, 1, 2, 4, 8, 16])
             user = "bob" if gpus <= 4 and rng.random() < 0.5 else "ada"
@@ -189,7 +200,7 @@ def test_any_mix_of_jobs_and_limits_ends_and_is_never_over_granted():
                     gpus
                     for h, _, _ in course.running.values()
                     if h.user == "bob"
-                    for _, gpus in h.plan.values()
+                    for _, gpus in h.placement.values()
                 )
                 assert held <= 4
         course.finish()

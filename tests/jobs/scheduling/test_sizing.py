@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.scheduling.free_nodes import FreeNodes
+from bertjobs.jobs.scheduling.free_resources import FreeResources
 from bertjobs.jobs.scheduling.sizing import exceeds, fits, size_workers
 from bertjobs.jobs.scheduling.types import Cluster, Node
 
@@ -50,7 +50,6 @@ def test_gpus_that_cannot_be_shared_evenly_name_both_flags():
 @pytest.mark.parametrize(
     ("nodes", "resources", "sentence"),
     [
-        ([], asked(), "The cluster has no nodes"),
         ([(2, 0)], asked(gpus=8), "Needs 8 GPUs, the cluster has 0. Submit with --gpus 0 to train on CPUs"),
         ([(32, 4)], asked(gpus=8), "Needs 8 GPUs, the cluster has 4. Submit with --gpus 4 or fewer"),
         ([(2, 0)], asked(workers=2, cpus_per_worker=2), "Needs 4.5 CPUs (0.5 of them for reading data)"),
@@ -62,6 +61,16 @@ def test_what_an_empty_cluster_could_not_hold_says_what_to_do(nodes, resources, 
     view = cluster(*nodes)
     reason = exceeds(view, size_workers(view, resources))
     assert reason.word == "ExceedsCluster" and sentence in reason.message
+
+
+def test_a_cluster_without_nodes_is_still_starting_and_has_a_word_of_its_own():
+    view = cluster()
+    reason = exceeds(view, size_workers(view, asked(gpus=8)))
+    assert reason.word == "NoNodesYet"
+    assert reason.message == (
+        "Ray has no nodes yet: it is still starting, or none has joined. The job starts once one has; "
+        "`bertjobs cluster status` shows whether Ray is up."
+    )
 
 
 @given(
@@ -86,7 +95,7 @@ def test_on_any_cluster_of_cpus_the_default_size_fits_and_leaves_cpu_for_data(no
 )
 def test_a_plan_takes_the_whole_gang_and_never_more_than_is_free(free, workers, gpus, cpus, data):
     grant = Grant(workers=workers, gpus_per_worker=gpus, cpus_per_worker=cpus, data_cpus=data)
-    plan = FreeNodes(free).place(grant)
+    plan = FreeResources(free).place(grant)
     assert fits(grant, free) is (plan is not None)
     if plan is None:
         return
@@ -97,4 +106,4 @@ def test_a_plan_takes_the_whole_gang_and_never_more_than_is_free(free, workers, 
 
 def test_jobs_without_gpus_go_to_nodes_without_gpus_first():
     grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=0)
-    assert list(FreeNodes({"gpu": (64, 8), "plain": (4, 0)}).place(grant)) == ["plain"]
+    assert list(FreeResources({"gpu": (64, 8), "plain": (4, 0)}).place(grant)) == ["plain"]

@@ -15,9 +15,9 @@ from hypothesis.stateful import (
 )
 
 from bertjobs.errors import LeaseLost, QueueError
-from bertjobs.jobs.dispatcher.state_cache import Mirror
+from bertjobs.jobs.dispatcher.state_cache import StateCache
 from bertjobs.jobs.job import REOPENED_BY_RETRY, TRANSITIONS, Grant, State
-from bertjobs.jobs.retry import Decision
+from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.scheduling.types import Node
 from bertjobs.jobs.store.connection import WrongState
 from bertjobs.jobs.store.dispatch_store import DispatchStore
@@ -42,7 +42,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = JobStore(self.connection)
         self.dispatch = DispatchStore(self.connection, owner="model", lease_s=3600)
         assert self.dispatch.lead()
-        self.mirror = Mirror(self.dispatch)
+        self.cache = StateCache(self.dispatch)
         self.states, self.order, self.attempts, self.alive, self.stop_as = {}, {}, {}, set(), {}
 
     @rule(target=jobs, priority=st.integers(-3, 3), hold=st.booleans())
@@ -94,9 +94,9 @@ class StoreMachine(RuleBasedStateMachine):
         is_free = self.states[job] is State.QUEUED and (job, self.attempts[job]) not in self.alive
         if not is_free:
             with pytest.raises(WrongState):
-                self.dispatch.claim(job, grant=GRANT, plan={})
+                self.dispatch.claim(job, grant=GRANT, placement={})
             return
-        live = self.dispatch.claim(job, grant=GRANT, plan={})
+        live = self.dispatch.claim(job, grant=GRANT, placement={})
         number, token = live.number, live.token
         self.attempts[job] += 1
         assert number == token == self.attempts[job]
@@ -123,7 +123,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not number:
             return
         target = outcome
-        decision = Decision(state=outcome, reason="Word", message="Sentence.")
+        decision = RetryDecision(state=outcome, reason="Word", message="Sentence.")
         call = lambda: self.lease(job, number).end(decision, nonce=uuid.uuid4().hex, metrics={}, artifacts={})  # noqa: E731
         if not state.is_active:
             self.refused(call)
@@ -165,25 +165,25 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def what_the_dispatcher_remembers_is_what_redis_says(self):
         """Read step by step, it is the same as read at once."""
-        self.mirror.refresh()
-        at_once = Mirror(self.dispatch)
+        self.cache.refresh()
+        at_once = StateCache(self.dispatch)
         at_once.refresh()
-        assert self.mirror.backlog.waiting() == at_once.backlog.waiting()
-        assert facts_of(self.mirror.ledger) == facts_of(at_once.ledger)
-        self.mirror.refresh()  # the other one has read the same changes, and dropped them
+        assert self.cache.queue.waiting() == at_once.queue.waiting()
+        assert facts_of(self.cache.attempts) == facts_of(at_once.attempts)
+        self.cache.refresh()  # the other one has read the same changes, and dropped them
 
 
-def facts_of(ledger):
+def facts_of(attempts):
     """Return what does not age of the live attempts."""
     return {
         live.submission_id: (
             live.state,
             live.token,
             live.num_faults,
-            live.told_ago_s is None,
+            live.cancel_ago_s is None,
             live.ended_ago_s is None,
         )
-        for live in ledger.live()
+        for live in attempts.all()
     }
 
 
@@ -230,7 +230,9 @@ def make(world, job_id, move):
     elif move == "step" and lives and job.state.is_active:
         world.driver(job_id).report(progress={"step": 1})
     elif move in ("finish", "fail") and lives and job.state.is_active:
-        end = Decision(state=State.SUCCEEDED if move == "finish" else State.FAILED, reason="", message="")
+        end = RetryDecision(
+            state=State.SUCCEEDED if move == "finish" else State.FAILED, reason="", message=""
+        )
         world.driver(job_id).end(end, nonce=uuid.uuid4().hex, metrics={}, artifacts={})
     elif move == "kill" and lives:
         world.ray.ends(submission, "FAILED", exit_code=-9)

@@ -10,7 +10,7 @@ import pytest
 
 from bertjobs import __version__
 from bertjobs.jobs.dispatcher.loop import LEADER_LEASE_S
-from bertjobs.jobs.ray.api import RayCluster
+from bertjobs.jobs.ray.api import RayApi
 from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.jobs.store.connection import open_connection
 from bertjobs.jobs.store.dispatch_store import DispatchStore
@@ -226,9 +226,9 @@ def dashboard() -> Iterator[str]:
 
 
 def test_a_missing_ray_token_is_broken_and_named(dashboard):
-    (check,) = service_checks.check_ray(dashboard, RayCluster(dashboard, token=None), token=None)
+    (check,) = service_checks.check_ray(dashboard, RayApi(dashboard, token=None), token=None)
     assert check.verdict == "broken"
     assert "refuses us (401)" in check.found
     assert "RAY_AUTH_TOKEN_PATH" in check.remedy
-    with_token = service_checks.check_ray(dashboard, RayCluster(dashboard, token="right"), token="right")
+    with_token = service_checks.check_ray(dashboard, RayApi(dashboard, token="right"), token="right")
     assert verdicts(with_token) == {"ray version": "ok", "ray nodes": "broken", "ray token": "ok"}

@@ -1,14 +1,18 @@
--- What the dispatcher does not know yet: the jobs touched since a version (-1: it knows nothing, and begins now),
--- oldest first; and as a whole what is short: whose leases have run out, how many jobs are in each state, the rules
--- of sharing. What it knew already is dropped: only the leader reads this, and a new one begins with the whole queue.
+-- Read the jobs that changed since a version, oldest change first. Always read in full, as they are short: the jobs
+-- with an expired lease, the number of jobs in each state, the quotas.
+-- ARGV: term, since (a version; -1: return only the version to start with), limit.
+-- Reply: now, version, JSON rows of {waiting row, live row}, ids of overdue jobs, JSON counts, limits, drained by.
+-- Errors: NOT_LEADER.
 if not leads(arg.term) then return {'NOT_LEADER', ''} end
+-- Changes that the caller has read are deleted. Only the leader reads them, and a new leader starts with the whole
+-- queue, so nobody else misses them.
 local version = redis.call('GET', 'bj:version') or '0'
 local since = arg.since < 0 and version or tostring(arg.since)
 redis.call('ZREMRANGEBYSCORE', 'bj:changed', '-inf', since)
 local touched = redis.call('ZRANGEBYSCORE', 'bj:changed', '(' .. since, '+inf', 'WITHSCORES', 'LIMIT', 0, arg.limit)
 local rows = {}
 for i = 1, #touched, 2 do rows[#rows + 1] = {waiting_row(touched[i]), live_row_of_job(touched[i])} end
-if #rows == arg.limit then version = touched[#touched] end  -- there may be more: the next call goes on from here
+if #rows == arg.limit then version = touched[#touched] end  -- there may be more: the next call continues here
 
 local counts = {}
 for state in pairs(NEXT) do counts[state] = redis.call('ZCARD', 'bj:state:' .. state) end

@@ -1,4 +1,7 @@
--- Give a queued job its next attempt: a number, a token that outdates all before, and its grant.
+-- Give a queued job its next attempt: a number, a token that outdates all earlier ones, and its grant.
+-- ARGV: term, id, grant, plan, version, nonce, lease_ms, message.
+-- Reply: now, JSON live row of the attempt.
+-- Errors: NOT_LEADER, UNKNOWN, STATE (not queued, or the queue is drained), ALIVE (its last attempt).
 if not leads(arg.term) then return {'NOT_LEADER', arg.id} end
 local key = job_key(arg.id)
 local state, n, token = unpack(redis.call('HMGET', key, 'state', 'num_attempts', 'token'))
@@ -6,8 +9,10 @@ if not state then return {'UNKNOWN', arg.id} end
 if state == 'STARTING' and redis.call('HGET', attempt_key(arg.id, n), 'nonce') == arg.nonce then
   return {'OK', now_ms(), cjson.encode(live_row(arg.id, n))}  -- our own call, sent again
 end
+-- The races: since admission read the queue, a user may have cancelled or held the job, or drained the queue.
 if state ~= 'QUEUED' then return {'STATE', state} end
 if redis.call('EXISTS', 'bj:drain') == 1 then return {'STATE', 'held back: the queue is drained'} end
+-- Two attempts must never run at once: the last one has to be known to be gone.
 if redis.call('SISMEMBER', 'bj:live', arg.id .. ' ' .. n) == 1 then return {'ALIVE', n} end
 
 n, token = redis.call('HINCRBY', key, 'num_attempts', 1), redis.call('HINCRBY', key, 'token', 1)

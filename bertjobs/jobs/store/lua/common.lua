@@ -1,8 +1,10 @@
--- Prepended to every script. The layout of the keys is the docstring of store.py.
+-- Prepended to every script. The docstring of job_store.py documents the keys.
 --
--- A script gets one JSON object as ARGV[1] and answers {'OK', ...} or {word, detail}; store.py turns the words
--- into errors. Redis runs a script alone and to its end, so a check followed by a write cannot be raced. A client
--- that got no answer sends the same call again: every script must leave the same state when it runs twice.
+-- A script gets one JSON object as ARGV[1] (an argument that is None is left out) and replies {'OK', ...} or
+-- {error, detail}; connection.py turns the errors into exceptions. `now` is Redis' clock in ms.
+--
+-- Redis runs a script alone and to its end, so nothing can change between a check and the write after it. A client
+-- that got no reply sends the same call again: every script must leave the same state when it runs twice.
 
 local arg = cjson.decode(ARGV[1])
 
@@ -30,7 +32,7 @@ end
 local function job_key(id) return 'bj:job:' .. id end
 local function attempt_key(id, n) return 'bj:job:' .. id .. ':a' .. n end
 
--- The full id that begins with a prefix; else nil and why.
+-- Return the full id that begins with a prefix; otherwise nil and the error.
 local function find(prefix)
   if prefix == '' then return nil, 'UNKNOWN' end
   if redis.call('EXISTS', job_key(prefix)) == 1 then return prefix end
@@ -39,20 +41,20 @@ local function find(prefix)
   return nil, #found == 0 and 'UNKNOWN' or 'AMBIGUOUS'
 end
 
--- The word and the sentence that many waiting jobs share; nil where there is none.
+-- Return the word and the message of a group of waiting jobs; nil if it has none.
 local function shared_reason(group)
   local text = group and redis.call('HGET', 'bj:reasons', group)
   if not text then return nil end
   return unpack(cjson.decode(text))
 end
 
--- A job with its attempts and its place in the queue as one JSON document, which a client reads faster than a
--- reply of many small strings.
+-- Return a job with its attempts and its rank in the queue as one JSON document, which a client parses faster than
+-- a reply of many small strings.
 local function read(id)
   local key, attempts = job_key(id), {}
   local fields = redis.call('HGETALL', key)
   local word, message = shared_reason(redis.call('HGET', key, 'group'))
-  if word then  -- what stands later counts
+  if word then  -- appended: of two values of a field the later one counts
     for _, text in ipairs({'reason', word, 'message', message}) do fields[#fields + 1] = text end
   end
   for n = 1, tonumber(redis.call('HGET', key, 'num_attempts')) do
@@ -61,7 +63,7 @@ local function read(id)
   return cjson.encode({fields, redis.call('ZRANK', 'bj:queue', id) or -1, attempts})
 end
 
--- What the dispatcher needs of a job in the queue; false in its place for one that is not there.
+-- Return what the dispatcher needs to know about a job in the queue; {id, false} if it is not queued.
 local WAITING_FIELDS = {'state', 'resources', 'after', 'time_limit_s', 'used_ms', 'num_attempts', 'group', 'user',
   'queued_at'}
 local function waiting_row(id)
@@ -82,7 +84,8 @@ local function waiting_row(id)
     alive}
 end
 
--- What the dispatcher needs of an attempt whose Ray Job is not known to be gone; only a job's last can be such.
+-- Return what the dispatcher needs to know about an attempt whose Ray Job is not known to be gone. Only the last
+-- attempt of a job can be one: `claim` makes sure of it.
 local LIVE_FIELDS = {'state', 'storage', 'kind', 'name', 'user', 'time_limit_s', 'used_ms', 'max_retries', 'num_charged',
   'num_faults', 'queued_at'}
 local LIVE_ATTEMPT_FIELDS = {'token', 'submission_id', 'grant', 'plan', 'nodes', 'outcome', 'failure', 'submitted_at',
@@ -97,7 +100,7 @@ local function live_row_of_job(id)
   return n and redis.call('SISMEMBER', 'bj:live', id .. ' ' .. n) == 1 and live_row(id, n) or false
 end
 
--- All attempts whose Ray Job is not known to be gone, as {id, number}.
+-- Return all attempts whose Ray Job is not known to be gone, as {id, number}.
 local function live_attempts()
   local found = {}
   for i, member in ipairs(redis.call('SMEMBERS', 'bj:live')) do
@@ -106,12 +109,12 @@ local function live_attempts()
   return found
 end
 
+-- Wake the dispatcher. One entry is enough: whoever takes it looks at everything.
 local function wake()
-  -- One entry is enough: whoever takes it looks at everything.
   if redis.call('LLEN', 'bj:wake') == 0 then redis.call('LPUSH', 'bj:wake', '1') end
 end
 
--- The dispatcher remembers the queue, and reads of it only what was touched since it last did.
+-- Mark a job as changed: the dispatcher caches the queue and reads only the jobs that were marked since.
 local function touch(id)
   redis.call('ZADD', 'bj:changed', redis.call('INCR', 'bj:version'), id)
 end
@@ -122,7 +125,7 @@ local function event(id, state, reason, message)
     'state', state, 'reason', reason, 'message', message, 'attempt', n)
 end
 
--- Put a job into the indexes of its state and say so; `from` is nil for a new job.
+-- Move a job from the indexes of one state into those of another, and append the event; `from` is nil for a new job.
 local function enter(id, from, to, reason, message)
   local key = job_key(id)
   local seq, priority = unpack(redis.call('HMGET', key, 'seq', 'priority'))
@@ -133,7 +136,7 @@ local function enter(id, from, to, reason, message)
   end
   redis.call('ZADD', 'bj:state:' .. to, seq, id)
   if to == 'QUEUED' then
-    -- 2^53 leaves room for a thousand priorities over a million million jobs.
+    -- A double is exact up to 2^53: room for a thousand priorities times 10^12 jobs.
     redis.call('ZADD', 'bj:queue', seq - priority * 1e12, id)
     redis.call('HSET', key, 'queued_at', now_ms())
   end
@@ -148,24 +151,27 @@ local function enter(id, from, to, reason, message)
     redis.call('ZREM', 'bj:expiry', id)
   end
   if TERMINAL[to] or (from and TERMINAL[from]) then
+    -- Followers wait for this end, or must wait again.
     for _, follower in ipairs(redis.call('SMEMBERS', key .. ':followers')) do touch(follower) end
   end
   touch(id)
   event(id, to, reason, message)
 end
 
+-- Take a job to another state; `enter` without this check is for a new job and for a user's retry.
 local function move(id, to, reason, message)
   local from = redis.call('HGET', job_key(id), 'state')
-  assert(NEXT[from][to], 'no way from ' .. from .. ' to ' .. to)
+  assert(NEXT[from][to], 'no transition from ' .. from .. ' to ' .. to)
   enter(id, from, to, reason, message)
 end
 
--- The fence of the dispatcher: only the latest leader writes.
+-- The fence of the dispatcher: only the latest leader may write. The term outdates a leader that was suspended
+-- while its leadership expired and another one took over.
 local function leads(term)
   return redis.call('EXISTS', 'bj:leader') == 1 and redis.call('GET', 'bj:term') == tostring(term)
 end
 
--- The fence of the driver: only the attempt that holds the job's latest token writes.
+-- The fence of the driver: only an attempt that has not ended may write, under the token that it was given.
 local function holds_lease(id, n, token)
   local current = redis.call('HMGET', attempt_key(id, n), 'token', 'ended_at')
   return current[1] == tostring(token) and not current[2]

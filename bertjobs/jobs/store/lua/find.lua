@@ -1,4 +1,7 @@
--- Find the full id of the one job whose id begins with a prefix.
+-- Find the full id of the only job whose id begins with a prefix.
+-- ARGV: prefix.
+-- Reply: the id.
+-- Errors: UNKNOWN, AMBIGUOUS.
 local id, word = find(arg.prefix)
 if not id then return {word, arg.prefix} end
 return {'OK', id}

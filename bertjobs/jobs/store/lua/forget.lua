@@ -1,9 +1,13 @@
--- Drop all that is stored of an ended job, unless another one follows it or uses its model: then only remember that
--- its folder has been thinned.
+-- Delete everything that is stored about an ended job. If another job follows it or uses its model, only record that
+-- its folder has been pruned.
+-- ARGV: id; term where the dispatcher calls.
+-- Reply: 'forgotten' or 'followed'.
+-- Errors: NOT_LEADER, STATE (it has not ended), ALIVE (its driver is not known to be gone).
 if arg.term and not leads(arg.term) then return {'NOT_LEADER', arg.id} end
 local key = job_key(arg.id)
 local state, n, key_given = unpack(redis.call('HMGET', key, 'state', 'num_attempts', 'idempotency_key'))
-if not state then return {'OK', 'forgotten'} end
+if not state then return {'OK', 'forgotten'} end  -- our own call, sent again
+-- The race: a user may have retried the job since it was listed.
 if not TERMINAL[state] then return {'STATE', state} end
 if redis.call('SISMEMBER', 'bj:live', arg.id .. ' ' .. n) == 1 then return {'ALIVE', n} end
 redis.call('HSETNX', key, 'thinned_at', now_ms())

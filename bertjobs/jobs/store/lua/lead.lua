@@ -1,10 +1,13 @@
--- Take or keep the dispatcher's leadership. Answers the term, or 0 while another one leads.
+-- Take or renew the leadership of the dispatchers.
+-- ARGV: owner, lease_ms.
+-- Reply: the term (0: another dispatcher leads), the leader.
+-- Errors: none.
 local leader = redis.call('GET', 'bj:leader')
 if leader == arg.owner then
   redis.call('PEXPIRE', 'bj:leader', arg.lease_ms)
 elseif not leader then
   redis.call('SET', 'bj:leader', arg.owner, 'PX', arg.lease_ms)
-  redis.call('INCR', 'bj:term')
+  redis.call('INCR', 'bj:term')  -- from here on the writes of every earlier leader are refused
 else
   return {'OK', 0, leader}
 end

@@ -1,5 +1,9 @@
--- Read some columns of the newest jobs as one JSON document: a reply of 200,000 small strings would take the
--- client longer to parse than Redis to write.
+-- Read some columns of the newest jobs, newest first. One JSON document, because parsing a reply of 200,000 small
+-- strings would take the client longer than writing the document takes Redis.
+-- ARGV: columns, limit (-1: all), states, user (both optional).
+-- Reply: JSON rows of the columns (false: not set), the place in the queue and the id.
+-- Errors: none.
+-- With a filter by user, all jobs are candidates.
 local last = (arg.user or arg.limit < 0) and -1 or arg.limit - 1
 local found = {}
 if not arg.states then

@@ -1,5 +1,8 @@
--- A person's `retry`: put an ended job that did not succeed back into the queue with fresh limits. Its
--- checkpoint stays, so the next attempt goes on from it.
+-- Retry on a user's request: put an ended job that did not succeed back into the queue with fresh limits; its
+-- checkpoint stays, so the next attempt resumes from it. Put a RETRYING job back without further delay.
+-- ARGV: id, nonce.
+-- Reply: the job's state.
+-- Errors: UNKNOWN, STATE (it has succeeded, or has not ended).
 local key = job_key(arg.id)
 local state, nonce = unpack(redis.call('HMGET', key, 'state', 'reopen_nonce'))
 if not state then return {'UNKNOWN', arg.id} end

@@ -1,7 +1,11 @@
--- A driver's sign of life, with or without news; the reply carries commands. RUNNING begins at the first step.
+-- Renew an attempt's lease, with or without news. The job becomes RUNNING at its first step.
+-- ARGV: id, number, token, lease_ms; optional: phase, progress, step, nodes.
+-- Reply: the command for the driver ('cancel', 'drain', 'ended' or '').
+-- Errors: LEASE_LOST.
 if not holds_lease(arg.id, arg.number, arg.token) then
   local ended = redis.call('HMGET', attempt_key(arg.id, arg.number), 'token', 'ended_by')
-  -- The heart of a driver that has just finished is not the heart of one that lost its lease.
+  -- The race: the heartbeat process of a driver that has just ended its attempt may report once more. That driver must
+  -- not be stopped like one that lost its lease.
   if ended[1] == tostring(arg.token) and ended[2] == 'driver' then return {'OK', 'ended'} end
   return {'LEASE_LOST', arg.id}
 end
@@ -18,7 +22,4 @@ if arg.step and arg.step >= 1 and redis.call('HGET', key, 'state') == 'STARTING'
   redis.call('HSET', attempt, 'started_at', now_ms())
   move(arg.id, 'RUNNING', 'Stepping', 'The first step has been reported.')
 end
-local command = redis.call('HGET', attempt, 'command') or ''
--- A checkpoint is asked for once and taken where steps are counted; cancelling stays said.
-if command == 'checkpoint' and arg.progress then redis.call('HDEL', attempt, 'command') end
-return {'OK', command}
+return {'OK', redis.call('HGET', attempt, 'command') or ''}

@@ -1,4 +1,7 @@
--- Store a new job and put it into the queue, or find the one of the same idempotency key.
+-- Store a new job and queue it, or find the job with the same idempotency key.
+-- ARGV: id, nonce, fields, after, uses, hold, idempotency_key (optional).
+-- Reply: 1 (new) or 0 (found), the JSON document of the job.
+-- Errors: TAKEN (another job has this id), UNKNOWN (a job in `after` or `uses`).
 local key = job_key(arg.id)
 local nonce = redis.call('HGET', key, 'nonce')
 if nonce then
@@ -30,7 +33,7 @@ end
 redis.call('ZADD', 'bj:all', seq, arg.id)
 redis.call('ZADD', 'bj:ids', 0, arg.id)
 if arg.hold then
-  enter(arg.id, nil, 'HELD', 'Held', 'Held at submission; `bertjobs release` lets it go.')
+  enter(arg.id, nil, 'HELD', 'Held', 'Held at submission; `bertjobs release` puts it into the queue.')
 else
   enter(arg.id, nil, 'QUEUED', 'Submitted', 'No dispatcher has looked at the job yet.')
   wake()

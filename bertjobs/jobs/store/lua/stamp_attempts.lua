@@ -1,11 +1,14 @@
--- Write down what the dispatcher did or saw of attempts; `gone` ends their claim on the cluster.
+-- Record what the dispatcher did or observed: set a time on attempts. With `gone` they no longer hold anything.
+-- ARGV: term, attempts ({id, number} pairs), stamp (name of the field), gone (optional).
+-- Reply: nothing.
+-- Errors: NOT_LEADER.
 if not leads(arg.term) then return {'NOT_LEADER', ''} end
 for _, attempt in ipairs(arg.attempts) do
   local id, n = unpack(attempt)
   redis.call('HSETNX', attempt_key(id, n), arg.stamp, now_ms())
   if arg.gone then
     redis.call('SREM', 'bj:live', id .. ' ' .. n)
-    touch(id)  -- it may start again
+    touch(id)  -- a retried job may start again now
     wake()
   end
 end

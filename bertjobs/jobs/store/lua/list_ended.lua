@@ -1,5 +1,8 @@
--- Read the jobs that ended longer ago than some time, or without one those whose own time to be kept is over. A job
--- that was thinned and is still followed is left out of the second: there is nothing to be done with it yet.
+-- Read ended jobs that may be cleaned up: those that ended at least older_than_ms ago, or without it those whose own
+-- time to be kept is over.
+-- ARGV: older_than_ms, limit (applies only without older_than_ms).
+-- Reply: JSON rows of {id, storage, checkpoint, metrics, thinned_at, number of followers}.
+-- Errors: none.
 local ids = {}
 if arg.older_than_ms then
   local before = now_ms() - arg.older_than_ms
@@ -10,6 +13,7 @@ if arg.older_than_ms then
   end
 else
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'bj:expiry', '-inf', now_ms())) do
+    -- One that was pruned and still has followers is skipped: nothing can be done about it yet.
     local done = redis.call('HEXISTS', job_key(id), 'thinned_at') == 1
     if #ids < arg.limit and not (done and redis.call('SCARD', job_key(id) .. ':followers') > 0) then ids[#ids + 1] = id end
   end

@@ -1,4 +1,7 @@
--- Who may hold how many GPUs, the grants that are held, and since when the queue is drained, by whom.
+-- Read the GPU limits, the grants of all live attempts, and who drained the queue when.
+-- ARGV: nothing.
+-- Reply: limits, {user, grant} pairs, {drained by, drained at}.
+-- Errors: none.
 local held = {}
 for i, attempt in ipairs(live_attempts()) do
   held[i] = {redis.call('HGET', job_key(attempt[1]), 'user'), redis.call('HGET', attempt_key(unpack(attempt)), 'grant')}
