@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from bertjobs.errors import ConfigError
 
@@ -51,6 +52,8 @@ class Settings:
     """`BERTJOBS_KEEP_S`: seconds that a job without `--keep` is kept after its end. Default: for good."""
     metrics_port: int | None
     """`BERTJOBS_METRICS_PORT`: where the dispatcher serves `/metrics` for Prometheus. Default: nowhere."""
+    test_precision: Literal["bf16", "fp32"] | None
+    """`BERTJOBS_TEST_PRECISION`, for tests: see `forced_cpu_precision`. Default: ask the processor."""
 
     @property
     def is_embedded(self) -> bool:
@@ -66,7 +69,7 @@ class Settings:
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings.
 
-    Raises: ConfigError: a password file that cannot be read, or a lease that is no positive number.
+    Raises: ConfigError: a password file that cannot be read, or a variable that is not what it should be.
     """
     env = os.environ if environ is None else environ
     home = Path(env.get("BERTJOBS_HOME") or "~/.bertjobs").expanduser().absolute()
@@ -89,6 +92,28 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         lease_s=_positive(env, "BERTJOBS_LEASE_S", 15.0),
         keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
         metrics_port=_port(env, "BERTJOBS_METRICS_PORT"),
+        test_precision=forced_cpu_precision(env),
+    )
+
+
+def forced_cpu_precision(environ: Mapping[str, str] | None = None) -> Literal["bf16", "fp32"] | None:
+    """Return what `BERTJOBS_TEST_PRECISION` says of the CPU; None where the processor is to be asked.
+
+    For tests: with `bf16` a CPU counts as one that has bf16 arithmetic, which it emulates if need be, and with
+    `fp32` as one that has none. It decides nothing about GPUs.
+
+    Raises: ConfigError: it is something else.
+    """
+    given = (os.environ if environ is None else environ).get("BERTJOBS_TEST_PRECISION")
+    if not given:
+        return None
+    if given == "bf16":
+        return "bf16"
+    if given == "fp32":
+        return "fp32"
+    raise ConfigError(
+        f"BERTJOBS_TEST_PRECISION={given} is neither bf16 nor fp32.",
+        hint="Unset it to ask the processor.",
     )
 
 

@@ -128,3 +128,12 @@ def test_a_port_and_a_time_to_be_kept_are_nothing_unless_set_and_checked():
         load_settings({"BERTJOBS_METRICS_PORT": "70000"})
     with pytest.raises(ConfigError, match=r"BERTJOBS_KEEP_S=soon is not a positive .* Unset it for no limit"):
         load_settings({"BERTJOBS_KEEP_S": "soon"})
+
+
+def test_a_test_says_what_the_cpu_has_or_the_processor_is_asked():
+    assert load_settings({}).test_precision is None
+    assert load_settings({"BERTJOBS_TEST_PRECISION": ""}).test_precision is None
+    for given in ("bf16", "fp32"):
+        assert load_settings({"BERTJOBS_TEST_PRECISION": given}).test_precision == given
+    with pytest.raises(ConfigError, match=r"^BERTJOBS_TEST_PRECISION=fp16 is neither bf16 nor fp32\b"):
+        load_settings({"BERTJOBS_TEST_PRECISION": "fp16"})

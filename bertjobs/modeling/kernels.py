@@ -219,7 +219,9 @@ class _GroupedAttention(torch.autograd.Function):
         for query_group, group in zip(query_groups, groups, strict=True):
             q_GLE = _heads(queries_ND, query_group, num_heads)
             k_GLE, v_GLE = _heads(keys_ND, group, num_heads), _heads(values_ND, group, num_heads)
-            probs_GLL = torch.softmax(_scores(q_GLE, k_GLE, group.key_bias, scale=scale), dim=-1)
+            scores_GLL = _scores(q_GLE, k_GLE, group.key_bias, scale=scale)
+            # Without a dtype, CUDA's autocast gives fp32, and the backward pass would mix it with bf16.
+            probs_GLL = torch.softmax(scores_GLL, dim=-1, dtype=scores_GLL.dtype)
             probabilities.append(probs_GLL)
             if mask is not None:
                 probs_GLL = probs_GLL * mask.of(probs_GLL, first_row=group.first_row)

@@ -202,6 +202,8 @@ def _environment(settings: Settings, member: str, *, ray_address: str | None = N
     }
     if settings.metrics_port is not None:
         ours["BERTJOBS_METRICS_PORT"] = str(settings.metrics_port)
+    if settings.test_precision is not None:
+        ours["BERTJOBS_TEST_PRECISION"] = settings.test_precision
     if ray_address is not None:
         ours |= {"BERTJOBS_REDIS_URL": redis_server.url_of(layout), "BERTJOBS_RAY_ADDRESS": ray_address}
         ours |= ray_head.environment(layout)

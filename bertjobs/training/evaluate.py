@@ -19,7 +19,7 @@ from bertjobs.text.ragged import Int64s
 from bertjobs.training.batches import Feed, Microbatch, SpecialIds
 from bertjobs.training.distributed import Ranks, current_ranks
 from bertjobs.training.metrics import Metrics, metrics_of
-from bertjobs.training.precision import autocast, resolve_precision
+from bertjobs.training.precision import autocast, inference_dtype
 
 OnPredictions = Callable[[Int64s, npt.NDArray[np.float32]], None]
 """Called on the rank that has them with rows of the table and probabilities (rows, C), longest first."""
@@ -59,7 +59,7 @@ def evaluate(
     own_batch = max(1, batch_size // ranks.world_size)
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
+    with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
         for start in range(0, len(own), own_batch):
             for microbatch in feed.microbatches(own[start : start + own_batch]):
                 logits_BC = model(microbatch.inputs).float()

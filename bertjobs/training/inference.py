@@ -27,7 +27,7 @@ from bertjobs.modeling.inputs import ModelInputs, pad_rows
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.batches import Feed, Microbatch, SpecialIds
 from bertjobs.training.distributed import current_ranks
-from bertjobs.training.precision import resolve_precision
+from bertjobs.training.precision import autocast, inference_dtype
 
 Floats = npt.NDArray[np.float32]
 
@@ -46,7 +46,7 @@ class Representer:
         specials: SpecialIds,
         pooling: Pooling,
         batch_size: int,
-        precision: Precision = "fp32",
+        precision: Precision = "auto",
     ) -> None:
         """Take the encoder on the device where it lies. batch_size: most texts that go through at once."""
         self._encoder = encoder.eval()
@@ -55,7 +55,7 @@ class Representer:
         self._pooling = pooling
         self._batch_size = batch_size
         self._device = next(encoder.parameters()).device
-        self._dtype = resolve_precision(precision, self._device)
+        self._dtype = inference_dtype(precision, self._device)
 
     @property
     def dim(self) -> int:
@@ -115,7 +115,7 @@ class Representer:
         return sums_BD / lengths_B[:, None]
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._dtype == torch.bfloat16)
+        return autocast(self._device, self._dtype)
 
 
 def uncut_lengths(table: EncodedTable) -> npt.NDArray[np.int64]:

@@ -31,7 +31,7 @@ from bertjobs.training.flat_adamw import CLOCK, LOSSES, STOP, FlatAdamW
 from bertjobs.training.memory import memory_errors
 from bertjobs.training.metrics_log import Line, Record
 from bertjobs.training.objective import AnyStepBatch, Objective
-from bertjobs.training.precision import resolve_precision
+from bertjobs.training.precision import training_dtype
 from bertjobs.training.progress import EpochResult, Hooks, Meter, Stopwatch
 from bertjobs.training.run_state import Position, checkpoint_name
 
@@ -58,7 +58,7 @@ class Loop:
         self._job_dir, self._hooks = job_dir, hooks
         self._ranks = current_ranks()
         self._device = next(model.parameters()).device
-        self._dtype = resolve_precision(train.precision, self._device)
+        self._dtype = training_dtype(train.precision, self._device)
         self._meter = Meter(objective, device=self._device, clock=clock)
         self._stopwatch = Stopwatch(clock)
         self._record: Record | None = None

@@ -1,4 +1,10 @@
-"""Which arithmetic the matrix products run in. Asks the processor, not the user's hopes."""
+"""Decide in which dtype matrix products run, from `--precision`, the device, and what it is done for.
+
+Training tolerates bf16's 8 bits: the gradient's own noise is larger. A result does not: in bf16 a text's
+vector or probability changes with the rows that share its batch. So on a CPU `auto` trains in bf16 and
+computes results in fp32. On a GPU, where fp32 products are many times slower, `auto` is bf16 for both.
+Weights, optimizer state, sums and losses are fp32 everywhere.
+"""
 
 from pathlib import Path
 
@@ -6,16 +12,17 @@ import torch
 
 from bertjobs.config.sections import Precision
 from bertjobs.errors import ConfigError
+from bertjobs.settings import forced_cpu_precision
 
 _CPU_FLAGS = {"amx_bf16", "avx512_bf16"}
 _FIRST_GPU_WITH_BF16 = (8, 0)
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def resolve_precision(precision: Precision, device: torch.device, *, cpuinfo: Path = _CPUINFO) -> torch.dtype:
-    """Return the dtype of matrix products: `torch.bfloat16` or `torch.float32`. Weights are kept in fp32.
+def training_dtype(precision: Precision, device: torch.device, *, cpuinfo: Path = _CPUINFO) -> torch.dtype:
+    """Return the dtype of a training step's matrix products: with `auto`, bf16 where the device has it.
 
-    Raises: ConfigError: bf16 was asked for on a processor that has to emulate it.
+    Raises: ConfigError: bf16 was asked for on a processor that would have to emulate it.
     """
     if precision == "fp32":
         return torch.float32
@@ -29,15 +36,27 @@ def resolve_precision(precision: Precision, device: torch.device, *, cpuinfo: Pa
     return torch.float32
 
 
+def inference_dtype(precision: Precision, device: torch.device, *, cpuinfo: Path = _CPUINFO) -> torch.dtype:
+    """Return the dtype in which metrics, predictions and vectors are computed: with `auto`, fp32 on a CPU.
+
+    Raises: ConfigError: as `training_dtype`.
+    """
+    if precision == "auto" and device.type == "cpu":
+        return torch.float32
+    return training_dtype(precision, device, cpuinfo=cpuinfo)
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """Return the context in which matrix products run in this dtype."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 def has_bf16(device: torch.device, *, cpuinfo: Path = _CPUINFO) -> bool:
-    """Return whether the device multiplies bf16 matrices in hardware."""
+    """Return whether the device multiplies bf16 matrices in hardware, or a test says so of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= _FIRST_GPU_WITH_BF16
+    if forced := forced_cpu_precision():
+        return forced == "bf16"
     if not cpuinfo.is_file():
         return False
     flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "")

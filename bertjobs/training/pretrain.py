@@ -18,7 +18,7 @@ from bertjobs.training.flat_adamw import build_optimizer
 from bertjobs.training.loop import Loop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
 from bertjobs.training.param_groups import num_trained
-from bertjobs.training.precision import resolve_precision
+from bertjobs.training.precision import training_dtype
 from bertjobs.training.pretrain_batches import (
     BlockSource,
     Corpus,
@@ -235,7 +235,7 @@ def memory_need(model: BertForPreTraining, *, config: PretrainConfig) -> MemoryN
         num_trained=num_trained(model.parameters()),
         num_tokens=min(train.microbatch_tokens, share * max_len),
         max_len=max_len,
-        dtype=resolve_precision(train.precision, device),
+        dtype=training_dtype(train.precision, device),
         device=device,
         recomputes=train.activation_checkpointing,
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from bertjobs.config.sections import Precision
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.training.distributed import Ranks
-from bertjobs.training.precision import autocast, resolve_precision
+from bertjobs.training.precision import autocast, inference_dtype
 from bertjobs.training.pretrain_batches import PretrainFeed
 
 VALID_SEED = 2018
@@ -88,7 +88,7 @@ def evaluate_pretraining(
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), autocast(device, resolve_precision(precision, device)):
+    with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
         for step, done in enumerate(range(0, num_examples, batch_size)):
             batch = feed.step_batch(step, batch_size=batch_size, most=num_examples - done)
             for microbatch in batch.microbatches:

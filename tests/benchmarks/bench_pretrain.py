@@ -30,7 +30,7 @@ from bertjobs.text.corpus.files import find_files
 from bertjobs.text.corpus.shards import plan_shards
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.tokenizer_files import load_tokenizer
-from bertjobs.training.precision import resolve_precision
+from bertjobs.training.precision import training_dtype
 from bertjobs.training.pretrain import pretrain
 from bertjobs.training.pretrain_batches import ListOfBlocks
 from bertjobs.training.progress import EpochResult, Progress
@@ -125,7 +125,7 @@ def encoded(given: argparse.Namespace, split: str, tokenizer: Tokenizer) -> List
 
 def show(rounds: list[dict[str, float]], given: argparse.Namespace) -> None:
     """Print the table with the machine and the arithmetic."""
-    dtype = str(resolve_precision("auto", torch.device("cpu"))).removeprefix("torch.")
+    dtype = str(training_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "processor unknown")
     print(f"{cpu}, {given.threads} threads, {dtype}, torch {torch.__version__}")

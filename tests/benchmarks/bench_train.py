@@ -29,7 +29,7 @@ from bertjobs.text.datasets.tasks import SNLI
 from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.finetune import finetune
-from bertjobs.training.precision import resolve_precision
+from bertjobs.training.precision import training_dtype
 from bertjobs.training.progress import EpochResult, Progress
 
 HERE = Path(__file__).parent
@@ -115,7 +115,7 @@ def ours(given: argparse.Namespace) -> float:
 
 def show(rounds: list[dict[str, float]], given: argparse.Namespace) -> None:
     """Print the table with the machine and the arithmetic."""
-    dtype = str(resolve_precision("auto", torch.device("cpu"))).removeprefix("torch.")
+    dtype = str(training_dtype("auto", torch.device("cpu"))).removeprefix("torch.")
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "processor unknown")
     print(f"{cpu}, {given.threads} threads, {dtype}, torch {torch.__version__}")

@@ -27,6 +27,8 @@ class Cluster:
         self.home = home
         ours = {k: v for k, v in os.environ.items() if not k.startswith(("BERTJOBS_", "RAY_"))}
         self._own = {"BERTJOBS_HOME": str(home), "BERTJOBS_LEASE_S": "4"}
+        if forced := os.environ.get("BERTJOBS_TEST_PRECISION"):
+            self._own["BERTJOBS_TEST_PRECISION"] = forced
         self._env = ours | self._own
 
     def run(self, *words: str, code: int = 0) -> str:

@@ -116,10 +116,12 @@ def test_a_checkpoint_cut_short_fails_the_job_and_says_so(cluster, sample, finet
     assert "model.safetensors is cut short" in cluster.json("status", ended["id"])["message"]
 
 
-def test_two_workers_follow_the_losses_of_one(cluster, sample, finetuned):
-    two = cluster.json(*FINETUNE, "--data", str(sample / "snli_1.0"), "--workers", "2", "--wait")
-    one_losses, two_losses = losses_of(finetuned), losses_of(two)
-    assert len(one_losses) == len(two_losses) == finetuned["metrics"]["num_steps"]
+def test_two_workers_follow_the_losses_of_one(cluster, sample):
+    """In fp32: in bf16 a row's result depends on the rows that share its batch; see `test_two_ranks.py`."""
+    given = (*FINETUNE, "--precision", "fp32", "--data", str(sample / "snli_1.0"), "--wait")
+    one, two = cluster.json(*given), cluster.json(*given, "--workers", "2")
+    one_losses, two_losses = losses_of(one), losses_of(two)
+    assert len(one_losses) == len(two_losses) == one["metrics"]["num_steps"]
     assert np.abs(two_losses / one_losses - 1).max() < 1e-4
 
 

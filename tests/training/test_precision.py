@@ -4,9 +4,15 @@ import pytest
 import torch
 
 from bertjobs.errors import ConfigError
-from bertjobs.training.precision import resolve_precision
+from bertjobs.training.precision import has_bf16, inference_dtype, training_dtype
 
 CPU = torch.device("cpu")
+BF16_FLAGS = ["amx_bf16", "avx512_bf16"]
+
+
+@pytest.fixture(autouse=True)
+def asks_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BERTJOBS_TEST_PRECISION", raising=False)
 
 
 def _cpuinfo(folder: Path, flags: str) -> Path:
@@ -15,20 +21,48 @@ def _cpuinfo(folder: Path, flags: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("flag", ["amx_bf16", "avx512_bf16"])
-def test_auto_takes_bf16_where_the_processor_has_it(tmp_path: Path, flag: str) -> None:
-    assert resolve_precision("auto", CPU, cpuinfo=_cpuinfo(tmp_path, flag)) == torch.bfloat16
+@pytest.mark.parametrize("flag", BF16_FLAGS)
+def test_auto_trains_in_bf16_where_the_processor_has_it(tmp_path: Path, flag: str) -> None:
+    assert training_dtype("auto", CPU, cpuinfo=_cpuinfo(tmp_path, flag)) == torch.bfloat16
 
 
-def test_auto_takes_fp32_elsewhere(tmp_path: Path) -> None:
-    assert resolve_precision("auto", CPU, cpuinfo=_cpuinfo(tmp_path, "avx512f amx_tile")) == torch.float32
-    assert resolve_precision("auto", CPU, cpuinfo=tmp_path / "missing") == torch.float32
+def test_auto_trains_in_fp32_elsewhere(tmp_path: Path) -> None:
+    assert training_dtype("auto", CPU, cpuinfo=_cpuinfo(tmp_path, "avx512f amx_tile")) == torch.float32
+    assert training_dtype("auto", CPU, cpuinfo=tmp_path / "missing") == torch.float32
 
 
-def test_fp32_is_fp32_on_any_processor(tmp_path: Path) -> None:
-    assert resolve_precision("fp32", CPU, cpuinfo=_cpuinfo(tmp_path, "amx_bf16")) == torch.float32
+@pytest.mark.parametrize("flag", [*BF16_FLAGS, "avx2"])
+def test_auto_computes_results_in_fp32_on_any_processor(tmp_path: Path, flag: str) -> None:
+    assert inference_dtype("auto", CPU, cpuinfo=_cpuinfo(tmp_path, flag)) == torch.float32
+
+
+def test_what_is_asked_for_holds_for_training_and_for_results(tmp_path: Path) -> None:
+    cpuinfo = _cpuinfo(tmp_path, "amx_bf16")
+    for dtype_of in (training_dtype, inference_dtype):
+        assert dtype_of("fp32", CPU, cpuinfo=cpuinfo) == torch.float32
+        assert dtype_of("bf16", CPU, cpuinfo=cpuinfo) == torch.bfloat16
 
 
 def test_bf16_is_refused_where_it_would_be_emulated(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"--precision bf16: .* no bf16 .* --precision auto"):
-        resolve_precision("bf16", CPU, cpuinfo=_cpuinfo(tmp_path, "avx2"))
+    for dtype_of in (training_dtype, inference_dtype):
+        with pytest.raises(ConfigError, match=r"--precision bf16: .* no bf16 .* --precision auto"):
+            dtype_of("bf16", CPU, cpuinfo=_cpuinfo(tmp_path, "avx2"))
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [((8, 0), torch.bfloat16), ((7, 5), torch.float32)])
+def test_auto_is_bf16_for_both_on_a_gpu_that_has_it(
+    capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "fp32" if dtype == torch.bfloat16 else "bf16")  # of CPUs
+    for dtype_of in (training_dtype, inference_dtype):
+        assert dtype_of("auto", torch.device("cuda")) == dtype
+
+
+def test_a_test_decides_what_the_processor_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "bf16")
+    assert has_bf16(CPU, cpuinfo=_cpuinfo(tmp_path, "avx2"))
+    assert training_dtype("auto", CPU, cpuinfo=_cpuinfo(tmp_path, "avx2")) == torch.bfloat16
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "fp32")
+    assert not has_bf16(CPU, cpuinfo=_cpuinfo(tmp_path, "amx_bf16"))
+    assert training_dtype("auto", CPU, cpuinfo=_cpuinfo(tmp_path, "amx_bf16")) == torch.float32
