@@ -99,7 +99,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
 def forced_cpu_precision(environ: Mapping[str, str] | None = None) -> Literal["bf16", "fp32"] | None:
     """Return what `BERTJOBS_TEST_PRECISION` says of the CPU; None where the processor is to be asked.
 
-    For tests: with `bf16` a CPU counts as one that has bf16 arithmetic, which it emulates if need be, and with
+    For tests: with `bf16` a CPU counts as one that has bf16 arithmetic, emulated if need be, and with
     `fp32` as one that has none. It decides nothing about GPUs.
 
     Raises: ConfigError: it is something else.
