@@ -1,59 +1,184 @@
-"""Where things are: the one place that reads the environment. What a job does is in `config`, not here."""
+"""Where things are: addresses and folders of one installation, read from the environment here and nowhere
+else.
+
+What a job does is in `config`, not here. Each setting has its variable, type, default and meaning once, on
+its field; `settings_table` lists them for the reference page."""
 
 import math
 import os
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from bertjobs.errors import ConfigError
+
+CpuPrecision = Literal["bf16", "fp32"]
+
+DEFAULT_MAX_UPLOAD_MB = 1000.0
+DEFAULT_LEASE_S = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One variable of the environment."""
+
+    variable: str
+    type: str
+    default: str
+    """As a reader of the reference needs it; empty where the setting is unset by default."""
+    meaning: str
+
+
+def _setting(variable: str, type: str, *, default: str = "", meaning: str) -> dict[str, Any]:
+    """Return the metadata of a field."""
+    found = Setting(variable=f"BERTJOBS_{variable}", type=type, default=default, meaning=meaning)
+    return {"settings": (found,)}
+
+
+_PASSWORD = _setting("REDIS_PASSWORD", "text", meaning="Password for Redis.")
+_PASSWORD_FILE = _setting(
+    "REDIS_PASSWORD_FILE",
+    "file",
+    meaning="File that holds the password for Redis; read instead of BERTJOBS_REDIS_PASSWORD.",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Addresses and folders of one installation, read from `BERTJOBS_*`."""
+    """The settings of one process."""
 
-    home: Path
-    """`BERTJOBS_HOME`: pid files, sockets, caches and, by default, the artefacts. Default `~/.bertjobs`."""
-    redis_url: str | None
-    """`BERTJOBS_REDIS_URL`: a shared Redis, `rediss://host:6380/0` where it speaks TLS; without it the
-    embedded stack is used. Names neither user nor password: drivers get it and are another user."""
-    redis_user: str | None
-    """`BERTJOBS_REDIS_USER`: who we are for Redis' access list; without it its default user."""
-    redis_password: str | None = field(repr=False)
-    """`BERTJOBS_REDIS_PASSWORD`, or the content of the file that `BERTJOBS_REDIS_PASSWORD_FILE` names."""
-    redis_ca_file: Path | None
-    """`BERTJOBS_REDIS_CA_FILE`: the certificates that Redis' own is checked with; without it the system's."""
-    ray_address: str | None
-    """`BERTJOBS_RAY_ADDRESS`: the dashboard address of a shared Ray, `http://host:8265`."""
-    storage: str
-    """`BERTJOBS_STORAGE`: folder (here always absolute) or `pyarrow.fs` URI of the artefacts. Default
-    `<home>/jobs`."""
-    cache: Path
-    """`BERTJOBS_CACHE`: encoded data and downloads. Default `<home>/cache`."""
-    is_stack_member: bool
-    """`BERTJOBS_STACK_MEMBER`, set by the embedded stack for its own processes: all of them, Ray's workers
-    included, have the same `BERTJOBS_*`, so nothing need be handed on."""
-    shared_folders: tuple[Path, ...]
-    """`BERTJOBS_SHARED_FOLDERS`, separated by colons, and the storage if it is a folder: what the nodes of a
-    cluster see under the same path. Files that a job names and that lie elsewhere are sent along."""
-    max_upload_mb: float
-    """`BERTJOBS_MAX_UPLOAD_MB`: most that a job may send along. Default 1000."""
-    sends_code: bool
-    """`BERTJOBS_SEND_CODE=1`: every job brings this package along, for nodes that have Ray, torch and what
-    else it needs, and not the package itself."""
-    node_python: str
-    """`BERTJOBS_NODE_PYTHON`: the Python of Ray's nodes. Default: where ours is on this machine."""
-    lease_s: float
-    """`BERTJOBS_LEASE_S`: seconds without a heartbeat after which the dispatcher asks Ray. Default 15."""
-    keep_s: float | None
-    """`BERTJOBS_KEEP_S`: seconds that a job without `--keep` is kept after its end. Default: for good."""
-    metrics_port: int | None
-    """`BERTJOBS_METRICS_PORT`: where the dispatcher serves `/metrics` for Prometheus. Default: nowhere."""
-    test_precision: Literal["bf16", "fp32"] | None
-    """`BERTJOBS_TEST_PRECISION`, for tests: see `forced_cpu_precision`. Default: ask the processor."""
+    home: Path = field(
+        metadata=_setting(
+            "HOME",
+            "folder",
+            default="~/.bertjobs",
+            meaning="Pid files, sockets, logs of the local stack, caches and, by default, the artefacts.",
+        )
+    )
+    redis_url: str | None = field(
+        metadata=_setting(
+            "REDIS_URL",
+            "address",
+            default="the local stack's",
+            meaning="Address of a shared Redis, without user and password: redis://host:6379/0, with TLS "
+            "rediss://host:6380/0, or unix:///path. Drivers get this address too, and are another user.",
+        )
+    )
+    redis_user: str | None = field(
+        metadata=_setting("REDIS_USER", "text", default="Redis' default user", meaning="User name for Redis.")
+    )
+    redis_password: str | None = field(
+        repr=False, metadata={"settings": (*_PASSWORD["settings"], *_PASSWORD_FILE["settings"])}
+    )
+    redis_ca_file: Path | None = field(
+        metadata=_setting(
+            "REDIS_CA_FILE",
+            "file",
+            default="the system's certificates",
+            meaning="Certificates that the certificate of Redis is checked with.",
+        )
+    )
+    ray_address: str | None = field(
+        metadata=_setting(
+            "RAY_ADDRESS",
+            "address",
+            default="the local stack's",
+            meaning="Address of the dashboard of a shared Ray: http://host:8265.",
+        )
+    )
+    storage: str = field(
+        metadata=_setting(
+            "STORAGE",
+            "folder or address",
+            default="$BERTJOBS_HOME/jobs",
+            meaning="Where the artefacts of jobs are: a folder, or an address that pyarrow.fs opens, such as "
+            "s3://bucket/jobs.",
+        )
+    )
+    """A folder is absolute here."""
+    cache: Path = field(
+        metadata=_setting(
+            "CACHE",
+            "folder",
+            default="$BERTJOBS_HOME/cache",
+            meaning="Downloads, unpacked archives and encoded data.",
+        )
+    )
+    is_stack_member: bool = field(
+        metadata=_setting(
+            "STACK_MEMBER",
+            "set or unset",
+            meaning="Set by the local stack for its own processes, Ray's workers included. Not for users.",
+        )
+    )
+    """Such processes have the same `BERTJOBS_*` as their parent, which need not pass them on."""
+    shared_folders: tuple[Path, ...] = field(
+        metadata=_setting(
+            "SHARED_FOLDERS",
+            "folders, separated by colons",
+            meaning="Folders, besides the storage, that all nodes of the cluster see under the same path. "
+            "Other input files of a job are uploaded with it.",
+        )
+    )
+    """With the storage, where that is a folder."""
+    max_upload_mb: float = field(
+        metadata=_setting(
+            "MAX_UPLOAD_MB",
+            "number > 0",
+            default=f"{DEFAULT_MAX_UPLOAD_MB:g}",
+            meaning="Most megabytes of input files that a job may upload.",
+        )
+    )
+    sends_code: bool = field(
+        metadata=_setting(
+            "SEND_CODE",
+            "0 or 1",
+            default="0",
+            meaning="With 1 every job brings this package along, for nodes that have Ray, torch and the "
+            "other dependencies, but not the package.",
+        )
+    )
+    node_python: str = field(
+        metadata=_setting(
+            "NODE_PYTHON",
+            "file",
+            default="the path of the Python in use",
+            meaning="Python interpreter on the nodes of Ray.",
+        )
+    )
+    lease_s: float = field(
+        metadata=_setting(
+            "LEASE_S",
+            "seconds > 0",
+            default=f"{DEFAULT_LEASE_S:g}",
+            meaning="Time without a heartbeat of a driver after which the dispatcher asks Ray about it.",
+        )
+    )
+    keep_s: float | None = field(
+        metadata=_setting(
+            "KEEP_S",
+            "seconds > 0",
+            default="for good",
+            meaning="How long a job that was submitted without --keep is kept after its end.",
+        )
+    )
+    metrics_port: int | None = field(
+        metadata=_setting(
+            "METRICS_PORT",
+            "port",
+            meaning="Port on which the dispatcher serves /metrics for Prometheus; unset, it serves none.",
+        )
+    )
+    test_precision: CpuPrecision | None = field(
+        metadata=_setting(
+            "TEST_PRECISION",
+            "bf16 or fp32",
+            default="ask the processor",
+            meaning="For tests: treat the CPU as one with bf16 arithmetic (emulated if need be), or without.",
+        )
+    )
 
     @property
     def is_embedded(self) -> bool:
@@ -66,43 +191,45 @@ class Settings:
         return self.is_embedded or str(self.redis_url).startswith("unix:")
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings.
+def settings_table() -> Iterator[Setting]:
+    """Yield every variable that `load_settings` reads, in the order of the fields."""
+    for found in fields(Settings):
+        yield from found.metadata["settings"]
 
-    Raises: ConfigError: a password file that cannot be read, or a variable that is not what it should be.
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the settings; an empty variable counts as unset.
+
+    Raises: ConfigError: a password file that cannot be read, or a variable of the wrong type.
     """
     env = os.environ if environ is None else environ
-    home = Path(env.get("BERTJOBS_HOME") or "~/.bertjobs").expanduser().absolute()
-    redis_url, ray_address = env.get("BERTJOBS_REDIS_URL") or None, env.get("BERTJOBS_RAY_ADDRESS") or None
+    home = _path(env, "BERTJOBS_HOME") or Path("~/.bertjobs").expanduser().absolute()
     storage = _storage(env.get("BERTJOBS_STORAGE") or str(home / "jobs"))
     return Settings(
         home=home,
-        redis_url=redis_url,
+        redis_url=env.get("BERTJOBS_REDIS_URL") or None,
         redis_user=env.get("BERTJOBS_REDIS_USER") or None,
         redis_password=_password(env),
-        redis_ca_file=_file(env, "BERTJOBS_REDIS_CA_FILE"),
-        ray_address=ray_address,
+        redis_ca_file=_path(env, "BERTJOBS_REDIS_CA_FILE"),
+        ray_address=env.get("BERTJOBS_RAY_ADDRESS") or None,
         storage=storage,
-        cache=Path(env.get("BERTJOBS_CACHE") or home / "cache").expanduser().absolute(),
+        cache=_path(env, "BERTJOBS_CACHE") or home / "cache",
         is_stack_member="BERTJOBS_STACK_MEMBER" in env,
-        shared_folders=_folders(storage, env.get("BERTJOBS_SHARED_FOLDERS") or ""),
-        max_upload_mb=_positive(env, "BERTJOBS_MAX_UPLOAD_MB", 1000.0, unit="MB"),
+        shared_folders=_shared_folders(storage, env.get("BERTJOBS_SHARED_FOLDERS") or ""),
+        max_upload_mb=_positive(env, "BERTJOBS_MAX_UPLOAD_MB", DEFAULT_MAX_UPLOAD_MB, unit="MB"),
         sends_code=_switch(env, "BERTJOBS_SEND_CODE"),
         node_python=env.get("BERTJOBS_NODE_PYTHON") or sys.executable,
-        lease_s=_positive(env, "BERTJOBS_LEASE_S", 15.0),
+        lease_s=_positive(env, "BERTJOBS_LEASE_S", DEFAULT_LEASE_S),
         keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
         metrics_port=_port(env, "BERTJOBS_METRICS_PORT"),
         test_precision=forced_cpu_precision(env),
     )
 
 
-def forced_cpu_precision(environ: Mapping[str, str] | None = None) -> Literal["bf16", "fp32"] | None:
-    """Return what `BERTJOBS_TEST_PRECISION` says of the CPU; None where the processor is to be asked.
+def forced_cpu_precision(environ: Mapping[str, str] | None = None) -> CpuPrecision | None:
+    """Return the precision that `BERTJOBS_TEST_PRECISION` forces; None where the processor is to be asked.
 
-    For tests: with `bf16` a CPU counts as one that has bf16 arithmetic, emulated if need be, and with
-    `fp32` as one that has none. It decides nothing about GPUs.
-
-    Raises: ConfigError: it is something else.
+    Raises: ConfigError: the variable has another value.
     """
     given = (os.environ if environ is None else environ).get("BERTJOBS_TEST_PRECISION")
     if not given:
@@ -112,25 +239,25 @@ def forced_cpu_precision(environ: Mapping[str, str] | None = None) -> Literal["b
     if given == "fp32":
         return "fp32"
     raise ConfigError(
-        f"BERTJOBS_TEST_PRECISION={given} is neither bf16 nor fp32.",
+        f"BERTJOBS_TEST_PRECISION={given} is neither bf16 nor fp32",
         hint="Unset it to ask the processor.",
     )
 
 
+def _path(env: Mapping[str, str], name: str) -> Path | None:
+    """Read a path, made absolute: jobs run in other working directories than the one of this process."""
+    given = env.get(name)
+    return Path(given).expanduser().absolute() if given else None
+
+
 def _storage(given: str) -> str:
-    """Make a folder absolute: the job runs elsewhere than where it was submitted."""
     path = given.removeprefix("file://")
     return path if "://" in path else str(Path(path).expanduser().absolute())
 
 
-def _folders(storage: str, given: str) -> tuple[Path, ...]:
+def _shared_folders(storage: str, given: str) -> tuple[Path, ...]:
     named = [Path(folder).expanduser().absolute() for folder in given.split(":") if folder]
     return (*named, Path(storage)) if storage.startswith("/") else tuple(named)
-
-
-def _file(env: Mapping[str, str], name: str) -> Path | None:
-    given = env.get(name)
-    return Path(given).expanduser().absolute() if given else None
 
 
 def _password(env: Mapping[str, str]) -> str | None:
@@ -142,15 +269,15 @@ def _password(env: Mapping[str, str]) -> str | None:
     except (OSError, UnicodeDecodeError) as e:
         cause = e.strerror if isinstance(e, OSError) else "it is not text"
         raise ConfigError(
-            f"BERTJOBS_REDIS_PASSWORD_FILE={path} cannot be read: {cause}.",
-            hint="Give a file that holds the password and nothing else, readable by this user.",
+            f"BERTJOBS_REDIS_PASSWORD_FILE={path} cannot be read: {cause}",
+            hint="Name a file that holds the password and nothing else, and that this user can read.",
         ) from e
 
 
 def _switch(env: Mapping[str, str], name: str) -> bool:
     given = env.get(name) or "0"
     if given not in ("0", "1"):
-        raise ConfigError(f"{name}={given} is neither 1 nor 0.", hint="Set it to 1, or unset it.")
+        raise ConfigError(f"{name}={given} is neither 1 nor 0", hint="Set it to 1, or unset it.")
     return given == "1"
 
 
@@ -159,7 +286,7 @@ def _port(env: Mapping[str, str], name: str) -> int | None:
     if not given:
         return None
     if not (given.isdecimal() and 0 < int(given) < 65536):
-        raise ConfigError(f"{name}={given} is no port.", hint="Give a number from 1 to 65535, or unset it.")
+        raise ConfigError(f"{name}={given} is not a port", hint="Give a number from 1 to 65535, or unset it.")
     return int(given)
 
 
@@ -174,7 +301,7 @@ def _positive(env: Mapping[str, str], name: str, default: float, *, unit: str = 
     if not 0 < value < math.inf:
         usual = f"{default:g} {'s' if unit == 'seconds' else unit}" if default else "no limit"
         raise ConfigError(
-            f"{name}={given} is not a positive number of {unit}.",
+            f"{name}={given} is not a positive number of {unit}",
             hint=f"Unset it for {usual}.",
         )
     return value

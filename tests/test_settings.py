@@ -1,12 +1,13 @@
 """The environment: what is read, what is made of it, and what is refused."""
 
 import sys
+from collections import UserDict
 from pathlib import Path
 
 import pytest
 
 from bertjobs.errors import ConfigError
-from bertjobs.settings import load_settings
+from bertjobs.settings import load_settings, settings_table
 
 
 def test_an_empty_environment_means_an_embedded_stack_under_the_users_home():
@@ -18,7 +19,7 @@ def test_an_empty_environment_means_an_embedded_stack_under_the_users_home():
     assert (settings.lease_s, settings.is_stack_member) == (15.0, False)
 
 
-def test_an_empty_value_is_no_value():
+def test_an_empty_variable_counts_as_unset():
     names = ("HOME", "STORAGE", "CACHE", "REDIS_URL", "REDIS_PASSWORD", "RAY_ADDRESS", "LEASE_S")
     assert load_settings({f"BERTJOBS_{name}": "" for name in names}) == load_settings({})
 
@@ -48,7 +49,7 @@ def test_the_storage_is_a_folder_or_an_address(given, read):
     assert load_settings({"BERTJOBS_STORAGE": given}).storage == read
 
 
-def test_one_address_alone_is_no_embedded_stack():
+def test_one_address_alone_means_no_embedded_stack():
     assert not load_settings({"BERTJOBS_REDIS_URL": "redis://somewhere"}).is_embedded
     assert not load_settings({"BERTJOBS_RAY_ADDRESS": "http://somewhere:8265"}).is_embedded
 
@@ -63,47 +64,47 @@ def test_a_password_is_read_from_a_file_before_the_variable(tmp_path):
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe\x00password"])
-def test_a_password_file_that_cannot_be_read_is_named_with_the_remedy(tmp_path, content):
+def test_a_password_file_that_cannot_be_read_is_named_with_what_to_do(tmp_path, content):
     file = tmp_path / "password"
     if content is not None:
         file.write_bytes(content)
     cause = "No such file or directory" if content is None else "it is not text"
     with pytest.raises(ConfigError) as raised:
         load_settings({"BERTJOBS_REDIS_PASSWORD_FILE": str(file)})
-    assert raised.value.message == f"BERTJOBS_REDIS_PASSWORD_FILE={file} cannot be read: {cause}."
-    assert "Give a file that holds the password" in raised.value.hint
+    assert raised.value.message == f"BERTJOBS_REDIS_PASSWORD_FILE={file} cannot be read: {cause}"
+    assert "Name a file that holds the password" in raised.value.hint
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "soon", "nan", "inf"])
-def test_a_lease_that_is_no_positive_number_of_seconds_is_refused(given):
+def test_a_lease_that_is_not_a_positive_number_of_seconds_is_refused(given):
     with pytest.raises(ConfigError) as raised:
         load_settings({"BERTJOBS_LEASE_S": given})
-    assert raised.value.message == f"BERTJOBS_LEASE_S={given} is not a positive number of seconds."
+    assert raised.value.message == f"BERTJOBS_LEASE_S={given} is not a positive number of seconds"
     assert raised.value.hint == "Unset it for 15 s."
 
 
-def test_a_lease_may_be_a_part_of_a_second():
+def test_a_lease_may_be_shorter_than_a_second():
     assert load_settings({"BERTJOBS_LEASE_S": "0.5"}).lease_s == 0.5
 
 
-def test_who_we_are_for_redis_and_whom_we_trust_are_read_and_the_password_is_not_shown(tmp_path):
+def test_user_and_certificates_for_redis_are_read_and_the_password_is_not_shown(tmp_path):
     given = {"REDIS_USER": "cli", "REDIS_CA_FILE": "~/ca.crt", "REDIS_PASSWORD": "s3cret"}
     settings = load_settings({f"BERTJOBS_{name}": value for name, value in given.items()})
     assert (settings.redis_user, settings.redis_ca_file) == ("cli", Path("~/ca.crt").expanduser())
     assert "s3cret" not in repr(settings)
 
 
-def test_what_the_nodes_see_too_is_the_storage_and_what_is_named():
+def test_the_shared_folders_are_the_named_ones_and_the_storage():
     named = load_settings({"BERTJOBS_STORAGE": "/storage", "BERTJOBS_SHARED_FOLDERS": "/data:/models"})
     assert named.shared_folders == (Path("/data"), Path("/models"), Path("/storage"))
     assert load_settings({"BERTJOBS_STORAGE": "s3://bucket"}).shared_folders == ()
 
 
-def test_what_is_sent_along_has_a_limit():
+def test_uploads_have_a_limit():
     assert load_settings({}).max_upload_mb == 1000
     with pytest.raises(ConfigError) as raised:
         load_settings({"BERTJOBS_MAX_UPLOAD_MB": "-1"})
-    assert raised.value.message == "BERTJOBS_MAX_UPLOAD_MB=-1 is not a positive number of MB."
+    assert raised.value.message == "BERTJOBS_MAX_UPLOAD_MB=-1 is not a positive number of MB"
     assert raised.value.hint == "Unset it for 1000 MB."
 
 
@@ -112,19 +113,19 @@ def test_the_python_of_the_nodes_is_ours_unless_named():
     assert load_settings({"BERTJOBS_NODE_PYTHON": "/opt/bin/python"}).node_python == "/opt/bin/python"
 
 
-def test_only_what_shares_a_socket_is_certainly_one_machine():
+def test_only_a_redis_on_a_unix_socket_is_certainly_on_one_machine():
     assert load_settings({}).is_one_machine
     ray = {"BERTJOBS_RAY_ADDRESS": "http://ray:8265"}
     assert load_settings(ray | {"BERTJOBS_REDIS_URL": "unix:///tmp/redis.sock"}).is_one_machine
     assert not load_settings(ray | {"BERTJOBS_REDIS_URL": "redis://localhost:6379"}).is_one_machine
 
 
-def test_a_port_and_a_time_to_be_kept_are_nothing_unless_set_and_checked():
+def test_a_port_and_a_retention_time_are_unset_by_default_and_checked():
     nothing = load_settings({})
     assert (nothing.keep_s, nothing.metrics_port) == (None, None)
     given = load_settings({"BERTJOBS_KEEP_S": "3600", "BERTJOBS_METRICS_PORT": "9100"})
     assert (given.keep_s, given.metrics_port) == (3600.0, 9100)
-    with pytest.raises(ConfigError, match=r"BERTJOBS_METRICS_PORT=70000 is no port\. Give a number from 1"):
+    with pytest.raises(ConfigError, match=r"BERTJOBS_METRICS_PORT=70000 is not a port\. Give a number"):
         load_settings({"BERTJOBS_METRICS_PORT": "70000"})
     with pytest.raises(ConfigError, match=r"BERTJOBS_KEEP_S=soon is not a positive .* Unset it for no limit"):
         load_settings({"BERTJOBS_KEEP_S": "soon"})
@@ -137,3 +138,31 @@ def test_a_test_says_what_the_cpu_has_or_the_processor_is_asked():
         assert load_settings({"BERTJOBS_TEST_PRECISION": given}).test_precision == given
     with pytest.raises(ConfigError, match=r"^BERTJOBS_TEST_PRECISION=fp16 is neither bf16 nor fp32\b"):
         load_settings({"BERTJOBS_TEST_PRECISION": "fp16"})
+
+
+class ReadVariables(UserDict[str, str]):
+    """An environment that records which variables are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def get(self, key, default=None):
+        self.names.add(key)
+        return default
+
+    def __contains__(self, key):
+        self.names.add(key)
+        return False
+
+
+def test_the_table_lists_exactly_the_variables_that_are_read():
+    environ = ReadVariables()
+    load_settings(environ)
+    assert {setting.variable for setting in settings_table()} == environ.names
+
+
+def test_every_setting_has_a_type_and_a_sentence():
+    for setting in settings_table():
+        assert setting.type
+        assert setting.meaning.endswith("."), setting.variable
