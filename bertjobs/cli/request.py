@@ -3,9 +3,8 @@ made absolute, because the job runs elsewhere."""
 
 import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from bertjobs.config import (
     KINDS_WITH_MODEL,
@@ -22,8 +21,9 @@ from bertjobs.config.search_space import max_lens, search_space
 from bertjobs.config.sections import PAIR_TRUNCATIONS
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
-from bertjobs.text.datasets.splits import FILES_OF_SPLIT, default_valid_split, find_split
-from bertjobs.text.datasets.tasks import BUILT_IN, Task, resolve_task
+from bertjobs.text.datasets.splits import default_valid_split, find_split, split_names
+from bertjobs.text.datasets.task import Task
+from bertjobs.text.datasets.tasks import BUILT_IN, resolve_task
 
 WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig
 
@@ -79,11 +79,6 @@ def _longest_of_trials(config: TuneConfig) -> int:
     space = search_space(config, is_large=False, is_pair=is_pair)
     _, longest = max_lens(config, space)
     return longest
-
-
-def split_names(task: Task) -> list[str]:
-    """Return the names that `--split` knows for a task; anything else is the path of a file."""
-    return list(cast(Mapping[str, object], FILES_OF_SPLIT[task.format]))
 
 
 def model_of(config: JobConfig) -> str:

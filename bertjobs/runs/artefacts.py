@@ -18,7 +18,7 @@ import bertjobs
 from bertjobs.config.sections import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.storage import JobDir
-from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.datasets.task import Task
 
 ARTEFACT_FILE = "bertjobs.json"
 

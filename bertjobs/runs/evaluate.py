@@ -17,7 +17,8 @@ from bertjobs.runs.data.encode_split import encode
 from bertjobs.runs.data.rows import read_evaluation_rows
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
 from bertjobs.runs.run_context import Outcome, Run
-from bertjobs.text.datasets.tasks import Task, resolve_task
+from bertjobs.text.datasets.task import Task
+from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate

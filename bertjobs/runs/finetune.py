@@ -25,7 +25,8 @@ from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
 from bertjobs.runs.run_context import Outcome, Run
 from bertjobs.storage import JobDir
-from bertjobs.text.datasets.tasks import Task, resolve_task
+from bertjobs.text.datasets.task import Task
+from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.vocabulary import train_wordpiece

@@ -17,7 +17,8 @@ from bertjobs.errors import ConfigError
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files
-from bertjobs.text.datasets.splits import DOWNLOADS, downloads_dir
+from bertjobs.text.datasets.splits import downloads_dir
+from bertjobs.text.datasets.tasks import archive_of
 
 FLAG_OF_PATH = {
     "task.name": "--task",
@@ -88,8 +89,8 @@ def _local_files(kind: str, config: JobConfig, *, cache: Path) -> dict[str, Path
     values = {path: _value(config, path) for path in FLAG_OF_PATH}
     found = {path: Path(value) for path, value in values.items() if value and value.startswith("/")}
     if values["data.path"] is None:
-        if values["task.name"] in DOWNLOADS:
-            found["data.path"] = downloads_dir(cache) / DOWNLOADS[values["task.name"]]
+        if archive := archive_of(values["task.name"]):
+            found["data.path"] = downloads_dir(cache) / archive
         if values["data.corpus"] in PUBLISHED_CORPORA:
             train, *_ = find_files(values["data.corpus"], None, split="train", cache=cache)
             found["data.path"] = train.parent

@@ -16,7 +16,7 @@ import pyarrow as pa
 from bertjobs.errors import StorageError
 from bertjobs.storage import replacing, sha256_of
 from bertjobs.text import ragged
-from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.datasets.task import Task
 from bertjobs.text.tokenizer import Tokenizer
 
 ENCODER_VERSION = 1

@@ -25,7 +25,7 @@ from bertjobs.modeling.build import build_classifier
 from bertjobs.modeling.weights import load_weights
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.read_split import read_split
-from bertjobs.text.datasets.tasks import SNLI
+from bertjobs.text.datasets.snli import SNLI
 from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.finetune import finetune

@@ -14,7 +14,8 @@ from bertjobs.runs.artefacts import Artefact, Collector, read_artefact, write_pr
 from bertjobs.runs.data.rows import read_training_rows
 from bertjobs.runs.evaluate import check_task, trained_text
 from bertjobs.storage import JobDir
-from bertjobs.text.datasets.tasks import COLA, SNLI
+from bertjobs.text.datasets.cola import COLA
+from bertjobs.text.datasets.snli import SNLI
 from bertjobs.text.vocabulary import train_wordpiece
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from bertjobs.text.datasets.read_split import Split, read_split
-from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.datasets.task import Task
 
 # Examples are bounded by their number: a loaded machine must not fail a test.
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])

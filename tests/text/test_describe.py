@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bertjobs.text.datasets.cola import COLA
 from bertjobs.text.datasets.read_split import Split
 from bertjobs.text.datasets.sample import write_sample
-from bertjobs.text.datasets.tasks import COLA, SNLI
+from bertjobs.text.datasets.snli import SNLI
 from bertjobs.text.describe import describe_split
 from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.truncation import STRATEGIES

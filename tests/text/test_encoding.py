@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertjobs.errors import StorageError
-from bertjobs.text.datasets.tasks import COLA, SNLI
+from bertjobs.text.datasets.cola import COLA
+from bertjobs.text.datasets.snli import SNLI
 from bertjobs.text.encoding import EncodedTable, cache_key, encode_table, read_arrow, write_arrow
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.vocabulary import train_wordpiece

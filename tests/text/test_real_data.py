@@ -10,9 +10,11 @@ import pyarrow as pa
 import pytest
 
 from bertjobs.text.batching import collate, order_of_epoch
+from bertjobs.text.datasets.cola import COLA
 from bertjobs.text.datasets.read_split import Split, holdout
-from bertjobs.text.datasets.splits import has_named_split
-from bertjobs.text.datasets.tasks import COLA, SNLI, Task
+from bertjobs.text.datasets.snli import SNLI
+from bertjobs.text.datasets.splits import has_split
+from bertjobs.text.datasets.task import Task
 from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.tokenizer import WordTokenizer
 from bertjobs.text.tokenizer_files import load_tokenizer
@@ -57,7 +59,7 @@ def test_both_published_forms_give_the_texts_as_written(real_data: Path, read: R
 
 
 def test_colas_recipe_holds_out_856_of_its_training_rows(real_data: Path, read: Read) -> None:
-    assert not has_named_split(COLA, str(real_data / "cola_public"), split="dev", cache=real_data)
+    assert not has_split(COLA, str(real_data / "cola_public"), split="dev", cache=real_data)
     train, valid = holdout(read(COLA, real_data / "cola_public").table.num_rows, ratio=0.1, seed=2018)
     assert (len(train), len(valid)) == (7695, 856)
 

@@ -14,14 +14,14 @@ from bertjobs.cli.options import config_options, resolve
 from bertjobs.cli.output.formatting import TransferLine
 from bertjobs.cli.output.render import print_json, print_line, print_note
 from bertjobs.cli.output.reports import print_corpora, print_inspection
-from bertjobs.cli.request import split_names
 from bertjobs.config import PretrainConfig
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import ConfigError, StorageError
 from bertjobs.settings import load_settings
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files
-from bertjobs.text.datasets.splits import find_split, has_named_split
-from bertjobs.text.datasets.tasks import Task, resolve_task
+from bertjobs.text.datasets.splits import find_split, has_split, split_names
+from bertjobs.text.datasets.task import Task
+from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.text.source_file import SourceFile
 
 READING = ("data.corpus", "data.column", "data.document", "data.sentences", "data.limit_documents")
@@ -205,6 +205,6 @@ def _splits_there_are(task: Task, path: str | None, cache: Path) -> list[str]:
     """Return the names of the splits that are there, one for each file: CoLA's `dev` has two."""
     found: dict[SourceFile, str] = {}
     for split in split_names(task):
-        if has_named_split(task, path, split=split, cache=cache):
+        if has_split(task, path, split=split, cache=cache):
             found.setdefault(find_split(task, path, split=split, cache=cache), split)
     return list(found.values())

@@ -11,7 +11,7 @@ import ray.data
 from bertjobs.runs.data.corpus_blocks import bound_pipelines
 from bertjobs.runs.data.rows import Rows
 from bertjobs.runs.run_context import Run
-from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.datasets.task import Task
 from bertjobs.text.encoding import encode_table, read_arrow, write_arrow
 from bertjobs.text.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from bertjobs.config.finetune import DataSection, EvalDataSection
 from bertjobs.text.datasets.read_split import Split, holdout, read_split
 from bertjobs.text.datasets.splits import default_valid_split
-from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.datasets.task import Task
 from bertjobs.text.encoding import cache_key
 from bertjobs.text.tokenizer import Tokenizer
 

@@ -1,7 +1,6 @@
 """Read a split of a task into one Arrow table, whatever file it stands in; hold out a share of its rows."""
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.readers import read_cola, read_columnar, read_csv, read_json_lines, read_tsv
-from bertjobs.text.datasets.rows import BadRow, OnBadRow, Row, collect
+from bertjobs.text.datasets.build_table import OnBadRow, build_table
+from bertjobs.text.datasets.columnar import read_columnar
+from bertjobs.text.datasets.readers import Reader, read_csv, read_json_lines, read_tsv
 from bertjobs.text.datasets.splits import find_split
-from bertjobs.text.datasets.tasks import Columns, Task
+from bertjobs.text.datasets.task import Task
+from bertjobs.text.datasets.tasks import files_of
 from bertjobs.text.source_file import SourceFile
 
 
@@ -46,7 +47,7 @@ def read_split(
     source = find_split(task, path, split=split, cache=cache)
     reader, unit = _reader(task, source)
     try:
-        collected = collect(
+        table, num_dropped = build_table(
             reader(source, task.columns),
             task=task,
             source=source,
@@ -57,9 +58,7 @@ def read_split(
     except DataError:
         source.check_archive()  # a damaged member shows first as a broken row: name the real cause
         raise
-    return Split(
-        table=collected.table, labels=task.labels, num_dropped=collected.num_dropped, files=(source.path,)
-    )
+    return Split(table=table, labels=task.labels, num_dropped=num_dropped, files=(source.path,))
 
 
 def holdout(num_rows: int, *, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,8 +80,6 @@ def holdout(num_rows: int, *, ratio: float, seed: int) -> tuple[np.ndarray, np.n
     return permutation[num_valid:], permutation[:num_valid]
 
 
-Reader = Callable[[SourceFile, Columns], Iterator[Row | BadRow]]
-
 _READERS: dict[str, tuple[Reader, str]] = {
     ".jsonl": (read_json_lines, "line"),
     ".json": (read_json_lines, "line"),
@@ -97,8 +94,9 @@ _READERS: dict[str, tuple[Reader, str]] = {
 
 
 def _reader(task: Task, source: SourceFile) -> tuple[Reader, str]:
-    if task.format == "cola" and source.suffix in (".tsv", ".txt"):
-        return read_cola, "line"
+    own_reader = files_of(task).read_text
+    if own_reader is not None and source.suffix in (".tsv", ".txt"):
+        return own_reader, "line"
     if source.suffix not in _READERS:
         raise DataError(
             f"{source}: files ending in {source.suffix or 'nothing'!r} are not read.",

@@ -1,73 +1,85 @@
-"""Read rows of delimited text: TSV as SNLI, CoLA and GLUE publish it (quotes are literal), and quoted CSV.
+"""Read rows of text files: TSV as SNLI, CoLA and GLUE publish it (quotes are text), CSV, and JSON lines.
 
-Read one JSON object a line, as SNLI publishes it and most others do.
-
-Read rows of columnar files: Parquet, and Arrow's file, stream and Feather formats.
+A reader yields what it finds, row by row; labels are texts here, and bad rows are only described. Imports
+nothing slow: the command line knows tasks, and tasks may have a reader. Parquet and Arrow are read in
+`columnar`.
 """
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.rows import BadRow, Row
-from bertjobs.text.datasets.tasks import Columns
 from bertjobs.text.source_file import SourceFile
 
-COLA_COLUMNS = ("source", "label", "author_mark", "sentence")
-"""CoLA's files as published, and GLUE's `train.tsv` and `dev.tsv` for CoLA, have no header."""
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """The names of the texts' and the label's columns: in a header, in JSON objects, or in a table."""
+
+    text_a: str
+    text_b: str | None
+    label: str
+
+
+class Row(NamedTuple):
+    """One row that could be read."""
+
+    place: int
+    """Line of a text file, or row of a columnar one, from 1."""
+    text_a: str
+    text_b: str | None
+    label: str | None
+    """None where the file has no label column or the cell is empty."""
+
+
+class BadRow(NamedTuple):
+    """One row that could not be read, and why."""
+
+    place: int
+    cause: str
+
+
+Reader = Callable[[SourceFile, Columns], Iterator[Row | BadRow]]
 
 
 def read_tsv(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
     """Yield the rows of a tab-separated file with a header. Raises: DataError: a column is missing."""
-    return _read(source, columns, _tab_separated(source))
+    return _with_header(source, columns, tab_separated(source))
 
 
 def read_csv(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
     """Yield the rows of a comma-separated file with a header. Raises: DataError: a column is missing."""
-    return _read(source, columns, _comma_separated(source))
+    return _with_header(source, columns, _comma_separated(source))
 
 
-def read_cola(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
-    """Yield the rows of a CoLA file: four columns without a header, or GLUE's with one.
-
-    GLUE's `test.tsv` has a header, an index and no labels.
-    """
-    records = _tab_separated(source)
-    for place, cells in records:
-        if isinstance(cells, str):
-            yield BadRow(place, cells)
-        elif place == 1 and columns.text_a in cells:
-            yield from _rows(_Picker(cells, columns, source), records)
-            return
-        else:
-            picker = _Picker(COLA_COLUMNS, columns, source)
-            yield picker.pick(place, cells)
-            yield from _rows(picker, records)
-            return
+def read_json_lines(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
+    """Yield the rows; blank lines are passed over."""
+    for number, line in source.lines():
+        if line and not line.isspace():
+            yield _row(number, line, columns)
 
 
 Records = Iterator[tuple[int, Sequence[str] | str]]
 """Line number, and the cells or the reason why there are none."""
 
 
-def _read(source: SourceFile, columns: Columns, records: Records) -> Iterator[Row | BadRow]:
+def _with_header(source: SourceFile, columns: Columns, records: Records) -> Iterator[Row | BadRow]:
     place, header = next(records, (1, ()))
     if isinstance(header, str):
         raise DataError(f"{source}, line {place}: {header}.", hint="The first line must name the columns.")
-    yield from _rows(_Picker(header, columns, source), records)
+    yield from rows_of(records, ColumnPicker(header, columns, source))
 
 
-def _rows(picker: "_Picker", records: Records) -> Iterator[Row | BadRow]:
+def rows_of(records: Records, picker: "ColumnPicker") -> Iterator[Row | BadRow]:
+    """Yield the task's columns of each record."""
     for place, cells in records:
         yield BadRow(place, cells) if isinstance(cells, str) else picker.pick(place, cells)
 
 
-class _Picker:
+class ColumnPicker:
     """Picks the task's columns out of a record by their places in the header."""
 
     def __init__(self, header: Sequence[str], columns: Columns, source: SourceFile) -> None:
@@ -85,6 +97,7 @@ class _Picker:
         self._label = place_of.get(columns.label)
 
     def pick(self, place: int, cells: Sequence[str]) -> Row | BadRow:
+        """Return one row; a record with too many or too few cells is bad."""
         if len(cells) != self._width:
             return BadRow(place, f"expected {self._width} columns, but found {len(cells)}")
         label = None if self._label is None else cells[self._label].strip() or None
@@ -92,7 +105,8 @@ class _Picker:
         return Row(place, cells[self._text_a], text_b, label)
 
 
-def _tab_separated(source: SourceFile) -> Records:
+def tab_separated(source: SourceFile) -> Records:
+    """Yield the cells of each line; quotes are text. Blank lines are left out."""
     for number, line in source.lines():
         if line:
             yield number, line.split("\t")
@@ -110,13 +124,6 @@ def _comma_separated(source: SourceFile) -> Records:
             continue
         if cells:
             yield reader.line_num, cells
-
-
-def read_json_lines(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
-    """Yield the rows; blank lines are passed over."""
-    for number, line in source.lines():
-        if line and not line.isspace():
-            yield _row(number, line, columns)
 
 
 def _row(number: int, line: str, columns: Columns) -> Row | BadRow:
@@ -150,54 +157,3 @@ def label_text(value: Any) -> str | None:
 
 def _no_field(name: str, fields: dict[str, Any]) -> str:
     return f"there is no field {name!r}; the row has {', '.join(fields) or 'none'}"
-
-
-def read_columnar(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
-    """Yield the rows. Raises: DataError: damaged, a column is missing, or a text column holds no texts."""
-    table = _read_columnar(source)
-    texts = [_text_column(table, columns.text_a, source)]
-    if columns.text_b is not None:
-        texts.append(_text_column(table, columns.text_b, source))
-    has_labels = columns.label in table.column_names
-    labels = table[columns.label].to_pylist() if has_labels else [None] * table.num_rows
-    for place, (label, *row) in enumerate(zip(labels, *texts, strict=True), start=1):
-        if None in row:
-            yield BadRow(place, "a text is null")
-        else:
-            yield Row(place, row[0], row[1] if columns.text_b is not None else None, label_text(label))
-
-
-def _read_columnar(source: SourceFile) -> pa.Table:
-    with source.open() as stream:
-        content = pa.py_buffer(stream.read())
-    if content.size == 0:
-        raise DataError(f"{source} is empty.", hint="Give a file with rows (--data).")
-    try:
-        if source.suffix == ".parquet":
-            return pq.read_table(pa.BufferReader(content))
-        if content[:6].to_pybytes() == b"ARROW1":
-            return pa.ipc.open_file(content).read_all()
-        return pa.ipc.open_stream(content).read_all()
-    except (pa.ArrowException, OSError) as e:
-        raise DataError(
-            f"{source} cannot be read as {source.suffix[1:]}: {str(e).splitlines()[0]}",
-            hint="It is damaged, cut short or of another format; give another file (--data).",
-        ) from e
-
-
-def _text_column(table: pa.Table, name: str, source: SourceFile) -> list[str | None]:
-    if name not in table.column_names:
-        raise DataError(
-            f"{source}: there is no column {name!r}; the file has {', '.join(table.column_names)}.",
-            hint="The task file (--task) must name the columns as the file does.",
-        )
-    column = table[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise DataError(
-            f"{source}: the column {name!r} holds {column.type}, not texts.",
-            hint="Name a column of texts in the task file (--task).",
-        )
-    values: list[str | None] = column.to_pylist()
-    return values

@@ -4,40 +4,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.datasets.task import Task
+from bertjobs.text.datasets.tasks import archive_of, files_of
 from bertjobs.text.source_file import SourceFile, data_errors, open_archive
-
-TABLE_SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
-
-_SNLI: dict[str, tuple[str, ...]] = {
-    split: (f"snli_1.0_{split}.jsonl", f"snli_1.0_{split}.txt") for split in ("train", "dev", "test")
-}
-_COLA = {  # the published names first, then GLUE's
-    "train": ("in_domain_train.tsv", "train.tsv"),
-    "dev": ("in_domain_dev.tsv", "dev.tsv"),
-    "in_domain_dev": ("in_domain_dev.tsv",),
-    "out_of_domain_dev": ("out_of_domain_dev.tsv",),
-    "test": ("test.tsv",),
-}
-_TABLE_STEMS = {
-    "train": ("train",),
-    "dev": ("dev", "valid", "validation", "val"),
-    "test": ("test",),
-}
-_TABLE = {
-    split: tuple(stem + suffix for stem in stems for suffix in TABLE_SUFFIXES)
-    for split, stems in _TABLE_STEMS.items()
-}
-FILES_OF_SPLIT: dict[str, dict[str, tuple[str, ...]]] = {"snli": _SNLI, "cola": _COLA, "table": _TABLE}
-DOWNLOADS = {"snli": "snli_1.0.zip", "cola": "cola_public_1.1.zip"}
-"""What `data get` stores, by task."""
-
-_FOLDERS = {
-    "snli": ("", "snli_1.0"),
-    "cola": ("", "raw", "cola_public/raw", "CoLA"),
-    "table": ("",),
-}
-"""Where under the given folder or zip the files may lie."""
 
 
 def downloads_dir(cache: Path) -> Path:
@@ -45,12 +14,17 @@ def downloads_dir(cache: Path) -> Path:
     return cache / "downloads"
 
 
+def split_names(task: Task) -> list[str]:
+    """Return the names that `--split` knows for a task; anything else is the path of a file."""
+    return list(files_of(task).names)
+
+
 def find_split(task: Task, path: str | None, *, split: str, cache: Path) -> SourceFile:
     """Return the file that holds a split; `split` is a name, or the path of a file.
 
     Raises: DataError: it is not there; says where was looked and what to do.
     """
-    if split not in FILES_OF_SPLIT[task.format]:
+    if split not in files_of(task).names:
         return _given_file(task, path, split)
     root = _root(task, path, cache)
     found = _find_named(task, root, split)
@@ -62,13 +36,13 @@ def find_split(task: Task, path: str | None, *, split: str, cache: Path) -> Sour
     if found is None:
         raise DataError(
             f"{root} holds no {split!r} split of {task.name} (looked for "
-            f"{_listing(FILES_OF_SPLIT[task.format][split])}).",
+            f"{_listing(files_of(task).names[split])}).",
             hint="Give the folder or zip that holds it (--data), or the path of one file (--split).",
         )
     return found
 
 
-def has_named_split(task: Task, path: str | None, *, split: str, cache: Path) -> bool:
+def has_split(task: Task, path: str | None, *, split: str, cache: Path) -> bool:
     """Return whether a named split is there. Raises: DataError: the data itself is not, or is damaged."""
     return _find_named(task, _root(task, path, cache), split) is not None
 
@@ -76,14 +50,12 @@ def has_named_split(task: Task, path: str | None, *, split: str, cache: Path) ->
 def default_valid_split(task: Task, path: str | None, *, cache: Path) -> str | None:
     """Return the split to validate on where the user names none; None where rows of `train` are held out.
 
-    CoLA's recipe holds rows out although there is a development file.
-
     Raises: DataError: the data is not there, or is damaged.
     """
     is_one_table = path is not None and Path(path).is_file() and not path.endswith(".zip")
-    if task.format == "cola" or is_one_table:
+    if files_of(task).holds_out_validation or is_one_table:
         return None
-    return "dev" if has_named_split(task, path, split="dev", cache=cache) else None
+    return "dev" if has_split(task, path, split="dev", cache=cache) else None
 
 
 def _given_file(task: Task, path: str | None, split: str) -> SourceFile:
@@ -95,7 +67,7 @@ def _given_file(task: Task, path: str | None, split: str) -> SourceFile:
             return SourceFile(candidate)
     raise DataError(
         f"--split {split}: there is no such file, and it is no split of {task.name}.",
-        hint=f"Choose one of {', '.join(FILES_OF_SPLIT[task.format])}, or give the path of a file.",
+        hint=f"Choose one of {', '.join(files_of(task).names)}, or give the path of a file.",
     )
 
 
@@ -107,9 +79,10 @@ def _root(task: Task, path: str | None, cache: Path) -> Path:
         if not is_there:
             raise DataError(f"--data {path}: there is no such folder or file.", hint="Check the path.")
         return root
-    if task.name not in DOWNLOADS:
+    archive = archive_of(task.name)
+    if archive is None:
         raise DataError(f"The task {task.name} needs its data.", hint="Give its folder or file (--data).")
-    root = downloads_dir(cache) / DOWNLOADS[task.name]
+    root = downloads_dir(cache) / archive
     if not root.exists():
         raise DataError(
             f"No data was given for {task.name}, and none has been downloaded ({root} is not there).",
@@ -121,8 +94,8 @@ def _root(task: Task, path: str | None, cache: Path) -> Path:
 def _find_named(task: Task, root: Path, split: str) -> SourceFile | None:
     names = [
         str(PurePosixPath(folder) / name)
-        for name in FILES_OF_SPLIT[task.format][split]
-        for folder in _FOLDERS[task.format]
+        for name in files_of(task).names[split]
+        for folder in files_of(task).folders
     ]
     if root.is_dir():
         return _first(names, lambda name: (root / name).is_file(), lambda name: SourceFile(root / name))

@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.errors import DataError
+from bertjobs.text.datasets.cola import COLA
 from bertjobs.text.datasets.read_split import Split
-from bertjobs.text.datasets.tasks import COLA, SNLI, Columns, Task
+from bertjobs.text.datasets.readers import Columns
+from bertjobs.text.datasets.snli import SNLI
+from bertjobs.text.datasets.task import Task
 
 Read = Callable[..., Split]
 

@@ -12,10 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.errors import DataError
+from bertjobs.text.datasets.cola import COLA
 from bertjobs.text.datasets.read_split import Split, holdout
+from bertjobs.text.datasets.readers import Columns
 from bertjobs.text.datasets.sample import write_sample
-from bertjobs.text.datasets.splits import has_named_split
-from bertjobs.text.datasets.tasks import COLA, SNLI, Columns, Task
+from bertjobs.text.datasets.snli import SNLI
+from bertjobs.text.datasets.splits import has_split
+from bertjobs.text.datasets.task import Task
 
 Read = Callable[..., Split]
 
@@ -198,16 +201,12 @@ def test_the_published_zip_is_read_in_place_and_from_the_cache(tmp_path: Path, r
 def test_splits_that_are_there_are_known_without_reading_them(tmp_path: Path) -> None:
     write_sample(tmp_path)
     (tmp_path / "snli_1.0" / "snli_1.0_dev.jsonl").unlink()
-    there = [
-        s for s in ("train", "dev", "test") if has_named_split(SNLI, str(tmp_path), split=s, cache=tmp_path)
-    ]
+    there = [s for s in ("train", "dev", "test") if has_split(SNLI, str(tmp_path), split=s, cache=tmp_path)]
     assert there == ["train", "test"]
 
 
 def test_a_single_file_is_the_training_split_and_no_other(snli_file: Path) -> None:
-    there = [
-        s for s in ("train", "dev", "test") if has_named_split(SNLI, str(snli_file), split=s, cache=snli_file)
-    ]
+    there = [s for s in ("train", "dev", "test") if has_split(SNLI, str(snli_file), split=s, cache=snli_file)]
     assert there == ["train"]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.text.datasets.cola import COLA
 from bertjobs.text.datasets.read_split import Split
 from bertjobs.text.datasets.sample import NUM_PAIRS, NUM_SENTENCES, write_sample
-from bertjobs.text.datasets.tasks import COLA, SNLI
+from bertjobs.text.datasets.snli import SNLI
 
 Read = Callable[..., Split]
 FILES = {

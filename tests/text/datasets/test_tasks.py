@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import ConfigError
-from bertjobs.text.datasets.tasks import BUILT_IN, Columns, Task, resolve_task
+from bertjobs.text.datasets.readers import Columns
+from bertjobs.text.datasets.task import Task
+from bertjobs.text.datasets.tasks import BUILT_IN, resolve_task
 
 GOOD = """
 columns: {text_a: premise, text_b: hypothesis, label: gold}

@@ -1,13 +1,13 @@
 """From rows as a reader found them to one Arrow table: labels numbered, bad rows refused or counted."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pyarrow as pa
 
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.tasks import Task
+from bertjobs.text.datasets.readers import BadRow, Row
+from bertjobs.text.datasets.task import Task
 from bertjobs.text.source_file import SourceFile
 
 OnBadRow = Literal["error", "skip"]
@@ -16,31 +16,7 @@ NO_GOLD_LABEL = "no gold label"
 BROKEN_ROW = "broken row"
 
 
-class Row(NamedTuple):
-    """One row that could be read."""
-
-    place: int
-    """Line of a text file, or row of a columnar one, from 1."""
-    text_a: str
-    text_b: str | None
-    label: str | None
-    """None where the file has no label column or the cell is empty."""
-
-
-class BadRow(NamedTuple):
-    """One row that could not be read, and why."""
-
-    place: int
-    cause: str
-
-
-@dataclass(frozen=True)
-class Collected:
-    table: pa.Table
-    num_dropped: dict[str, int]
-
-
-def collect(
+def build_table(
     rows: Iterable[Row | BadRow],
     *,
     task: Task,
@@ -48,8 +24,10 @@ def collect(
     unit: str,
     on_bad_row: OnBadRow,
     require_labels: bool,
-) -> Collected:
-    """Number the labels, drop what has none, and build the table; `unit` is what a place counts (`line`).
+) -> tuple[pa.Table, dict[str, int]]:
+    """Return the table of a split (`read_split.Split`), and how many rows were left out, by reason.
+
+    unit: what a row's place is the number of, `line` or `row`.
 
     A file in which no row has a label is kept whole, with label -1, unless labels are required.
 
@@ -107,7 +85,7 @@ class _Kept:
         self._texts_b.append(row.text_b)
         self._labels.append(number)
 
-    def finish(self, *, require_labels: bool) -> Collected:
+    def finish(self, *, require_labels: bool) -> tuple[pa.Table, dict[str, int]]:
         """Build the table."""
         if not self._labels:
             raise self._nothing_left()
@@ -125,9 +103,7 @@ class _Kept:
                 self.refuse(place, f"the label (column {self._task.columns.label!r}) is empty")
             dropped = {position for position, _ in self._without_cell} | set(self._without_gold)
         num_without_gold = 0 if is_unlabelled else len(self._without_gold)
-        return Collected(
-            self._table(dropped), {NO_GOLD_LABEL: num_without_gold, BROKEN_ROW: self._num_broken}
-        )
+        return self._table(dropped), {NO_GOLD_LABEL: num_without_gold, BROKEN_ROW: self._num_broken}
 
     def _table(self, dropped: set[int]) -> pa.Table:
         columns = {"text_a": pa.array(self._texts_a, pa.string())}
