@@ -3,6 +3,7 @@ made absolute, because the job runs elsewhere."""
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
