@@ -1,4 +1,4 @@
-"""The embedded local stack: Redis, a Ray head, the dispatcher and their keeper, as detached processes.
+"""The embedded local stack: Redis, a Ray head, the dispatcher and their watchdog, as detached processes.
 
 With no `BERTJOBS_REDIS_URL` and no `BERTJOBS_RAY_ADDRESS` the first command that needs them starts them.
 """

@@ -1,8 +1,9 @@
-"""Start one member of the stack, detached from the command that asked for it.
+"""Start one member of the stack as a process that is detached from the command that starts it.
 
-Run as a script of its own (`python -I -S launch.py SPEC`) and therefore standard library only. The new
-process writes its own record before it turns into the member, and holds the start lock until that moment:
-whoever is killed in between, there is never a member running that no record names, nor two starters at work.
+Runs as a script (`python -I -S launch.py SPEC`) and uses the standard library only, so that a start takes 20
+ms. The new process writes its own record before it executes the member's program, and holds the start lock
+until then: whichever process is killed in between, no member ever runs without a record, and no two commands
+start members at the same time.
 """
 
 import json
@@ -19,12 +20,14 @@ def main() -> int:
     spec = json.loads(sys.argv[1])
     for fd in spec["lock_fds"]:
         os.set_inheritable(fd, False)
-    read_end, write_end = os.pipe()  # closes on exec: nothing to read means that the member runs
+    read_end, write_end = (
+        os.pipe()
+    )  # closed by exec: the end of the file without text means that the member runs
     if os.fork() == 0:
         try:
             os.close(read_end)
             _become(spec)
-        except BaseException as e:  # whatever it is, the parent is told and this child ends
+        except BaseException as e:  # the forked child must report to its parent and exit, whatever happened
             number = e.errno or 0 if isinstance(e, OSError) else 0
             os.write(write_end, f"{number} {e}".encode())
         finally:
@@ -37,15 +40,20 @@ def main() -> int:
 
 
 def started(pid: int) -> str | None:
-    """Name the start of a running process, so that a recycled pid is told from it; None if it has ended."""
+    """Return an identity of a running process that a later process with its pid does not have; None if it
+    ended.
+
+    Not psutil's `create_time`: it is computed from the wall clock at boot, which can be adjusted, and this
+    module has no access to installed packages.
+    """
     if not Path("/proc/self/stat").exists():
-        import subprocess  # macOS only: 15 ms that Linux need not pay
+        import subprocess  # 15 ms, on macOS only
 
         found = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True)
         state, _, start = found.stdout.strip().partition(" ")
         return None if not state or state.startswith("Z") else start.strip()
     try:
-        # The command in brackets may hold blanks and brackets; the fields after it do not.
+        # The command's name in brackets may contain blanks and brackets; the fields after it do not.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -53,7 +61,7 @@ def started(pid: int) -> str | None:
 
 
 def boot() -> str:
-    """Name this run of the machine; nothing on macOS, where a start has a date."""
+    """Return the id of the current boot; empty on macOS, where the start of a process includes its date."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""File locks between commands. The kernel drops them with their holder, so a crash leaves none behind."""
+"""File locks between commands. The kernel releases them when their holder ends, so a crash leaves none
+behind."""
 
 import contextlib
 import fcntl
@@ -8,17 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bertjobs.errors import QueueError
-from bertjobs.stack.home import home_error
+from bertjobs.stack.paths import unwritable_home
 
 _POLL_S = 0.01
 
 
 @contextlib.contextmanager
 def hold(path: Path, *, timeout_s: float, busy: str) -> Iterator[int]:
-    """Hold a lock for the time of the block; give its file descriptor, for children to hold it as well.
+    """Hold a lock for the duration of the block; yield its file descriptor, so that children can hold it too.
 
-    Raises: QueueError: someone else has held it for `timeout_s`; `busy` says who that may be.
-        StorageError: the file cannot be opened.
+    Raises: QueueError: another process has held it for `timeout_s`; `busy` is the message. StorageError: the
+        file cannot be opened.
     """
     fd = open_lock(path)
     try:
@@ -33,17 +34,17 @@ def hold(path: Path, *, timeout_s: float, busy: str) -> Iterator[int]:
 
 
 def open_lock(path: Path) -> int:
-    """Open a lock file, made if missing. Raises: StorageError: it cannot be."""
+    """Open a lock file, and create it if missing. Raises: StorageError: it cannot be opened."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
-        raise home_error(path, e) from e
+        raise unwritable_home(path, e) from e
 
 
 def try_lock(fd: int) -> bool:
     """Take the lock if it is free; return whether we have it.
 
-    flock, not lockf: it belongs to the open file and goes to a child with it.
+    flock, not lockf: it belongs to the open file, which a child inherits.
     """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,5 +54,5 @@ def try_lock(fd: int) -> bool:
 
 
 def close(fd: int) -> None:
-    """Let go of a lock file; the lock stays with children that hold it."""
+    """Close a lock file. Children that inherited it keep the lock."""
     os.close(fd)

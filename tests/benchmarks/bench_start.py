@@ -25,7 +25,7 @@ from typing import Any
 from bertjobs import stack
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack import ray_head
-from bertjobs.stack.home import layout_of
+from bertjobs.stack.paths import stack_paths
 from bertjobs.stack.process import read_record
 
 BERTJOBS = [sys.executable, "-m", "bertjobs.cli.main"]
@@ -47,7 +47,7 @@ def main() -> None:
             figures = measure(settings, Path(folder), num_rounds=args.rounds)
         finally:
             stack.down(settings, announce=note)
-            shutil.rmtree(layout_of(settings).runtime or settings.home, ignore_errors=True)
+            shutil.rmtree(stack_paths(settings).runtime_dir or settings.home, ignore_errors=True)
     show(figures)
     if args.json is not None:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -79,10 +79,10 @@ def measure(settings: Settings, folder: Path, *, num_rounds: int) -> dict[str, A
 def start_bare(settings: Settings, folder: Path) -> float:
     """Run the bare script; return the seconds to the end of its first step."""
     folder.mkdir()
-    layout = layout_of(settings)
-    ray = read_record(layout.record("ray"))
+    paths = stack_paths(settings)
+    ray = read_record(paths.record_file("ray"))
     assert ray is not None
-    environ = {**os.environ, **ray_head.environment(layout), "RAY_ADDRESS": f"127.0.0.1:{ray.ports[0]}"}
+    environ = {**os.environ, **ray_head.environment(paths), "RAY_ADDRESS": f"127.0.0.1:{ray.ports[0]}"}
     script = Path(__file__).with_name("bare_torchtrainer.py")
     began = time.time()
     subprocess.run(

@@ -23,7 +23,7 @@ from typing import Any
 
 from bertjobs import stack
 from bertjobs.settings import load_settings
-from bertjobs.stack.home import layout_of
+from bertjobs.stack.paths import stack_paths
 
 BERTJOBS = [sys.executable, "-m", "bertjobs.cli.main"]
 GOAL = 1.3
@@ -44,7 +44,7 @@ def main() -> None:
             figures = measure(Path(folder), num_trials=args.trials, epochs=args.epochs)
         finally:
             stack.down(settings, announce=note)
-            shutil.rmtree(layout_of(settings).runtime or settings.home, ignore_errors=True)
+            shutil.rmtree(stack_paths(settings).runtime_dir or settings.home, ignore_errors=True)
     show(figures)
     if args.json is not None:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -134,7 +134,7 @@ def test_the_status_of_a_stack_that_is_off_starts_nothing(run: Run, home: Path) 
         ["redis", "off"],
         ["ray", "off"],
         ["dispatcher", "off"],
-        ["keeper", "off"],
+        ["watchdog", "off"],
     ]
     assert json.loads(run("cluster", "status", "--json").stdout)["home"] == str(home)
     assert not home.exists()

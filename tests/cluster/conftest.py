@@ -194,9 +194,9 @@ class SharedCluster:
             "from bertjobs.jobs.ray.code_package import code_to_send;"
             "from bertjobs.jobs.ray.api import RayApi, ray_token;"
             "from bertjobs.settings import load_settings;"
-            "from bertjobs.stack.doctor.node_checks import ask_nodes;"
+            "from bertjobs.stack.doctor.node_checks import probe_nodes;"
             "s = load_settings();"
-            "print(ask_nodes(s, RayApi(s.ray_address, token=ray_token(), code=code_to_send(s))))"
+            "print(probe_nodes(s, RayApi(s.ray_address, token=ray_token(), code=code_to_send(s))))"
         )
         done = self.hosts["desk"].run([sys.executable, "-c", ask], env=self.desk_env(**env))
         marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]

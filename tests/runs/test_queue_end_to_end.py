@@ -137,7 +137,7 @@ def test_what_is_killed_one_after_the_other_ends_with_the_weights_of_an_undistur
     cluster.wait_for(job, lambda status: status["attempts"] == 2)
     cluster.wait_for(job, is_running_after(12))
     cluster.kill_members("dispatcher", "redis")
-    # The keeper brings both back; the driver goes on meanwhile, and the new dispatcher adopts it.
+    # The watchdog restarts both; the driver continues meanwhile, and the new dispatcher adopts it.
     cluster.wait_for(job, is_running_after(20))
     assert cluster.json("status", job)["attempts"] == 2
     cluster.kill(f"bertjobs.runs.driver {job}")

@@ -12,8 +12,8 @@ import redis
 from bertjobs import stack
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack import process, ray_head
-from bertjobs.stack.home import Layout, layout_of
 from bertjobs.stack.lifecycle import MEMBERS
+from bertjobs.stack.paths import StackPaths, stack_paths
 
 SLEEPER = "import time\nwhile True: time.sleep(60)"
 
@@ -28,18 +28,18 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 def end_stack(settings: Settings) -> None:
     """End a stack and everything that carries its mark, and prove it."""
-    layout = layout_of(settings)
+    paths = stack_paths(settings)
     stack.down(settings, announce=quiet)
     for member in MEMBERS:
-        process.sweep(member, home=settings.home, grace_s=2.0)
+        process.stop_descendants(member, home=settings.home, grace_s=2.0)
         assert process.descendants(member, home=settings.home) == []
-    if layout.runtime is not None:
-        shutil.rmtree(layout.runtime, ignore_errors=True)
+    if paths.runtime_dir is not None:
+        shutil.rmtree(paths.runtime_dir, ignore_errors=True)
 
 
 @pytest.fixture
-def layout(settings: Settings) -> Layout:
-    return layout_of(settings)
+def paths(settings: Settings) -> StackPaths:
+    return stack_paths(settings)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
         f"import json, os\nprint(json.dumps(dict(os.environ, PID=str(os.getpid()))), flush=True)\n{SLEEPER}"
     )
     command = [sys.executable, "-c", script]
-    monkeypatch.setattr(ray_head, "command", lambda layout, *, ports: command)
+    monkeypatch.setattr(ray_head, "command", lambda paths, *, ports: command)
     monkeypatch.setattr("bertjobs.stack.lifecycle._python_command", lambda module: command)
 
 

@@ -75,6 +75,17 @@ class RayApi:
         """Return the version of Ray."""
         return str(self._call("GET", "/api/version")["ray_version"])
 
+    def requires_token(self) -> bool:
+        """Return whether the dashboard refuses a request without a token.
+
+        Raises: RayUnreachable: it does not answer at all.
+        """
+        try:
+            RayApi(self._address, token=None).version()
+        except RayUnauthorized:
+            return True
+        return False
+
     def cluster(self) -> Cluster:
         """Return the living nodes with their totals and what is in use (a few seconds old)."""
         nodes = self._call("GET", "/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]

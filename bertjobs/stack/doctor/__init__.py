@@ -1,1 +1,1 @@
-"""What `bertjobs doctor` looks at; `examine.py` calls the rest."""
+"""The checks of `bertjobs doctor`; `examine.py` runs them all."""

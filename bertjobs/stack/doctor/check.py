@@ -1,15 +1,18 @@
-"""One thing that `bertjobs doctor` looked at, what it found, and what to do about it."""
+"""The result of one check of `bertjobs doctor`: what it found, and what to do about it.
+
+A module of its own because the tables of the command line import it, and must not import the checks.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
 CheckStatus = Literal["ok", "warning", "broken", "unknown"]
-"""`broken`: work would be lost or could not be done. `unknown`: it could not be looked at."""
+"""`broken`: jobs would be lost or could not run. `unknown`: it could not be checked."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """A line of the doctor's page."""
+    """One line of the output of `bertjobs doctor`."""
 
     name: str
     verdict: CheckStatus
@@ -18,20 +21,20 @@ class Check:
 
 
 def ok(name: str, found: str) -> Check:
-    """Make a check that found nothing wrong."""
+    """Return a check that found no problem."""
     return Check(name=name, verdict="ok", found=found)
 
 
 def warning(name: str, found: str, remedy: str) -> Check:
-    """Make a check that found something to improve."""
+    """Return a check that found something to improve."""
     return Check(name=name, verdict="warning", found=found, remedy=remedy)
 
 
 def broken(name: str, found: str, remedy: str) -> Check:
-    """Make a check that found what must not stay."""
+    """Return a check that found a problem."""
     return Check(name=name, verdict="broken", found=found, remedy=remedy)
 
 
 def unknown(name: str, found: str) -> Check:
-    """Make a check that something else kept from being made."""
+    """Return a check that could not be made."""
     return Check(name=name, verdict="unknown", found=found)

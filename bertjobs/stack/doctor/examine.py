@@ -1,6 +1,6 @@
-"""`bertjobs doctor`: look at everything that a job will need, start and change nothing, name the remedy.
+"""`bertjobs doctor`: check everything that a job needs, and name the remedy. Starts and changes nothing.
 
-Parts that are down keep the others from being asked, never from being named: each check is bounded in time.
+Where a service is down, the checks that need it are reported as unknown. Every check has a time limit.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from bertjobs.stack import ray_head
 from bertjobs.stack.doctor.check import Check, broken, unknown
 from bertjobs.stack.doctor.node_checks import check_nodes, check_storage_here
 from bertjobs.stack.doctor.service_checks import check_queue, check_ray, check_redis
-from bertjobs.stack.home import layout_of
+from bertjobs.stack.paths import stack_paths
 from bertjobs.stack.status import status
 
 
 def examine(settings: Settings, *, on_nodes: bool = True) -> Iterator[Check]:
-    """Look at Redis, dispatcher, Ray and storage, in this order; `on_nodes` asks every node of Ray too."""
+    """Check Redis, dispatcher, storage and Ray, in this order; with `on_nodes` also every node of Ray."""
     token = _token(settings)
     if settings.is_embedded:
         found = status(settings)
@@ -41,7 +41,7 @@ def _redis_and_dispatcher(settings: Settings) -> Iterator[Check]:
         connection = open_connection(settings)
     except BertjobsError as e:
         yield broken("redis", e.message, e.hint)
-        yield unknown("dispatcher", "Redis, which knows it, was not reached")
+        yield unknown("dispatcher", "Redis, which knows the leader, was not reached")
         return
     try:
         yield from check_redis(connection)
@@ -57,13 +57,13 @@ def _ray_and_nodes(settings: Settings, *, token: str | None, on_nodes: bool) -> 
         yield broken("ray", "there is no address", "Set BERTJOBS_RAY_ADDRESS, or run `bertjobs cluster up`.")
         return
     ray = RayApi(settings.ray_address, token=token, code=code_to_send(settings))
-    checks = list(check_ray(settings.ray_address, ray, token=token))
+    checks = list(check_ray(ray, has_token=token is not None))
     yield from checks
     if settings.redis_url is None or any(check.verdict == "broken" for check in checks):
-        yield unknown("nodes", "they are asked once Redis and Ray can be")
+        yield unknown("nodes", "not checked, because Redis or Ray is not reachable")
     elif on_nodes:
         yield from check_nodes(settings, ray)
 
 
 def _token(settings: Settings) -> str | None:
-    return ray_head.read_token(layout_of(settings)) if settings.is_embedded else ray_token()
+    return ray_head.read_token(stack_paths(settings)) if settings.is_embedded else ray_token()

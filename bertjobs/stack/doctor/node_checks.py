@@ -1,4 +1,4 @@
-"""What only a process on each of Ray's nodes can tell: the storage, Redis and the code as they are there."""
+"""Checks that run on every node of Ray: storage, Redis and code as that node sees them."""
 
 import json
 import shlex
@@ -18,12 +18,12 @@ from bertjobs.stack.doctor.check import Check, broken, ok, warning
 from bertjobs.stack.doctor.service_checks import check_clock
 from bertjobs.storage import JobDir
 
-PATIENCE_S = 90.0
-"""For a Ray Job that starts a process on every node."""
+TIMEOUT_S = 90.0
+"""Of a Ray Job that starts a process on every node."""
 
 
 def check_storage_here(storage: str) -> Check:
-    """Write from this machine."""
+    """Check that this machine can write to the storage."""
     try:
         JobDir(storage, ".doctor").check_writable()
     except StorageError as e:
@@ -32,39 +32,39 @@ def check_storage_here(storage: str) -> Check:
 
 
 def check_nodes(settings: Settings, ray: RayApi) -> Iterator[Check]:
-    """Have every node look, and judge what they say."""
+    """Run the probe on every node, and turn its results into checks."""
     try:
-        said = ask_nodes(settings, ray)
+        log = probe_nodes(settings, ray)
     except BertjobsError as e:
         yield broken("nodes", e.message, e.hint or "See Ray's dashboard.")
         return
-    answers = [json.loads(line.removeprefix(MARK)) for line in said.splitlines() if line.startswith(MARK)]
+    answers = [json.loads(line.removeprefix(MARK)) for line in log.splitlines() if line.startswith(MARK)]
     if not answers:
-        tail = " ".join(said.split())[-300:] or "nothing"
+        tail = " ".join(log.split())[-300:] or "nothing"
         remedy = "Install bertjobs on Ray's nodes, for the Python that BERTJOBS_NODE_PYTHON names."
-        yield broken("nodes", f"the job that looks at them could not run: {tail}", remedy)
+        yield broken("nodes", f"the job that checks them could not run: {tail}", remedy)
         return
-    yield from judge(answers, storage=settings.storage)
+    yield from checks_of(answers, storage=settings.storage)
 
 
-def judge(answers: Sequence[dict[str, Any]], *, storage: str) -> Iterator[Check]:
-    """Turn what the nodes found into checks: one for each thing that is wrong, with the node's address."""
-    spoke = [answer for answer in answers if "error" not in answer]
+def checks_of(answers: Sequence[dict[str, Any]], *, storage: str) -> Iterator[Check]:
+    """Turn the results of the nodes into checks: one for each problem, with the node's address."""
+    answered = [answer for answer in answers if "error" not in answer]
     for answer in answers:
         if "error" in answer:
             yield broken("nodes", f"{answer['node']}: {answer['error']}", "See Ray's log there.")
-    wrong = [check for answer in spoke for check in _of_node(answer)]
+    wrong = [check for answer in answered for check in _of_node(answer)]
     yield from wrong
-    if spoke:
-        furthest = max(spoke, key=lambda answer: abs(answer["ahead_s"]))
+    if answered:
+        furthest = max(answered, key=lambda answer: abs(answer["ahead_s"]))
         yield check_clock(f"node {furthest['node']}", furthest["ahead_s"])
-    if len(spoke) == len(answers) and not any(check.verdict == "broken" for check in wrong):
+    if len(answered) == len(answers) and not any(check.verdict == "broken" for check in wrong):
         found = f"{count_of(len(answers), 'node')}: {storage} can be written, and Redis knows the driver"
         yield ok("nodes", found)
 
 
 def _of_node(answer: dict[str, Any]) -> Iterator[Check]:
-    node, itself = f"node {answer['node']}", answer["own_address"]
+    node, own_address = f"node {answer['node']}", answer["own_address"]
     if answer["storage"]:
         remedy = "Mount the same storage on every node, or set BERTJOBS_STORAGE to an object store."
         yield broken("storage", f"from {node}: {answer['storage']}", remedy)
@@ -74,13 +74,13 @@ def _of_node(answer: dict[str, Any]) -> Iterator[Check]:
     if answer["version"] != __version__:
         found = f"{node} has bertjobs {answer['version']}, we are {__version__}"
         yield broken("nodes", found, "Install the same version everywhere.")
-    if itself.startswith("127.") and not answer["node"].startswith("127."):
-        found = f"{node} calls itself {itself}: workers on other nodes cannot reach its CPU workers"
-        remedy = "Let its host name mean its address in /etc/hosts, or set GLOO_SOCKET_IFNAME there."
+    if own_address.startswith("127.") and not answer["node"].startswith("127."):
+        found = f"{node} resolves its own name to {own_address}: other nodes cannot reach its CPU workers"
+        remedy = "Map its host name to its address in /etc/hosts, or set GLOO_SOCKET_IFNAME there."
         yield warning("nodes", found, remedy)
 
 
-def ask_nodes(settings: Settings, ray: RayApi) -> str:
+def probe_nodes(settings: Settings, ray: RayApi) -> str:
     """Run the probe as a Ray Job. Returns its log. Raises: RayUnreachable, RayRefused."""
     job = f"bj-doctor-{uuid.uuid4().hex[:8]}"
     ray.start(
@@ -89,11 +89,11 @@ def ask_nodes(settings: Settings, ray: RayApi) -> str:
         env=driver_environment(settings),
         metadata={"bertjobs": "doctor"},
     )
-    give_up_at = time.monotonic() + PATIENCE_S
-    while time.monotonic() < give_up_at:
+    deadline = time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
         found = ray.job(job)
         if found is None or found.has_ended:
             return ray.log(job) or (found.message if found else "")
         time.sleep(0.3)
     ray.stop(job)
-    return f"no answer within {PATIENCE_S:.0f} s"
+    return f"no answer within {TIMEOUT_S:.0f} s"

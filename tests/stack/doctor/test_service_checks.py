@@ -46,10 +46,10 @@ def test_a_redis_that_forgets_or_drops_is_broken():
     without = service_checks.check_persistence(WELL | {"aof_enabled": 0})
     assert (without.verdict, without.remedy[:22]) == ("broken", "Set `appendonly yes` i")
     full = service_checks.check_persistence(WELL | {"aof_last_write_status": "err"})
-    assert (full.verdict, full.remedy) == ("broken", "Free room on its disk.")
+    assert (full.verdict, full.remedy) == ("broken", "Free space on its disk.")
     evicting = service_checks.check_eviction(WELL | {"maxmemory_policy": "allkeys-lru"})
     assert evicting.verdict == "broken"
-    assert "jobs are dropped" in evicting.found
+    assert "jobs are deleted" in evicting.found
 
 
 def test_a_redis_that_is_nearly_full_is_a_warning():
@@ -114,7 +114,7 @@ def test_the_leader_and_its_age_are_said_and_none_is_broken(redis_server):
     leader, _ = service_checks.check_queue(connection)
     connection.close()
     assert leader.verdict == "ok"
-    assert leader.found.startswith("host (pid 7) leads, heard ")
+    assert leader.found.startswith("host (pid 7) leads, renewed ")
 
 
 def test_a_real_redis_is_judged_by_what_it_says_of_itself(redis_server):
@@ -164,7 +164,7 @@ def node(address: str, **found) -> dict[str, object]:
 
 
 def test_nodes_that_are_well_are_one_line():
-    checks = list(node_checks.judge([node("10.0.0.1"), node("10.0.0.2")], storage="/s"))
+    checks = list(node_checks.checks_of([node("10.0.0.1"), node("10.0.0.2")], storage="/s"))
     assert verdicts(checks) == {"clock": "ok", "nodes": "ok"}
     assert checks[-1].found == "2 nodes: /s can be written, and Redis knows the driver"
 
@@ -177,7 +177,7 @@ def test_a_node_that_differs_is_named():
         node("10.0.0.4", ahead_s=-90.0),
         {"node": "10.0.0.5", "error": "The node died."},
     ]
-    checks = list(node_checks.judge(answers, storage="/s"))
+    checks = list(node_checks.checks_of(answers, storage="/s"))
     said = [f"{check.name}: {check.verdict}" for check in checks]
     wrong = ["nodes: broken", "storage: broken", "redis rights: broken"]
     assert said == [*wrong, "nodes: broken", "clock: warning"]
@@ -186,12 +186,12 @@ def test_a_node_that_differs_is_named():
 
 
 def test_a_node_that_takes_itself_for_the_loopback_is_told_how_to_be_reached():
-    loopback, *_ = node_checks.judge([node("10.0.0.1", own_address="127.0.1.1")], storage="/s")
+    loopback, *_ = node_checks.checks_of([node("10.0.0.1", own_address="127.0.1.1")], storage="/s")
     assert loopback.verdict == "warning"
-    assert "node 10.0.0.1 calls itself 127.0.1.1" in loopback.found
+    assert "node 10.0.0.1 resolves its own name to 127.0.1.1" in loopback.found
     assert "/etc/hosts" in loopback.remedy
     alone = [node("127.0.0.1", own_address="127.0.1.1")]
-    assert {check.verdict for check in node_checks.judge(alone, storage="/s")} == {"ok"}
+    assert {check.verdict for check in node_checks.checks_of(alone, storage="/s")} == {"ok"}
 
 
 class FakeDashboard(BaseHTTPRequestHandler):
@@ -226,9 +226,9 @@ def dashboard() -> Iterator[str]:
 
 
 def test_a_missing_ray_token_is_broken_and_named(dashboard):
-    (check,) = service_checks.check_ray(dashboard, RayApi(dashboard, token=None), token=None)
+    (check,) = service_checks.check_ray(RayApi(dashboard, token=None), has_token=False)
     assert check.verdict == "broken"
     assert "refuses us (401)" in check.found
     assert "RAY_AUTH_TOKEN_PATH" in check.remedy
-    with_token = service_checks.check_ray(dashboard, RayApi(dashboard, token="right"), token="right")
+    with_token = service_checks.check_ray(RayApi(dashboard, token="right"), has_token=True)
     assert verdicts(with_token) == {"ray version": "ok", "ray nodes": "broken", "ray token": "ok"}

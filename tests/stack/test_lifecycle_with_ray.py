@@ -1,4 +1,5 @@
-"""The whole stack with its real Ray: up, private, repaired by its keeper, side by side with another, down."""
+"""The whole stack with its real Ray: up, private, repaired by its watchdog, side by side with another,
+down."""
 
 import json
 import os
@@ -11,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from bertjobs import stack
-from bertjobs.jobs.ray.api import RayApi, RayUnreachable
+from bertjobs.jobs.ray.api import RayApi, RayUnauthorized, RayUnreachable
 from bertjobs.settings import load_settings
 from bertjobs.stack import process, ray_head
-from bertjobs.stack.home import layout_of
 from bertjobs.stack.lifecycle import MEMBERS
+from bertjobs.stack.paths import stack_paths
 from bertjobs.stack.process import read_record
 from waiting import PATIENCE_S, wait_until
 
@@ -45,33 +46,33 @@ def other(tmp_path):
 
 def end(settings):
     """Take a stack down; nothing of it may be left."""
-    head = read_record(layout_of(settings).record("ray"))
+    head = read_record(stack_paths(settings).record_file("ray"))
     stack.down(settings, announce=lambda line: None)
     left = [r.pid for m in MEMBERS for r in process.descendants(m, home=settings.home, leader=head)]
-    shutil.rmtree(layout_of(settings).runtime or settings.home / "ray", ignore_errors=True)
+    shutil.rmtree(stack_paths(settings).runtime_dir or settings.home / "ray", ignore_errors=True)
     assert left == []
 
 
 def up(settings):
     stack.up(settings, announce=lambda line: None)
-    return layout_of(settings)
+    return stack_paths(settings)
 
 
 def states(settings):
     return {member: found["state"] for member, found in stack.status(settings)["members"].items()}
 
 
-def cluster_of(layout):
-    return RayApi(read_record(layout.record("ray")).address, token=ray_head.read_token(layout))
+def cluster_of(paths):
+    return RayApi(read_record(paths.record_file("ray")).address, token=ray_head.read_token(paths))
 
 
-def started_job(layout, name, script):
+def started_job(paths, name, script):
     """Start a driver of one line, as soon as Ray takes jobs."""
     command = f"{sys.executable} -c {json.dumps(script)}"
 
     def is_started():
         try:
-            cluster_of(layout).start(name, entrypoint=command, env={}, metadata={})
+            cluster_of(paths).start(name, entrypoint=command, env={}, metadata={})
         except RayUnreachable:
             return False
         return True
@@ -104,50 +105,52 @@ def test_up_brings_all_members_and_status_says_so(settings):
 
 
 def test_it_listens_on_loopback_only_and_asks_for_its_token(settings):
-    layout = up(settings)
-    head = read_record(layout.record("ray"))
+    paths = up(settings)
+    head = read_record(paths.record_file("ray"))
     pids = [r.pid for r in process.descendants("ray", home=settings.home, leader=head)]
     addresses = listening(pids)
     assert len(pids) > 5
     assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
     assert addresses
-    assert ray_head.probe(head.address, token=None) == "refused"
-    assert ray_head.probe(head.address, token="0" * 64) == "refused"
-    assert ray_head.probe(head.address, token=ray_head.read_token(layout)) == "up"
+    assert RayApi(head.address, token=None).requires_token()
+    for token in (None, "0" * 64):
+        with pytest.raises(RayUnauthorized):
+            RayApi(head.address, token=token).version()
+    assert RayApi(head.address, token=ray_head.read_token(paths)).version()
 
 
 def test_a_driver_finds_ray_and_the_addresses_of_this_stack(settings):
-    layout = up(settings)
+    paths = up(settings)
     script = (
         "import ray; ray.init(log_to_driver=False); print('cpus', ray.cluster_resources()['CPU']); "
         "from bertjobs.settings import load_settings; print('redis', load_settings().redis_url)"
     )
-    started_job(layout, "driver", script)
-    until(lambda: cluster_of(layout).job("driver").has_ended, "the driver has ended")
-    log = cluster_of(layout).log("driver")
+    started_job(paths, "driver", script)
+    until(lambda: cluster_of(paths).job("driver").has_ended, "the driver has ended")
+    log = cluster_of(paths).log("driver")
     assert f"cpus {float(ray_head.num_cpus())}" in log, log
-    assert f"redis {read_record(layout.record('redis')).address}" in log, log
+    assert f"redis {read_record(paths.record_file('redis')).address}" in log, log
 
 
 @pytest.mark.parametrize("member", ["ray", "redis", "dispatcher"])
-def test_the_keeper_restarts_what_is_killed(settings, member):
-    layout = up(settings)
-    before = read_record(layout.record(member))
+def test_the_watchdog_restarts_what_is_killed(settings, member):
+    paths = up(settings)
+    before = read_record(paths.record_file(member))
     process.stop(before, first=signal.SIGKILL, grace_s=10)
-    until(lambda: read_record(layout.record(member)).pid != before.pid, f"{member} is restarted")
+    until(lambda: read_record(paths.record_file(member)).pid != before.pid, f"{member} is restarted")
     until(lambda: states(settings) == dict.fromkeys(MEMBERS, "up"), "all are up again")
 
 
-def test_a_killed_keeper_is_restarted_by_the_next_command(settings):
-    layout = up(settings)
-    before = read_record(layout.record("keeper"))
+def test_a_killed_watchdog_is_restarted_by_the_next_command(settings):
+    paths = up(settings)
+    before = read_record(paths.record_file("watchdog"))
     process.stop(before, first=signal.SIGKILL, grace_s=10)
     said = []
     stack.ensure(settings, announce=said.append)
     assert said == [
-        f"Restarting what ended (keeper) under {settings.home}; `bertjobs cluster down` stops it."
+        f"Restarting watchdog, which ended, under {settings.home}; `bertjobs cluster down` stops it."
     ]
-    assert read_record(layout.record("keeper")).is_alive
+    assert read_record(paths.record_file("watchdog")).is_alive
 
 
 def test_four_commands_at_once_one_of_them_killed_start_one_ray(other):
@@ -160,8 +163,8 @@ def test_four_commands_at_once_one_of_them_killed_start_one_ray(other):
     commands[0].kill()
     assert [c.wait(timeout=PATIENCE_S) for c in commands[1:]] == [0, 0, 0]
     commands[0].wait()
-    layout = up(other)
-    head = read_record(layout.record("ray"))
+    paths = up(other)
+    head = read_record(paths.record_file("ray"))
     running = [
         Path(f"/proc/{r.pid}/cmdline") for r in process.descendants("ray", home=other.home, leader=head)
     ]
@@ -181,17 +184,17 @@ def test_a_second_stack_lives_beside_it_and_goes_with_its_drivers(settings, othe
     first, second = up(settings), up(other)
     started_job(second, "stubborn", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)")
     until(lambda: cluster_of(second).job("stubborn").status == "RUNNING", "the driver runs")
-    head = read_record(second.record("ray"))
+    head = read_record(second.record_file("ray"))
     assert stack.down(other, announce=lambda line: None)
     left = [r.pid for m in MEMBERS for r in process.descendants(m, home=other.home, leader=head)]
     assert left == []
     assert states(settings) == dict.fromkeys(MEMBERS, "up")
-    assert read_record(first.record("ray")).address != head.address
+    assert read_record(first.record_file("ray")).address != head.address
 
 
 def test_a_home_removed_under_a_stack_ends_it(other):
-    layout = up(other)
-    records = {m: read_record(layout.record(m)) for m in MEMBERS}
+    paths = up(other)
+    records = {m: read_record(paths.record_file(m)) for m in MEMBERS}
     shutil.rmtree(other.home)
     until(lambda: not any(r.is_alive for r in records.values()), "all have ended")
     until(lambda: process.descendants("ray", home=other.home, leader=records["ray"]) == [], "Ray is gone")
