@@ -1,7 +1,8 @@
-"""`bertjobs.json`, which makes a folder of weights a trained artefact: its task (none where it was only
-pretrained) and how texts were cut. Hugging Face's own files stand beside it and know nothing of it.
+"""What a run leaves in its folder for others to read.
 
-Predictions of a split as Parquet: each rank collects its rows, the driver puts the texts beside them.
+`bertjobs.json`, beside Hugging Face's own files of the weights: the model's task (none where it was only
+pretrained) and how texts were truncated. `predictions.parquet`: each rank writes its rows, the driver joins
+them with the texts.
 """
 
 import io
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,14 +27,14 @@ ARTEFACT_FILE = "bertjobs.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """What a job knows of the model it made."""
+    """What a job records of the model that it trained."""
 
     task: Task | None
-    """None where it was pretrained: there is no classifier then."""
+    """None where it was pretrained, without a classifier."""
     text: TextSection
-    """How texts were cut; of a pretrained model only `max_len` was used."""
+    """How texts were truncated; of a pretrained model only `max_len` was used."""
     trained_by: str
-    """The job that made it."""
+    """Id of the job."""
 
     def write(self, folder: Path) -> None:
         document = {
@@ -58,37 +60,37 @@ def read_artefact(folder: Path) -> Artefact | None:
             trained_by=document["trained_by"],
         )
     except (ValueError, KeyError, TypeError) as e:
-        raise ModelError(f"{path} is damaged: {e}.", hint="Train again, or give another --model.") from e
+        raise ModelError(f"{path} is damaged: {e}", hint="Train again, or give another --model.") from e
 
 
 PREDICTIONS_FILE = "predictions.parquet"
 
 
-class Collector:
-    """The probabilities of one rank's rows."""
+class Predictions:
+    """The probabilities that one rank computes for its rows."""
 
     def __init__(self, num_rows: int, *, num_labels: int) -> None:
         self.probabilities = np.full((num_rows, num_labels), np.nan, dtype=np.float32)
-        """NaN where another rank predicts."""
+        """(rows, labels) of the whole split; NaN where another rank predicts."""
 
-    def add(self, rows: np.ndarray, probabilities: np.ndarray) -> None:
-        """Keep the probabilities (rows, labels) of these rows of the table."""
+    def add(self, rows: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
+        """Record the probabilities (rows, labels) of these rows of the table."""
         self.probabilities[rows] = probabilities
 
     def write(self, job_dir: JobDir, *, rank: int) -> None:
-        """Put this rank's part where the driver finds it."""
+        """Write this rank's part for `write_predictions`. Raises: StorageError."""
         buffer = io.BytesIO()
         np.save(buffer, self.probabilities)
         job_dir.write_bytes(_part(rank), buffer.getvalue())
 
 
-def write_predictions(job_dir: JobDir, table: pa.Table, *, task: Task, workers: int) -> str:
-    """Join the ranks' parts with texts and labels, publish them, and return where they are.
+def write_predictions(job_dir: JobDir, table: pa.Table, *, task: Task, num_ranks: int) -> str:
+    """Join the ranks' parts with texts and labels, publish them, and return their path.
 
     Columns: index, text_a, text_b (pairs), label (null where a row has none), prediction, and the probability
     of each label as `p_<label>`.
     """
-    parts = [np.load(io.BytesIO(job_dir.read_bytes(_part(rank)))) for rank in range(workers)]
+    parts = [np.load(io.BytesIO(job_dir.read_bytes(_part(rank)))) for rank in range(num_ranks)]
     probabilities = np.fmax.reduce(parts)  # a row is a number in one part and NaN in all others
     assert not np.isnan(probabilities).any(), "a row was predicted by no rank"
     labels = np.asarray(task.labels, dtype=object)

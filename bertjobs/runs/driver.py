@@ -1,7 +1,7 @@
-"""The driver: what a Ray Job executes, `python -m bertjobs.runs.driver JOB ATTEMPT TOKEN`.
+"""The driver of an attempt: it holds the lease, runs the job, and ends the attempt with its result or error.
 
-It holds the attempt's lease, does the work, and ends the attempt with its result or with what went wrong.
-This is one of the two borders where every exception is caught.
+This is one of the two borders where every exception is caught. The slow imports come after the first
+heartbeat.
 """
 
 import logging
@@ -10,8 +10,8 @@ import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from types import FrameType
-from typing import Any
 
 from bertjobs import __version__
 from bertjobs.errors import BertjobsError, LeaseLost, RunError
@@ -22,62 +22,61 @@ from bertjobs.storage import JobDir
 log = logging.getLogger("bertjobs.driver")
 
 
+def main(job_id: str, *, attempt: int, token: int) -> int:
+    """Run one attempt; return the exit code that Ray records."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    settings = load_settings()
+    try:
+        with (
+            JobSession.open(settings, job_id=job_id, attempt=attempt, token=token) as session,
+            session.keep_alive(),
+        ):
+            return _run_attempt(session, settings)
+    except LeaseLost as e:
+        log.error("%s attempt %d: %s", job_id, attempt, e)
+        return e.exit_code
+
+
+def _run_attempt(session: JobSession, settings: Settings) -> int:
+    try:
+        session.start()
+        check_version(session.attempt.version)
+        _run_job(session, settings)
+    except LeaseLost:
+        raise
+    except Terminated:
+        return _end_attempt(session, _reason_of_sigterm(session))
+    except Exception as e:
+        return _end_attempt(session, e)
+    return 0
+
+
 class VersionMismatch(RunError):
     """The package on this node is another than the dispatcher's: what it reads and writes may differ."""
 
     failure = "VersionMismatch"
 
 
-class Terminated(BaseException):
-    """SIGTERM, raised wherever the driver stands: it was cancelled, lost its lease, or is being stopped."""
-
-
-def main(job_id: str, attempt: int, token: int) -> int:
-    """Run one attempt; return the exit code that Ray records."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    settings = load_settings()
-    try:
-        with JobSession.open(settings, job_id=job_id, attempt=attempt, token=token) as session:
-            return _hold(session, settings)
-    except LeaseLost as e:
-        log.error("%s attempt %d: %s", job_id, attempt, e)
-        return e.exit_code
-
-
-def _hold(session: JobSession, settings: Settings) -> int:
-    with session.keep_alive():
-        try:
-            session.start()
-            _check_version(session.attempt.version)
-            _work(session, settings)
-        except LeaseLost:
-            raise
-        except Terminated:
-            return _end(session, _why_terminated(session))
-        except Exception as e:
-            return _end(session, e)
-    return 0
-
-
-def _check_version(dispatchers: str) -> None:
-    if dispatchers != __version__:
+def check_version(version: str) -> None:
+    """Raises: VersionMismatch: the dispatcher's version is not ours."""
+    if version != __version__:
         raise VersionMismatch(
-            f"The dispatcher is bertjobs {dispatchers or '(unknown)'}, this node has {__version__}.",
+            f"The dispatcher is bertjobs {version or '(unknown)'}, this node has {__version__}",
             hint="Install one version on all nodes and where the dispatcher runs, restart the dispatcher, "
             "and `bertjobs retry` the job.",
         )
 
 
-def _work(session: JobSession, settings: Settings) -> None:
-    # The slow imports come after the first heartbeat, and their failure is reported like any other.
+def _run_job(session: JobSession, settings: Settings) -> None:
+    # Here, so that a broken installation is reported like any other error.
     os.environ.update(RAY_COLOR_PREFIX="0", RAY_DEDUP_LOGS="0")  # read at import: the log is a file
     import ray
 
     from bertjobs.config import load_config, stored_layer
     from bertjobs.runs.input_files import fetch_inputs
     from bertjobs.runs.kinds import DRIVER_OF_KIND
-    from bertjobs.runs.reporting import OpenSession
+    from bertjobs.runs.reporting import open_session
     from bertjobs.runs.run_context import Run, remaining_checkpoint
 
     job, attempt = session.job, session.attempt
@@ -92,15 +91,15 @@ def _work(session: JobSession, settings: Settings) -> None:
                 id=job.id,
                 attempt=attempt.number,
                 config=fetch_inputs(
-                    load_config(job.kind, stored_layer(job.config)),
-                    storage=job.storage,
-                    cache=settings.cache,
+                    load_config(job.kind, stored_layer(job.config)), storage=job.storage, cache=settings.cache
                 ),
                 job_dir=job_dir,
                 settings=replace(settings, storage=job.storage),  # the submitter's: earlier jobs are there
                 grant=attempt.grant,
                 reporter=session,
-                open_reporter=OpenSession(job_id=job.id, attempt=attempt.number, token=attempt.token),
+                open_reporter=partial(
+                    open_session, job_id=job.id, attempt=attempt.number, token=attempt.token
+                ),
                 checkpoint=remaining_checkpoint(job_dir, job.checkpoint),
                 resources=resources,
             )
@@ -109,31 +108,8 @@ def _work(session: JobSession, settings: Settings) -> None:
     log.info("%s SUCCEEDED", job.id)
 
 
-def _why_terminated(session: JobSession) -> BaseException:
-    """Ask the queue what SIGTERM meant. Raises: LeaseLost: it meant that."""
-    from bertjobs.runs.reporting import DriverStopped, stop_reason  # slow, as in _work
-
-    if (command := session.command()) in ("cancel", "drain"):
-        return stop_reason(command)
-    return DriverStopped("The driver was told to end by SIGTERM from outside.")
-
-
-def _end(session: JobSession, error: BaseException) -> int:
-    """Stop what runs under this driver, then end the attempt: nothing works on under a freed grant."""
-    if isinstance(error, BertjobsError):
-        log.error("%s: %s", error.failure, error)
-    else:
-        log.error("%s", error, exc_info=error)
-    _shut_ray_down()
-    state = session.finish(error)
-    log.info("%s attempt %d ended: %s", session.job.id, session.attempt.number, state)
-    return error.exit_code if isinstance(error, BertjobsError) else 1
-
-
-def _shut_ray_down() -> None:
-    ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized():
-        ray.shutdown()
+class Terminated(BaseException):
+    """SIGTERM, raised wherever the driver is: it was cancelled, lost its lease, or is being stopped."""
 
 
 def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
@@ -141,10 +117,24 @@ def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _arguments(given: list[str]) -> dict[str, Any]:
-    job_id, attempt, token = given
-    return {"job_id": job_id, "attempt": int(attempt), "token": int(token)}
+def _reason_of_sigterm(session: JobSession) -> BaseException:
+    """Ask the queue what SIGTERM meant. Raises: LeaseLost: it meant that."""
+    from bertjobs.runs.reporting import DriverStopped, stop_reason  # slow, as in _run_job
+
+    if (command := session.command()) in ("cancel", "drain"):
+        return stop_reason(command)
+    return DriverStopped("The driver was stopped from outside, by SIGTERM")
 
 
-if __name__ == "__main__":
-    sys.exit(main(**_arguments(sys.argv[1:])))
+def _end_attempt(session: JobSession, error: BaseException) -> int:
+    """Stop what runs under this driver, then end the attempt: nothing may compute under a freed grant."""
+    if isinstance(error, BertjobsError):
+        log.error("%s: %s", error.failure, error)
+    else:
+        log.error("%s", error, exc_info=error)
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+    state = session.finish(error)
+    log.info("%s attempt %d ended: %s", session.job.id, session.attempt.number, state)
+    return error.exit_code if isinstance(error, BertjobsError) else 1

@@ -1,29 +1,32 @@
-"""Fine-tune: the driver reads, encodes and starts the gang; every worker runs `training.finetune`.
+"""Fine-tune a classifier: the driver reads, encodes and starts the workers; each worker trains as one rank.
 
-What a worker does with a classifier: build it, train it, predict with it, leave it as an artefact. A
-fine-tuning and each trial of a search do the same.
+Below them is what a trial of a search shares with a fine-tuning job: its inputs, its predictions, its model.
+Knows no queue: the run's reporter does.
 """
 
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import ray
+import torch
 
 from bertjobs.config import FinetuneConfig
+from bertjobs.jobs.job import Grant
 from bertjobs.modeling.build import build_classifier
 from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.modeling.weights import save_pretrained
 from bertjobs.runs import ray_train
-from bertjobs.runs.artefacts import Artefact, Collector, write_predictions
+from bertjobs.runs.artefacts import Artefact, Predictions, write_predictions
 from bertjobs.runs.data.encode_split import encode
 from bertjobs.runs.data.rows import Rows, read_training_rows
 from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
-from bertjobs.runs.run_context import Outcome, Run
+from bertjobs.runs.run_context import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.datasets.tasks import resolve_task
@@ -34,7 +37,6 @@ from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.finetune import finetune
 from bertjobs.training.metrics import Metrics
-from bertjobs.training.progress import FinetuneResult, Hooks
 
 log = logging.getLogger(__name__)
 
@@ -46,26 +48,29 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     """
     began = time.monotonic()
     task = resolve_task(run.config.task.name)
-    train, valid = rows = read_rows(run, task)
+    train, valid = read_rows(run, task)
     source, tokenizer = load_source(run, train, max_len=run.config.text.max_len)
-    lesson = prepare(run, task=task, source=source, tokenizer=tokenizer, rows=rows)
+    inputs = share_inputs(run, task=task, source=source, tokenizer=tokenizer, train=train, valid=valid)
     run.reporter.set_phase("starting workers")
-    returned = ray_train.train(
-        run,
+    returned = ray_train.run_group(
         finetune_worker,
-        work={
-            "config": run.config,
-            "lesson": lesson,
-            "job_dir": run.job_dir,
-            "job_id": run.id,
-            "checkpoint": run.checkpoint,
-            "open_reporter": run.open_reporter,
-        },
+        FinetuneWork(
+            config=run.config,
+            inputs=inputs,
+            grant=run.grant,
+            job_dir=run.job_dir,
+            job_id=run.id,
+            checkpoint=run.checkpoint,
+            open_reporter=run.open_reporter,
+        ),
+        grant=run.grant,
+        run_name=run.attempt_name,
+        settings=run.settings,
     )
     if reason := returned["stopped"]:
         raise stop_reason(reason)
     run.reporter.set_phase("writing predictions")
-    predictions = write_predictions(run.job_dir, valid.table, task=task, workers=run.grant.workers)
+    predictions = write_predictions(run.job_dir, valid.table, task=task, num_ranks=run.grant.workers)
     metrics = returned["metrics"] | {
         "num_train_examples": train.table.num_rows,
         "run_s": time.monotonic() - began,
@@ -81,30 +86,46 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     )
 
 
-def finetune_worker(work: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class FinetuneWork:
+    """What every rank is given."""
+
+    config: FinetuneConfig
+    inputs: "TrainingInputs"
+    grant: Grant
+    job_dir: JobDir
+    job_id: str
+    checkpoint: str | None
+    """Name of the published checkpoint to resume from."""
+    open_reporter: OpenReporter
+
+
+def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
-    config: FinetuneConfig = work["config"]
-    lesson: Lesson = work["lesson"]
-    job_dir: JobDir = work["job_dir"]
-    reporter = ray_train.begin_rank(work)
-    model = build(lesson, config=config, device=ray.train.torch.get_device())
-    result = train(
-        model,
-        lesson=lesson,
-        config=config,
-        metric=lesson.task.metric,
-        job_dir=job_dir,
-        hooks=TrainingHooks(reporter, metric=lesson.task.metric),
-        resume=work["checkpoint"],
-        draws=True,
-    )
-    if result.metrics is None or result.stopped not in (None, "early stopping"):
-        return {"stopped": result.stopped}
-    predictions, _ = predict(model, lesson=lesson, config=config)
-    predictions.write(job_dir, rank=current_ranks().rank)
-    if current_ranks().rank == 0:
-        reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
-        write_model(model, lesson=lesson, config=config, job_dir=job_dir, trained_by=work["job_id"])
+    config, inputs, is_first = work.config, work.inputs, current_ranks().is_first
+    device = ray_train.set_up_worker(work.grant)
+    with closing(work.open_reporter()) as reporter:
+        ray_train.report_nodes(reporter)
+        model = inputs.build_model(config, device=device)
+        result = finetune(
+            model,
+            config=config,
+            train=inputs.train_table(),
+            valid=inputs.valid_table(),
+            labels=inputs.task.labels,
+            specials=inputs.tokenizer,
+            metric=inputs.task.metric,
+            job_dir=work.job_dir,
+            hooks=TrainingHooks(reporter, metric=inputs.task.metric, device=device),
+            resume=work.checkpoint,
+        )
+        if result.metrics is None or result.stopped not in (None, "early stopping"):
+            return {"stopped": result.stopped}
+        predictions, _ = predict(model, inputs=inputs, config=config)
+        predictions.write(work.job_dir, rank=current_ranks().rank)
+        if is_first:
+            reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
+            write_model(model, inputs=inputs, config=config, job_dir=work.job_dir, trained_by=work.job_id)
     return {
         "stopped": None,
         "plots": list(result.plots),
@@ -131,106 +152,96 @@ def load_source(run: Run[Any], train: Rows, *, max_len: int) -> tuple[LoadedMode
     return model_and_tokenizer(
         run,
         max_len=max_len,
-        new_vocabulary=lambda: _vocabulary(train, vocab_size=run.config.model.vocab_size),
+        new_vocabulary=lambda: _train_vocabulary(train, vocab_size=run.config.model.vocab_size),
     )
 
 
-def _vocabulary(train: Rows, *, vocab_size: int) -> Tokenizer:
+def _train_vocabulary(train: Rows, *, vocab_size: int) -> Tokenizer:
     columns = [train.table[name] for name in ("text_a", "text_b") if name in train.table.column_names]
     texts = pa.chunked_array([chunk for column in columns for chunk in column.chunks])
     return train_wordpiece(texts, vocab_size=vocab_size)
 
 
+def share_inputs(
+    run: Run[Any],
+    *,
+    task: Task,
+    source: LoadedModel | BertConfig,
+    tokenizer: Tokenizer,
+    train: Rows,
+    valid: Rows,
+) -> "TrainingInputs":
+    """Put the weights into the object store and start to encode the rows."""
+    return TrainingInputs(
+        task=task,
+        source=ray.put(source),
+        tokenizer=tokenizer,
+        train=encode(train, run, task=task, tokenizer=tokenizer),
+        valid=encode(valid, run, task=task, tokenizer=tokenizer),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
-class Lesson:
-    """What is learned and from what; it lies in the object store once, however many workers read it."""
+class TrainingInputs:
+    """A task, initial weights and encoded rows: in the object store once, however many workers read them."""
 
     task: Task
     source: ray.ObjectRef
-    """Weights, or the size of a model to begin with random ones."""
+    """Weights, or the size of a model that starts from random weights."""
     tokenizer: Tokenizer
     train: ray.ObjectRef
     valid: ray.ObjectRef
-    """Encoded rows; perhaps still being encoded."""
+    """Encoded rows, or the task that is still encoding them."""
 
+    def build_model(self, config: FinetuneConfig, *, device: torch.device) -> BertForSequenceClassification:
+        """Return the model before its first step."""
+        return build_classifier(
+            ray.get(self.source),
+            num_labels=len(self.task.labels),
+            seed=config.train.seed,
+            hidden_dropout=config.model.hidden_dropout,
+            attention_dropout=config.model.attention_dropout,
+            classifier_dropout=config.model.classifier_dropout,
+        ).to(device)
 
-def prepare(
-    run: Run, *, task: Task, source: LoadedModel | BertConfig, tokenizer: Tokenizer, rows: tuple[Rows, Rows]
-) -> Lesson:
-    """Put the weights into the object store and begin to encode the rows: those to train on, those to
-    validate on."""
-    train, valid = (encode(part, run, task=task, tokenizer=tokenizer) for part in rows)
-    return Lesson(task=task, source=ray.put(source), tokenizer=tokenizer, train=train, valid=valid)
+    def train_table(self) -> EncodedTable:
+        """Return the rows to train on. Raises: BertjobsError: what encoding raised."""
+        return EncodedTable.from_arrow(ray_train.fetch(self.train))
 
-
-def build(lesson: Lesson, *, config: FinetuneConfig, device: str) -> BertForSequenceClassification:
-    """Return the model before its first step."""
-    return build_classifier(
-        ray.get(lesson.source),
-        num_labels=len(lesson.task.labels),
-        seed=config.train.seed,
-        hidden_dropout=config.model.hidden_dropout,
-        attention_dropout=config.model.attention_dropout,
-        classifier_dropout=config.model.classifier_dropout,
-    ).to(device)
-
-
-def train(
-    model: BertForSequenceClassification,
-    *,
-    lesson: Lesson,
-    config: FinetuneConfig,
-    metric: str,
-    job_dir: JobDir,
-    hooks: Hooks,
-    resume: str | None,
-    draws: bool,
-) -> FinetuneResult:
-    """Train on this rank; raises as `finetune`, and what encoding raised."""
-    return finetune(
-        model,
-        config=config,
-        train=EncodedTable.from_arrow(ray_train.fetch(lesson.train)),
-        valid=EncodedTable.from_arrow(ray_train.fetch(lesson.valid)),
-        labels=lesson.task.labels,
-        specials=lesson.tokenizer,
-        metric=metric,
-        job_dir=job_dir,
-        hooks=hooks,
-        resume=resume,
-        draws=draws,
-    )
+    def valid_table(self) -> EncodedTable:
+        """Return the rows to validate on. Raises: BertjobsError: what encoding raised."""
+        return EncodedTable.from_arrow(ray_train.fetch(self.valid))
 
 
 def predict(
-    model: BertForSequenceClassification, *, lesson: Lesson, config: FinetuneConfig
-) -> tuple[Collector, Metrics]:
+    model: BertForSequenceClassification, *, inputs: TrainingInputs, config: FinetuneConfig
+) -> tuple[Predictions, Metrics]:
     """Predict this rank's validation rows; the metrics are over all ranks."""
-    valid = EncodedTable.from_arrow(ray_train.fetch(lesson.valid))
-    collector = Collector(valid.num_rows, num_labels=len(lesson.task.labels))
+    valid = inputs.valid_table()
+    predictions = Predictions(valid.num_rows, num_labels=len(inputs.task.labels))
     metrics = evaluate(
         model,
         valid,
-        labels=lesson.task.labels,
+        labels=inputs.task.labels,
         text=config.text,
-        specials=lesson.tokenizer,
+        specials=inputs.tokenizer,
         batch_size=config.train.eval_batch_size,
         precision=config.train.precision,
-        on_predictions=collector.add,
+        on_predictions=predictions.add,
     )
-    return collector, metrics
+    return predictions, metrics
 
 
 def write_model(
     model: BertForSequenceClassification,
     *,
-    lesson: Lesson,
+    inputs: TrainingInputs,
     config: FinetuneConfig,
     job_dir: JobDir,
     trained_by: str,
 ) -> None:
     """Publish `model/`. Raises: StorageError."""
     with job_dir.new_dir("model") as folder:
-        save_pretrained(model, folder, labels=lesson.task.labels)
-        lesson.tokenizer.save(folder)
-        Artefact(task=lesson.task, text=config.text, trained_by=trained_by).write(folder)
+        save_pretrained(model, folder, labels=inputs.task.labels)
+        inputs.tokenizer.save(folder)
+        Artefact(task=inputs.task, text=config.text, trained_by=trained_by).write(folder)

@@ -1,7 +1,7 @@
 """`bertjobs run`: one attempt in the foreground, without a queue, on Ray where it runs or on one of its own.
 
-What a lease does in the queue, a file does here: `latest.json` names the checkpoint to go on
-from, and the same command with the same `--output` goes on from it.
+What the queue does under a lease, files do here: `latest.json` names the checkpoint to resume from, so that
+the same command with the same `--output` continues the run, and `progress.json` is what is shown.
 """
 
 import logging
@@ -9,9 +9,9 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,68 +19,33 @@ import ray
 
 from bertjobs.config import JobConfig
 from bertjobs.errors import ConfigError
+from bertjobs.jobs.driver.throttle import Throttle, is_last_step
 from bertjobs.jobs.job import Grant, State, iso
 from bertjobs.jobs.scheduling.sizing import exceeds, size_workers
 from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.runs.kinds import DRIVER_OF_KIND
-from bertjobs.runs.run_context import Reporter, Run, remaining_checkpoint
+from bertjobs.runs.run_context import Run, remaining_checkpoint
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 
 log = logging.getLogger(__name__)
 
 LATEST = "latest.json"
-LIVE = "progress.json"
+PROGRESS = "progress.json"
+WRITE_INTERVAL_S = 1.0
+"""Least time between two versions of `progress.json`: each is flushed to disk."""
 SHOW_INTERVAL_S = 2.0
 
-
 Announce = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileReporter:
-    """Reports into the run's folder, from whichever process; the foreground shows what it finds there."""
-
-    job_dir: JobDir
-
-    def __call__(self) -> Reporter:
-        return self
-
-    def set_phase(self, text: str) -> None:
-        """Nothing to do in a worker: phases belong to the driver."""
-
-    def report_nodes(self, node_ids: list[str]) -> None:
-        """Nothing to do: nobody else shares out this Ray."""
-
-    def progress(self, values: dict[str, Any]) -> None:
-        self.job_dir.write_json(LIVE, values)
-
-    def log_metrics(self, values: dict[str, Any]) -> None:
-        """Nothing to do: the series is in metrics.jsonl, and nobody watches from elsewhere."""
-
-    def publish_checkpoint(self, name: str, step: int) -> None:
-        self.job_dir.write_json(LATEST, {"name": name, "step": step})
-
-    def command(self) -> str | None:
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ForegroundReporter(FileReporter):
-    """The driver's own reporter: it also says what it is doing."""
-
-    announce: Announce
-
-    def set_phase(self, text: str) -> None:
-        self.announce(text)
 
 
 def run(
     kind: str, config: JobConfig, *, output: str | None, settings: Settings, announce: Announce
 ) -> dict[str, Any]:
-    """Do the work here and now; return the same document as `submit --wait --json`.
+    """Run a job in this process; return the same document as `submit --wait --json`.
 
-    Raises: BertjobsError: as the driver of the kind.
+    Raises: ConfigError: the folder holds another run, or the cluster is too small. BertjobsError: as the
+        driver of the kind.
     """
     began = datetime.now(UTC)
     job_dir, run_id = _folder(output, settings)
@@ -89,7 +54,8 @@ def run(
     _check_same_config(job_dir, config)
     job_dir.write_json("config.json", config.model_dump(mode="json"))
     announce("starting Ray")
-    with _ray(), _shown(job_dir, announce), ExitStack() as resources:
+    reporter = FileReporter(job_dir, announce=announce)
+    with _ray(), _shown(job_dir, announce), closing(reporter), ExitStack() as resources:
         outcome = DRIVER_OF_KIND[kind](
             Run(
                 id=run_id,
@@ -98,8 +64,8 @@ def run(
                 job_dir=job_dir,
                 settings=settings,
                 grant=_grant(config),
-                reporter=ForegroundReporter(job_dir=job_dir, announce=announce),
-                open_reporter=FileReporter(job_dir=job_dir),
+                reporter=reporter,
+                open_reporter=partial(FileReporter, job_dir),
                 checkpoint=_latest(job_dir),
                 resources=resources,
             )
@@ -118,6 +84,38 @@ def run(
     }
 
 
+class FileReporter:
+    """Reports into the run's folder, from any of its processes; the driver's also announces its phases."""
+
+    def __init__(self, job_dir: JobDir, *, announce: Announce | None = None) -> None:
+        self._job_dir = job_dir
+        self._announce = announce
+        self._progress = Throttle(partial(job_dir.write_json, PROGRESS), interval_s=WRITE_INTERVAL_S)
+
+    def set_phase(self, text: str) -> None:
+        self._progress.flush()
+        if self._announce is not None:
+            self._announce(text)
+
+    def report_nodes(self, node_ids: list[str]) -> None:
+        """Do nothing: nobody else shares out this Ray."""
+
+    def progress(self, values: dict[str, Any]) -> None:
+        self._progress.put(values, at_once=is_last_step(values))
+
+    def log_metrics(self, values: dict[str, Any]) -> None:
+        """Do nothing: the series is in metrics.jsonl, and nobody watches from elsewhere."""
+
+    def publish_checkpoint(self, name: str, step: int) -> None:
+        self._job_dir.write_json(LATEST, {"name": name, "step": step})
+
+    def command(self) -> str | None:
+        return None
+
+    def close(self) -> None:
+        self._progress.flush()
+
+
 def _folder(output: str | None, settings: Settings) -> tuple[JobDir, str]:
     if output is not None:
         path = Path(output).expanduser().absolute()
@@ -130,8 +128,8 @@ def _check_same_config(job_dir: JobDir, config: JobConfig) -> None:
     """Raises: ConfigError: the folder holds a run of another configuration."""
     if job_dir.exists("config.json") and job_dir.read_json("config.json") != config.model_dump(mode="json"):
         raise ConfigError(
-            f"--output {job_dir.uri} holds a run of another configuration.",
-            hint="Give an empty folder, or the flags of that run (see its config.json) to go on with it.",
+            f"--output {job_dir.uri} holds a run of another configuration",
+            hint="Give an empty folder, or the flags of that run (see its config.json) to continue it.",
         )
 
 
@@ -142,7 +140,7 @@ def _latest(job_dir: JobDir) -> str | None:
 
 
 def _grant(config: JobConfig) -> Grant:
-    """Size the gang for the Ray we are on. Raises: ConfigError: it does not fit."""
+    """Size the workers for this Ray cluster. Raises: ConfigError: they do not fit."""
     nodes = tuple(
         Node(
             id=node["NodeID"],
@@ -161,7 +159,7 @@ def _grant(config: JobConfig) -> Grant:
 
 @contextmanager
 def _ray() -> Iterator[None]:
-    """Join the Ray that RAY_ADDRESS names, as any Ray program does; else have one for the run."""
+    """Join the Ray that RAY_ADDRESS names, as any Ray program does; else start one for the run."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # its 15 lets any other program take the cores
     ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
@@ -172,7 +170,7 @@ def _ray() -> Iterator[None]:
 
 @contextmanager
 def _shown(job_dir: JobDir, announce: Announce) -> Iterator[None]:
-    """Show the live values every few seconds while the block runs."""
+    """Show the live values every few seconds while the block runs, and the last ones at its end."""
     done = threading.Event()
     thread = threading.Thread(target=_show, args=(job_dir, announce, done), daemon=True)
     thread.start()
@@ -184,19 +182,25 @@ def _shown(job_dir: JobDir, announce: Announce) -> Iterator[None]:
 
 
 def _show(job_dir: JobDir, announce: Announce, done: threading.Event) -> None:
-    shown = job_dir.read_json(LIVE) if job_dir.exists(LIVE) else None  # of a run that this one goes on from
-    while not done.wait(SHOW_INTERVAL_S):
-        values = job_dir.read_json(LIVE) if job_dir.exists(LIVE) else None
-        if values != shown:
+    shown = _progress(job_dir)  # of the run that this one continues
+    is_done = False
+    while not is_done:
+        is_done = done.wait(SHOW_INTERVAL_S)
+        values = _progress(job_dir)
+        if values is not None and values != shown:
             shown = values
             announce(_line(values))
+
+
+def _progress(job_dir: JobDir) -> dict[str, Any] | None:
+    return dict(job_dir.read_json(PROGRESS)) if job_dir.exists(PROGRESS) else None
 
 
 def _line(values: dict[str, Any]) -> str:
     if "num_trials" in values:
         best = values["best"]
-        said = f", best {values['metric']} {best['value']:.4f} (trial {best['number']})" if best else ""
-        return f"{values['num_ended']}/{values['num_trials']} trials{said}"
+        found = f", best {values['metric']} {best['value']:.4f} (trial {best['number']})" if best else ""
+        return f"{values['num_ended']}/{values['num_trials']} trials{found}"
     parts = [f"step {values['step']}/{values['num_steps']}"]
     if "loss" in values:
         parts.append(f"loss {values['loss']:.4f}")

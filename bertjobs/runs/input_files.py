@@ -1,7 +1,8 @@
-"""Files that only the submitting machine has, on their way to the nodes: sent into the storage, where a name
-made of their content lets the same file travel once, and fetched from an object store by the driver.
+"""Bring files that only the submitting machine has to the nodes of a shared cluster.
 
-What lies in the storage, or in a folder that the nodes share, stays where it is. Imports no ray.
+`submit` sends them into the storage, under a name made of their content, so that the same file is sent once;
+the driver fetches them from an object store. Files in the storage, or in a folder that the nodes share, stay
+where they are. Imports no ray.
 """
 
 import hashlib
@@ -30,20 +31,20 @@ FLAG_OF_PATH = {
     "model.source": "--model",
     "model.vocab": "--vocab",
 }
-"""Where a configuration names files; absolute by the time that it comes here."""
+"""Where a configuration names files; their paths are absolute here."""
 INPUTS = "inputs"
-"""The folder of the storage that holds them: inputs/<content>/<name>."""
+"""The folder of the storage that contains them: inputs/<content key>/<name>."""
 READ_BY_ALL_NODES = ("pretrain", "encode")
-"""Kinds whose data the nodes open themselves, each its part; of the others the driver reads it."""
+"""Kinds whose data each node opens itself, its own part; for the others the driver reads the data."""
 
 Announce = Callable[[str], None]
 
 
 def send_inputs(kind: str, config: Config, *, settings: Settings, announce: Announce) -> Config:
-    """Return the config with the places of its files as the nodes see them; sends what they cannot.
+    """Send the files that the nodes cannot see; return the config with all paths as the nodes see them.
 
-    Raises: ConfigError: too much to send, or no storage that the nodes could see. StorageError: no room, no
-    right.
+    Raises: ConfigError: too much to send, or no storage that the nodes could see. StorageError: no space
+        left, no permission.
     """
     if settings.is_one_machine:
         return config
@@ -59,9 +60,9 @@ def send_inputs(kind: str, config: Config, *, settings: Settings, announce: Anno
 
 
 def fetch_inputs(config: Config, *, storage: str, cache: Path) -> Config:
-    """Return the config with local copies of what was sent into an object store.
+    """Return the config with local copies of the files that were sent into an object store.
 
-    Raises: StorageError: it cannot be read.
+    Raises: StorageError: one of them cannot be read.
     """
     folder = JobDir(storage, INPUTS)
     fetched = {}
@@ -85,7 +86,7 @@ def content_key(path: Path) -> str:
 
 
 def _local_files(kind: str, config: JobConfig, *, cache: Path) -> dict[str, Path]:
-    """Return the files that the config names, and the downloads that it means without naming them."""
+    """Return the files that the config names, and the downloads that it implies."""
     values = {path: _value(config, path) for path in FLAG_OF_PATH}
     found = {path: Path(value) for path, value in values.items() if value and value.startswith("/")}
     if values["data.path"] is None:
@@ -106,30 +107,30 @@ def _value(config: JobConfig, path: str) -> str | None:
 def _check_storage(settings: Settings) -> None:
     if settings.storage == str(settings.home / "jobs"):
         raise ConfigError(
-            f"Jobs would be kept in {settings.storage}, which the nodes of a shared cluster cannot see.",
-            hint="Set BERTJOBS_STORAGE to a folder that all of them mount, or to an object store.",
+            f"Jobs would be stored in {settings.storage}, which the nodes of a shared cluster cannot see",
+            hint="Set BERTJOBS_STORAGE to a folder that all nodes mount, or to an object store.",
         )
 
 
 def _check_unseen(kind: str, unseen: dict[str, Path], settings: Settings) -> None:
-    remedy = "Put it where the nodes see it too, and name that folder in BERTJOBS_SHARED_FOLDERS"
+    remedy = "Copy it to a folder that the nodes see too, and name that folder in BERTJOBS_SHARED_FOLDERS"
     total_bytes = 0
     for path, local in unseen.items():
         what = f"{FLAG_OF_PATH[path]} {local}: the nodes of the cluster cannot see it"
         if not local.exists():  # a pattern of names
-            raise ConfigError(f"{what}, and patterns are not sent.", hint=f"{remedy}, or give a folder.")
+            raise ConfigError(f"{what}, and patterns are not sent", hint=f"{remedy}, or give a folder.")
         if kind in READ_BY_ALL_NODES and path.startswith("data.") and "://" in settings.storage:
-            raise ConfigError(f"{what}, and they read it from a folder.", hint=f"{remedy}.")
+            raise ConfigError(f"{what}, and they read it from a folder", hint=f"{remedy}.")
         total_bytes += sum(file.stat().st_size for file in _files(local))
         if total_bytes > settings.max_upload_mb * 1e6:
-            size = f"{total_bytes / 1e6:.0f} MB are more than is sent along ({settings.max_upload_mb:g})"
-            raise ConfigError(f"{what}, and {size}.", hint=f"{remedy}, or raise BERTJOBS_MAX_UPLOAD_MB.")
+            size = f"{total_bytes / 1e6:.0f} MB are more than the limit of {settings.max_upload_mb:g} MB"
+            raise ConfigError(f"{what}, and {size}", hint=f"{remedy}, or raise BERTJOBS_MAX_UPLOAD_MB.")
 
 
 def _send(local: Path, storage: str, announce: Announce) -> str:
     key, folder = content_key(local), JobDir(storage, INPUTS)
     if not folder.exists(key):
-        announce(f"Sending {local} to {folder.path_of(key)}.")
+        announce(f"Sending {local} to {folder.path_of(key)}")
         with folder.new_dir(key) as scratch:
             _copy(local, scratch)
     return folder.path_of(f"{key}/{local.name}")
@@ -144,7 +145,7 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the file, or the files under the folder, sorted; hidden ones (.git) stay behind."""
+    """Return the file, or the files in the folder, sorted; without hidden ones (.git)."""
     if path.is_file():
         return [path]
     found = [p for p in path.rglob("*") if p.is_file()]
@@ -152,7 +153,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _fetch(folder: JobDir, key: str, cache: Path) -> Path:
-    """Return a local copy of one input; several drivers of a node may come at once."""
+    """Return a local copy of one input; several drivers on a node may fetch it at the same time."""
     target = cache / key
     if target.exists():
         return target

@@ -1,7 +1,8 @@
-"""Turn what `--model` names into a local folder of weights, or into a size to start from random weights;
-and load the weights of a folder with their vocabulary.
+"""Find and load the model that `--model` names.
 
-A trained model that represents texts: found, loaded with its vocabulary, and how texts are cut for it.
+A folder, a job, a name on the hub or an archive has weights, with their vocabulary; a size has none, and
+starts from random weights. The last part is for encoding: the trained encoder, and how texts are truncated
+for it.
 """
 
 import re
@@ -9,7 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from bertjobs.config import EncodeConfig
 from bertjobs.config.encode import EncodeTextSection
@@ -29,21 +30,11 @@ from bertjobs.text.tokenizer_files import load_tokenizer
 _HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
-class Place(Protocol):
-    """Where models are looked for: a `Run`, or a command in the foreground."""
+def locate_model(source: str, *, settings: Settings, resources: ExitStack) -> Path | None:
+    """Return the local folder or archive that contains the weights; None where `source` is a size.
 
-    @property
-    def settings(self) -> Settings: ...
-
-    @property
-    def resources(self) -> ExitStack:
-        """What is to be given back at the end: downloaded folders."""
-
-
-def locate_model(source: str, run: Place) -> Path | None:
-    """Return the local folder or archive that holds the weights; None where `source` is a size.
-
-    Tried in this order: a size, a path, a registered d2l archive, a job, a hub name.
+    Tried in this order: a size, a path, a registered d2l archive, a job, a name on the hub.
+    resources: removes what was downloaded for this run when it is closed.
 
     Raises: ModelError: it is none of them. DownloadError: it would have to be downloaded and cannot be.
     """
@@ -53,26 +44,39 @@ def locate_model(source: str, run: Place) -> Path | None:
     if path.exists():
         return path
     if source in d2l.REGISTRY:
-        return d2l.fetch(source, cache=run.settings.cache)
-    job = JobDir(run.settings.storage, source)
+        return d2l.fetch(source, cache=settings.cache)
+    job = JobDir(settings.storage, source)
     if "/" not in source and job.exists("model"):
-        return run.resources.enter_context(job.open_dir("model"))
+        return resources.enter_context(job.open_dir("model"))
     if _HUB_NAME.match(source) and not source.startswith((".", "j-")):
-        return weights.fetch(source, cache=run.settings.cache)
+        return weights.fetch(source, cache=settings.cache)
     raise _unknown(source, job)
+
+
+def _unknown(source: str, job: JobDir) -> ModelError:
+    if source.startswith("j-"):
+        return ModelError(
+            f"--model {source}: that job has no model at {job.path_of('model')}",
+            hint="Give a pretrain or finetune job that SUCCEEDED, see `bertjobs list`.",
+        )
+    return ModelError(
+        f"--model {source}: there is no such file or folder",
+        hint="Give a folder, a job id, a hub name such as google-bert/bert-base-uncased, or one of "
+        f"{', '.join(size_names())}.",
+    )
 
 
 def model_and_tokenizer(
     run: Run[Any], *, max_len: int, new_vocabulary: Callable[[], Tokenizer]
 ) -> tuple[LoadedModel | BertConfig, Tokenizer]:
-    """Load the weights with their vocabulary, or size a model for a vocabulary that is given or made.
+    """Load the weights with their vocabulary, or size a model for a vocabulary that is given or new.
 
     Raises: ModelError, ConfigError: broken weights or vocabulary, or they fit neither each other nor max_len.
     """
     section = run.config.model
-    path = locate_model(section.source, run)
+    path = locate_model(section.source, settings=run.settings, resources=run.resources)
     if path is not None:
-        loaded, tokenizer = load_with_vocabulary(path, run, num_heads=section.num_heads)
+        loaded, tokenizer = load_with_vocabulary(path, cache=run.settings.cache, num_heads=section.num_heads)
         loaded.config.check_fits(vocab_size=tokenizer.vocab_size, max_len=max_len)
         return loaded, tokenizer
     tokenizer = new_vocabulary() if section.vocab is None else load_tokenizer(Path(section.vocab))
@@ -84,77 +88,52 @@ def model_and_tokenizer(
 
 
 def load_with_vocabulary(
-    path: Path, run: Place, *, num_heads: int | None = None
+    path: Path, *, cache: Path, num_heads: int | None = None
 ) -> tuple[LoadedModel, Tokenizer]:
     """Load a model and the vocabulary beside it. Raises: ModelError: broken, or without a vocabulary."""
-    loaded = load_weights(path, cache=run.settings.cache, num_heads=num_heads)
+    loaded = load_weights(path, cache=cache, num_heads=num_heads)
     if loaded.tokenizer_path is None:
         raise ModelError(
-            f"--model {path}: there is no vocabulary beside the weights.",
+            f"--model {path}: there is no vocabulary beside the weights",
             hint="Put the model's vocab.txt or tokenizer.json into that folder.",
         )
     return loaded, load_tokenizer(loaded.tokenizer_path)
 
 
-def _unknown(source: str, job: JobDir) -> ModelError:
-    if source.startswith("j-"):
-        return ModelError(
-            f"--model {source}: that job has no model at {job.path_of('model')}.",
-            hint="Give a pretrain or finetune job that SUCCEEDED, see `bertjobs list`.",
-        )
-    return ModelError(
-        f"--model {source}: there is no such file or folder.",
-        hint="Give a folder, a job id, a hub name such as google-bert/bert-base-uncased, or one of "
-        f"{', '.join(size_names())}.",
-    )
-
-
-_MOST_POSITIONS = 8192  # that `text.max_len` can name
+_MAX_MAX_LEN = 8192  # the upper bound of `text.max_len`
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedEncoder:
+    """A trained model with its vocabulary, and how texts are truncated for it."""
+
     loaded: LoadedModel
     tokenizer: Tokenizer
     text: TextSection
 
 
-@dataclass(frozen=True, kw_only=True)
-class Here:
-    """The place of a command in the foreground."""
+def load_encoder(config: EncodeConfig, *, settings: Settings, resources: ExitStack) -> TrainedEncoder:
+    """Load the trained model that `--model` names; `resources` as in `locate_model`.
 
-    settings: Settings
-    resources: ExitStack
-
-
-def load_encoder(config: EncodeConfig, place: Place) -> TrainedEncoder:
-    """Load what `--model` names.
-
-    Raises: ModelError, ConfigError: it is no trained model, is broken, or has fewer positions than asked for.
-        DownloadError.
+    Raises: ModelError, ConfigError: it is not a trained model, is broken, or has fewer positions than asked
+        for. DownloadError.
     """
-    path = locate_model(config.model.source, place)
+    path = locate_model(config.model.source, settings=settings, resources=resources)
     if path is None:
         raise ModelError(
-            f"--model {config.model.source}: a model of random weights represents nothing.",
+            f"--model {config.model.source} names a size with random weights, not a trained model",
             hint="Give the id of a job that succeeded, or the folder of a trained model.",
         )
-    loaded, tokenizer = load_with_vocabulary(path, place, num_heads=config.model.num_heads)
+    loaded, tokenizer = load_with_vocabulary(path, cache=settings.cache, num_heads=config.model.num_heads)
     text = _text_section(config.text, path, loaded)
     loaded.config.check_fits(vocab_size=tokenizer.vocab_size, max_len=text.max_len)
     return TrainedEncoder(loaded=loaded, tokenizer=tokenizer, text=text)
 
 
-def load_encoder_here(config: EncodeConfig, *, settings: Settings) -> TrainedEncoder:
-    """Load it into this process, which is no run. Raises: as `load_encoder`."""
-    with ExitStack() as resources:
-        return load_encoder(config, Here(settings=settings, resources=resources))
-
-
 def _text_section(asked: EncodeTextSection, path: Path, loaded: LoadedModel) -> TextSection:
-    """Return how texts are cut: as asked, else at the length that the model was trained with, if known."""
+    """Return how texts are truncated: as asked, else to the length of training, where that is known."""
     max_len = asked.max_len
     if max_len is None:
         artefact = read_artefact(path) if path.is_dir() else None
         max_len = artefact.text.max_len if artefact else loaded.config.max_position_embeddings
-    return TextSection(max_len=min(max_len, _MOST_POSITIONS), truncation=asked.truncation)
+    return TextSection(max_len=min(max_len, _MAX_MAX_LEN), truncation=asked.truncation)

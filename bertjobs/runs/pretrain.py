@@ -1,13 +1,19 @@
-"""Pretrain: the driver encodes the corpus and starts the gang; every worker runs `training.pretrain`."""
+"""Pretrain: the driver encodes the corpus and starts the workers; each worker trains as one rank.
+
+Knows no queue: the run's reporter does.
+"""
 
 import logging
 import time
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
 from bertjobs.config import PretrainConfig
 from bertjobs.config.sections import TextSection
+from bertjobs.jobs.job import Grant
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.modeling.weights import save_pretrained
@@ -17,7 +23,7 @@ from bertjobs.runs.data.corpus_blocks import StoredBlocks
 from bertjobs.runs.data.encode_corpus import encode_corpus
 from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
-from bertjobs.runs.run_context import Outcome, Run
+from bertjobs.runs.run_context import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
 from bertjobs.text.corpus.shards import plan_shards
@@ -31,7 +37,7 @@ from bertjobs.training.pretrain import pretrain
 log = logging.getLogger(__name__)
 
 METRIC = "mlm_accuracy"
-"""What the live series shows of each validation, besides the loss."""
+"""The metric in the live series after each validation, besides the loss."""
 
 
 def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
@@ -46,26 +52,29 @@ def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
     source, tokenizer = model_and_tokenizer(
         run,
         max_len=run.config.text.max_len,
-        new_vocabulary=lambda: _vocabulary(run, files),
+        new_vocabulary=lambda: _build_vocabulary(run, files),
     )
     run.reporter.set_phase("encoding the corpus")
     train, valid = _blocks(run, files, tokenizer)
-    _announce(run, train, valid, sep_id=tokenizer.sep_id)
+    _check_blocks(run, train, valid, sep_id=tokenizer.sep_id)
     run.reporter.set_phase("starting workers")
-    returned = ray_train.train(
-        run,
+    returned = ray_train.run_group(
         pretrain_worker,
-        work={
-            "config": run.config,
-            "source": ray.put(source),
-            "tokenizer": tokenizer,
-            "train": train,
-            "valid": valid,
-            "job_dir": run.job_dir,
-            "job_id": run.id,
-            "checkpoint": run.checkpoint,
-            "open_reporter": run.open_reporter,
-        },
+        PretrainWork(
+            config=run.config,
+            source=ray.put(source),
+            tokenizer=tokenizer,
+            train=train,
+            valid=valid,
+            grant=run.grant,
+            job_dir=run.job_dir,
+            job_id=run.id,
+            checkpoint=run.checkpoint,
+            open_reporter=run.open_reporter,
+        ),
+        grant=run.grant,
+        run_name=run.attempt_name,
+        settings=run.settings,
     )
     if reason := returned["stopped"]:
         raise stop_reason(reason)
@@ -84,31 +93,51 @@ def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
     )
 
 
-def pretrain_worker(work: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class PretrainWork:
+    """What every rank is given."""
+
+    config: PretrainConfig
+    source: ray.ObjectRef
+    """Weights, or the size of a model that starts from random weights."""
+    tokenizer: Tokenizer
+    train: StoredBlocks
+    valid: StoredBlocks
+    grant: Grant
+    job_dir: JobDir
+    job_id: str
+    checkpoint: str | None
+    """Name of the published checkpoint to resume from."""
+    open_reporter: OpenReporter
+
+
+def pretrain_worker(work: PretrainWork) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
-    config: PretrainConfig = work["config"]
-    reporter = ray_train.begin_rank(work)
-    model = build_pretraining(
-        ray.get(work["source"]),
-        seed=config.train.seed,
-        hidden_dropout=config.model.hidden_dropout,
-        attention_dropout=config.model.attention_dropout,
-    ).to(ray.train.torch.get_device())
-    result = pretrain(
-        model,
-        config=config,
-        train=work["train"],
-        valid=work["valid"],
-        tokenizer=work["tokenizer"],
-        job_dir=work["job_dir"],
-        hooks=TrainingHooks(reporter, metric=METRIC),
-        resume=work["checkpoint"],
-    )
-    if result.metrics is None or result.stopped is not None:
-        return {"stopped": result.stopped}
-    if current_ranks().rank == 0:
-        reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
-        _write_model(model, work)
+    config = work.config
+    device = ray_train.set_up_worker(work.grant)
+    with closing(work.open_reporter()) as reporter:
+        ray_train.report_nodes(reporter)
+        model = build_pretraining(
+            ray.get(work.source),
+            seed=config.train.seed,
+            hidden_dropout=config.model.hidden_dropout,
+            attention_dropout=config.model.attention_dropout,
+        ).to(device)
+        result = pretrain(
+            model,
+            config=config,
+            train=work.train,
+            valid=work.valid,
+            tokenizer=work.tokenizer,
+            job_dir=work.job_dir,
+            hooks=TrainingHooks(reporter, metric=METRIC, device=device),
+            resume=work.checkpoint,
+        )
+        if result.metrics is None or result.stopped is not None:
+            return {"stopped": result.stopped}
+        if current_ranks().is_first:
+            reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
+            _write_model(model, work)
     return {
         "stopped": None,
         "plots": list(result.plots),
@@ -116,19 +145,18 @@ def pretrain_worker(work: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _write_model(model: BertForPreTraining, work: dict[str, Any]) -> None:
-    job_dir: JobDir = work["job_dir"]
-    text = TextSection(max_len=work["config"].text.max_len)
-    with job_dir.new_dir("model") as folder:
+def _write_model(model: BertForPreTraining, work: PretrainWork) -> None:
+    text = TextSection(max_len=work.config.text.max_len)
+    with work.job_dir.new_dir("model") as folder:
         save_pretrained(model, folder)
-        work["tokenizer"].save(folder)
-        Artefact(task=None, text=text, trained_by=work["job_id"]).write(folder)
+        work.tokenizer.save(folder)
+        Artefact(task=None, text=text, trained_by=work.job_id).write(folder)
 
 
-def _vocabulary(run: Run[PretrainConfig], files: tuple[SourceFile, ...]) -> Tokenizer:
-    """Make a vocabulary from the whole corpus, which an attempt after this one does not make again."""
+def _build_vocabulary(run: Run[PretrainConfig], files: tuple[SourceFile, ...]) -> Tokenizer:
+    """Build a vocabulary from the whole corpus."""
     section = run.config.model
-    run.reporter.set_phase("making a vocabulary")
+    run.reporter.set_phase("building a vocabulary")
     return make_vocabulary(
         plan_shards(files, run.config.data),
         kind=section.vocab_kind,
@@ -140,7 +168,7 @@ def _vocabulary(run: Run[PretrainConfig], files: tuple[SourceFile, ...]) -> Toke
 def _blocks(
     run: Run[PretrainConfig], files: tuple[SourceFile, ...], tokenizer: Tokenizer
 ) -> tuple[StoredBlocks, StoredBlocks]:
-    """Encode what is trained on and what is validated on: files of their own, or documents held out."""
+    """Encode the corpus, and the validation corpus: files of its own, or documents held out."""
     data = run.config.data
     valid_files = _valid_files(run)
     ratio = 0.0 if valid_files else data.valid_ratio
@@ -160,8 +188,8 @@ def _valid_files(run: Run[PretrainConfig]) -> tuple[SourceFile, ...]:
     return ()
 
 
-def _announce(run: Run[PretrainConfig], *blocks: StoredBlocks, sep_id: int) -> None:
-    """Log what was read. Raises: DataError: no example can be made of it; before a worker is started."""
+def _check_blocks(run: Run[PretrainConfig], *blocks: StoredBlocks, sep_id: int) -> None:
+    """Log what was read, before a worker is started. Raises: DataError: no example can be made of it."""
     pairing = Pairing(run.config.objective, run.config.text.max_len, sep_id=sep_id)
     for name, found in zip(("train", "validate"), blocks, strict=True):
         pairing.check(found.infos)

@@ -3,12 +3,15 @@
 Read in ray 2.60.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray.train._internal.session import get_session
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
+from ray.tune.schedulers import TrialScheduler
 from ray.util.queue import Queue
 
 
@@ -47,3 +50,22 @@ def _session_of_trial() -> Any:
     session = get_session()
     assert session is not None, "called outside a Tune actor"
     return session
+
+
+@dataclass(frozen=True)
+class _EndedTrial:
+    """What a scheduler of Tune reads of a trial: its id, and nothing else."""
+
+    trial_id: str
+
+
+def replay_results(scheduler: TrialScheduler, *, trial_id: str, results: Sequence[Mapping[str, Any]]) -> None:
+    """Give a new scheduler the results of a trial that ended before this search was started.
+
+    Schedulers are called with Tune's controller and its own trials; they use neither but for `trial_id`.
+    """
+    controller: Any = None
+    trial: Any = _EndedTrial(trial_id)
+    scheduler.on_trial_add(controller, trial)
+    for result in results:
+        scheduler.on_trial_result(controller, trial, dict(result))

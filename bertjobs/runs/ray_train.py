@@ -1,14 +1,15 @@
-"""The one place that starts training processes: a gang of Ray Train workers, or a single task.
+"""Start training processes: a worker group under Ray Train, or a single Ray task.
 
-All of a gang runs the same function with the same `work`; what rank 0 returns is the result.
+Every worker of a group runs the same function with the same work; what rank 0 returns is the result. Knows
+no kind of job.
 """
 
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import ray
 import torch
@@ -25,8 +26,7 @@ from bertjobs.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Work = dict[str, Any]
-Worker = Callable[[Work], Any]
+Work = TypeVar("Work")
 
 # Read by Ray Train from the driver's environment and passed on to its controller and workers.
 _TRAIN_ENVIRONMENT = {
@@ -37,7 +37,7 @@ _TRAIN_ENVIRONMENT = {
 }
 
 CONTROLLER_FAILURES = 3
-"""The gang was admitted as a whole: a placement group that does not come up is a fault, not a wait."""
+"""The group was admitted as a whole: a placement group that does not come up is a fault, not a wait."""
 
 
 class WorkerLost(RunError):
@@ -46,42 +46,30 @@ class WorkerLost(RunError):
     failure = "WorkerLost"
 
 
-class Granted(Protocol):
-    """What a gang needs to know of a run, or of a part of one."""
+def run_group(
+    worker: Callable[[Work], Any], work: Work, *, grant: Grant, run_name: str, settings: Settings
+) -> Any:
+    """Run `worker(work)` on every rank under Ray Train, in one process group; return what rank 0 returns.
 
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def attempt(self) -> int: ...
-
-    @property
-    def settings(self) -> Settings: ...
-
-    @property
-    def grant(self) -> Grant: ...
-
-
-def train(run: Granted, worker: Worker, *, work: Mapping[str, Any]) -> Any:
-    """Run `worker` on every rank under Ray Train, in one process group; its `work` has the `grant` too.
+    run_name: unique among live groups, since two under one name would overwrite each other's files.
 
     Raises: BertjobsError: what a worker raised. WorkerLost: a worker was killed.
     """
     for name, value in _TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    gpus = run.grant.gpus_per_worker
+    gpus = grant.gpus_per_worker
     trainer = Trainer(
-        worker,
-        train_loop_config={**work, "grant": run.grant},
+        _run_rank,
+        train_loop_config={"worker": worker, "work": work},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=run.grant.workers,
+            num_workers=grant.workers,
             use_gpu=gpus > 0,
-            resources_per_worker={"CPU": run.grant.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
+            resources_per_worker={"CPU": grant.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
         ),
         run_config=RunConfig(
-            name=f"{run.id}-a{run.attempt}",  # a name per attempt: two live writers under one would clobber
-            storage_path=str(run.settings.cache / "ray"),  # nothing of ours goes there; Ray wants a place
+            name=run_name,
+            storage_path=str(settings.cache / "ray"),  # Ray needs a folder; none of our files are there
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
         ),
     )
@@ -91,72 +79,74 @@ def train(run: Granted, worker: Worker, *, work: Mapping[str, Any]) -> Any:
         raise _cause_of(e) from e
 
 
-def call(run: Granted, worker: Worker, *, work: Mapping[str, Any]) -> Any:
-    """Run `worker` in one process without Ray Train, which takes seconds less to start; `work` as in `train`.
+def _run_rank(config: dict[str, Any]) -> Any:
+    return config["worker"](config["work"])
 
-    Raises: as `train`.
+
+def run_task(worker: Callable[[Work], Any], work: Work, *, grant: Grant) -> Any:
+    """Run `worker(work)` in one process without Ray Train, which would take seconds longer to start.
+
+    Raises: as `run_group`.
     """
-    task = ray.remote(num_cpus=run.grant.cpus_per_worker, num_gpus=run.grant.gpus_per_worker, max_retries=0)(
-        worker
-    )
+    task = ray.remote(num_cpus=grant.cpus_per_worker, num_gpus=grant.gpus_per_worker, max_retries=0)(worker)
     try:
-        return ray.get(task.remote({**work, "grant": run.grant}))
-    except ray.exceptions.RayTaskError as e:
-        raise _as_ours(e.cause) from e
+        with task_errors():
+            return ray.get(task.remote(work))
     except ray.exceptions.WorkerCrashedError as e:
-        raise WorkerLost("The process that did the work was killed.") from e
+        raise WorkerLost("The process that did the work was killed") from e
 
 
-def fetch(reference: ray.ObjectRef) -> Any:
-    """Get an object that a task of ours makes. Raises: BertjobsError: what the task raised."""
-    with task_errors():
-        return ray.get(reference)
+def set_up_worker(grant: Grant, *, workers_on_node: int | None = None) -> torch.device:
+    """Limit this process to its threads and return its device, both as granted.
 
-
-@contextmanager
-def task_errors() -> Iterator[None]:
-    """Raise what a task of ours raised, rather than what Ray wraps it in."""
-    try:
-        yield
-    except ray.exceptions.RayTaskError as e:
-        raise _as_ours(e.cause) from e
-
-
-def begin_rank(work: Mapping[str, Any]) -> Reporter:
-    """Give this rank its threads and its reporter; rank 0 reports on which nodes the gang is."""
-    context = ray.train.get_context()
-    set_threads(work["grant"], workers_on_node=context.get_local_world_size())
-    reporter: Reporter = work["open_reporter"]()
-    if (nodes := nodes_of_ranks()) and context.get_world_rank() == 0:
-        reporter.report_nodes(nodes)
-    return reporter
-
-
-def nodes_of_ranks() -> list[str]:
-    """Return the Ray node of each rank; every rank of the gang has to ask."""
-    nodes = [""] * distributed.get_world_size()
-    distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
-    return nodes
-
-
-def set_threads(grant: Grant, *, workers_on_node: int) -> None:
-    """Give torch this worker's share of the node, which other jobs may be on as well."""
+    workers_on_node: workers of this job on this node; None to ask Ray Train, or 1 outside a worker group.
+    """
+    is_in_group = distributed.is_initialized()
+    if workers_on_node is None:
+        workers_on_node = ray.train.get_context().get_local_world_size() if is_in_group else 1
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(num_threads(grant, workers_on_node=workers_on_node, cores=cores))
+    if not grant.gpus_per_worker:
+        return torch.device("cpu")
+    # Ray Train shows each worker all GPUs of its group on the node, and knows which one is its own.
+    return ray.train.torch.get_device() if is_in_group else torch.device("cuda")
 
 
 def num_threads(grant: Grant, *, workers_on_node: int, cores: int) -> int:
     """Return a worker's own CPUs and its part of those for reading data, which idle while it computes.
 
     Not one more: the threads of a product wait for each other, so that one of them without a core of its own
-    holds up all. Measured: a worker of 2 threads beside another process on 2 cores made a fifth of its steps.
+    delays all. Measured: a worker of 2 threads beside another process on 2 cores made a fifth of its steps.
     """
     granted = grant.cpus_per_worker + grant.data_cpus / workers_on_node
     return max(1, min(int(granted + QUANTUM), cores // workers_on_node))
 
 
+def report_nodes(reporter: Reporter) -> None:
+    """Report the Ray node of each rank, from rank 0; every rank of the group has to call it."""
+    nodes = [""] * distributed.get_world_size()
+    distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
+    if distributed.get_rank() == 0:
+        reporter.report_nodes(nodes)
+
+
+def fetch(reference: ray.ObjectRef) -> Any:
+    """Get the result of one of our tasks. Raises: BertjobsError: what the task raised."""
+    with task_errors():
+        return ray.get(reference)
+
+
+@contextmanager
+def task_errors() -> Iterator[None]:
+    """Raise the error of our own task rather than the one that Ray wraps it in."""
+    try:
+        yield
+    except ray.exceptions.RayTaskError as e:
+        raise _as_ours(e.cause) from e
+
+
 def _cause_of(error: BaseException) -> BertjobsError:
-    """Tell what the code of a worker raised from a worker that was killed, which raises nothing itself."""
+    """Distinguish an error of a worker's code from a worker that was killed, which raises nothing itself."""
     failures: list[BaseException] = list(getattr(error, "worker_failures", {}).values())
     ours = [failure for failure in failures if isinstance(failure, BertjobsError)]
     if ours:

@@ -1,11 +1,11 @@
-"""What the step loop calls while it goes, turned into reports.
+"""How a training worker reports: the hooks that its step loop calls, and the gauges of Ray's dashboard.
 
-What training tells Ray's metrics agent, so that it stands in the Grafana of the Ray dashboard. Lives in
-the worker of rank 0; the names are in `jobs.metric_names`.
+Lives in the worker of rank 0. The names of the gauges are in `jobs.dispatcher.metrics`.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from ray.util.metrics import Gauge
@@ -13,63 +13,44 @@ from ray.util.metrics import Gauge
 from bertjobs.errors import BertjobsError, Cancelled, RunError
 from bertjobs.jobs.dispatcher import metrics as names
 from bertjobs.jobs.driver.session import JobSession
+from bertjobs.jobs.driver.throttle import Throttle, is_last_step
 from bertjobs.jobs.job import JobSummary
 from bertjobs.runs.run_context import Reporter
 from bertjobs.settings import load_settings
 from bertjobs.training.progress import EpochResult, Progress
 
-PROGRESS_INTERVAL_S = 0.25
-"""Least time between two reports of progress, whoever they go to; the first and the last step always do."""
 SERIES_INTERVAL_S = 0.5
 """Least time between two points of the live series; the whole series is in metrics.jsonl."""
 
 
-class DriverStopped(RunError):
-    """This attempt was asked to end, the job was not: it goes on from its checkpoint."""
+def open_session(*, job_id: str, attempt: int, token: int) -> JobSession:
+    """Open a worker's own session, with the address from its node's environment, so that no secret travels.
 
-    failure = "DriverStopped"
-
-
-class Drained(RunError):
-    """The queue is drained: the job goes on from its checkpoint when it is open again."""
-
-    failure = "Drained"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OpenSession:
-    """Opens a worker's own session: with the address from its node's environment, so no secret travels."""
-
-    job_id: str
-    attempt: int
-    token: int
-
-    def __call__(self) -> Reporter:
-        return JobSession.open(load_settings(), job_id=self.job_id, attempt=self.attempt, token=self.token)
+    Raises: LeaseLost, QueueError: as `JobSession.open`.
+    """
+    return JobSession.open(load_settings(), job_id=job_id, attempt=attempt, token=token)
 
 
 class TrainingHooks:
-    """`training.Hooks` over a reporter; lives in the worker of rank 0."""
+    """`training.Hooks` over a reporter, which limits how often progress is sent."""
 
-    def __init__(self, reporter: Reporter, *, metric: str) -> None:
+    def __init__(self, reporter: Reporter, *, metric: str, device: torch.device) -> None:
         self._reporter = reporter
         self._metric = metric
-        self._last_report = self._last_point = float("-inf")
+        self._device = device
+        self._series = Throttle(self._add_point, interval_s=SERIES_INTERVAL_S)
+        self._latest: Progress | None = None
         # Outside the queue there is no job to label them with.
         self._gauges = TrainingGauges(reporter.job) if isinstance(reporter, JobSession) else None
 
     def on_progress(self, progress: Progress) -> None:
-        now, is_last = time.monotonic(), progress.step == progress.num_steps
-        if now - self._last_report >= PROGRESS_INTERVAL_S or is_last:
-            self._last_report = now
-            self._reporter.progress(progress.to_json())
-        if now - self._last_point >= SERIES_INTERVAL_S or is_last:
-            self._last_point = now
-            self._reporter.log_metrics(progress.to_json())
-            if self._gauges is not None:
-                self._gauges.show(progress, now_s=now, gpu_memory_bytes=_gpu_memory_bytes())
+        values = progress.to_json()
+        self._latest = progress
+        self._reporter.progress(values)
+        self._series.put(values, at_once=is_last_step(values))
 
     def on_epoch(self, result: EpochResult) -> None:
+        self._series.flush()  # the points of the series stay in the order of the steps
         metrics = result.metrics
         self._reporter.log_metrics(
             {
@@ -82,27 +63,47 @@ class TrainingHooks:
         )
 
     def publish_checkpoint(self, name: str, step: int) -> None:
+        self._series.flush()
         self._reporter.publish_checkpoint(name, step)
 
     def should_stop(self) -> str | None:
         return self._reporter.command()
 
+    def _add_point(self, values: Mapping[str, Any]) -> None:
+        self._reporter.log_metrics(dict(values))
+        if self._gauges is not None and self._latest is not None:
+            self._gauges.show(
+                self._latest, now_s=time.monotonic(), gpu_memory_bytes=_gpu_memory_bytes(self._device)
+            )
 
-def _gpu_memory_bytes() -> int | None:
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+
+def _gpu_memory_bytes(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+class DriverStopped(RunError):
+    """This attempt was asked to end, the job was not: it resumes from its checkpoint."""
+
+    failure = "DriverStopped"
+
+
+class Drained(RunError):
+    """The queue is drained: the job resumes from its checkpoint when the queue is open again."""
+
+    failure = "Drained"
 
 
 def stop_reason(command: str) -> BertjobsError:
-    """Return what ends an attempt that stopped because it was asked to."""
+    """Return the error that ends an attempt which stopped because it was asked to."""
     if command == "cancel":
-        return Cancelled("Cancelled while it ran.")
+        return Cancelled("Cancelled while it ran")
     if command == "drain":
-        return Drained("The queue was drained.")
-    return DriverStopped("Stopped as asked, to go on from its last checkpoint.")
+        return Drained("The queue was drained")
+    return DriverStopped("Stopped on request; the next attempt resumes from the last checkpoint")
 
 
 class TrainingGauges:
-    """The gauges of one job. Each `set` is a note in this process; the agent fetches it when it likes."""
+    """The gauges of one job. Each `set` is kept in this process; Ray's metrics agent collects it."""
 
     def __init__(self, job: JobSummary) -> None:
         tags = {"job_id": job.id, "kind": job.kind, "user": job.user, "name": job.name}

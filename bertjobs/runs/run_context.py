@@ -1,6 +1,10 @@
-"""What every kind of run has: its config, its folder, its grant, and whom it reports to."""
+"""What every kind of run is given: its configuration, its folder, its grant, and whom it reports to.
+
+Knows neither how the work is done nor whether there is a queue.
+"""
 
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,28 +26,30 @@ class Reporter(Protocol):
     """
 
     def set_phase(self, text: str) -> None:
-        """Say what goes on before and after training: reading data, encoding, starting workers."""
+        """Report what happens before and after training: reading data, encoding, starting workers."""
 
     def report_nodes(self, node_ids: list[str]) -> None:
-        """Say on which Ray node each rank runs."""
+        """Report on which Ray node each rank runs."""
 
     def progress(self, values: dict[str, Any]) -> None:
-        """Replace the live values: step, loss, examples/s, ETA."""
+        """Replace the live values: step, loss, examples/s, ETA. Values that come too soon after others are
+        kept, and sent with the next ones, the next phase or `close`."""
 
     def log_metrics(self, values: dict[str, Any]) -> None:
         """Append to the series that curves are drawn from."""
 
     def publish_checkpoint(self, name: str, step: int) -> None:
-        """Make the checkpoint the one that a next attempt goes on from."""
+        """Make the checkpoint the one that the next attempt resumes from."""
 
     def command(self) -> str | None:
-        """Return what the run is asked to do: `cancel`, `checkpoint`, or nothing."""
+        """Return what the run is asked to do: `cancel`, `checkpoint`, `drain`, or nothing."""
+
+    def close(self) -> None:
+        """Send the last progress and release the connection."""
 
 
-class OpenReporter(Protocol):
-    """How a worker, perhaps on another node, opens its own reporter: picklable, holds no secret."""
-
-    def __call__(self) -> Reporter: ...
+OpenReporter = Callable[[], Reporter]
+"""How a worker, perhaps on another node, opens its own reporter: picklable, without a secret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,23 +65,31 @@ class Run(Generic[Config]):
     reporter: Reporter
     open_reporter: OpenReporter
     checkpoint: str | None
-    """Name of the published checkpoint to go on from."""
+    """Name of the published checkpoint to resume from."""
     resources: ExitStack
-    """What is to be given back when the run ends: downloaded folders."""
+    """What is released when the run ends: downloaded folders."""
+
+    @property
+    def attempt_name(self) -> str:
+        """Name of what Ray writes for this attempt; two writers under one name would overwrite each other."""
+        return f"{self.id}-a{self.attempt}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a run that ended well leaves behind."""
+    """What a run that ended well leaves."""
 
     metrics: dict[str, Any]
     artifacts: dict[str, Any]
 
 
 def remaining_checkpoint(job_dir: JobDir, name: str | None) -> str | None:
-    """Return the published checkpoint's name; None, and work from the start, where its folder was removed:
-    that is what to do about one that was cut short."""
+    """Return the published checkpoint's name, or None where its folder was removed.
+
+    Removing a damaged checkpoint is what its error message tells the user to do: the work then starts from
+    the beginning.
+    """
     if name is None or job_dir.exists(f"checkpoints/{name}"):
         return name
-    log.warning("checkpoint %s is not in %s any more: starting from the beginning", name, job_dir.uri)
+    log.warning("checkpoint %s is no longer in %s: starting from the beginning", name, job_dir.uri)
     return None

@@ -47,8 +47,8 @@ def draw_curves(
     _draw_scores(score_axes, epochs, metric=metric)
     _draw_rate(lr_axes, steps)
     for axes in (loss_axes, score_axes, lr_axes):
-        _tidy(axes)
-    return _png(figure)
+        style_axes(axes)
+    return to_png(figure)
 
 
 def save_pretraining_plots(job_dir: JobDir, lines: Sequence[Line]) -> tuple[str, ...]:
@@ -80,8 +80,8 @@ def draw_pretraining_curves(
     axes[-2].legend(frameon=False)
     _draw_rate(axes[-1], steps)
     for each in axes:
-        _tidy(each)
-    return _png(figure)
+        style_axes(each)
+    return to_png(figure)
 
 
 def draw_confusion(metrics: Metrics, *, title: str) -> bytes:
@@ -102,7 +102,7 @@ def draw_confusion(metrics: Metrics, *, title: str) -> bytes:
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(f"{title}\n{_summary(metrics)}", fontsize=11)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true label")
-    return _png(figure)
+    return to_png(figure)
 
 
 def _draw_loss(
@@ -178,12 +178,12 @@ def _summary(metrics: Metrics) -> str:
     return f"{metrics.num_examples:,} examples, accuracy {metrics.accuracy:.3f}, MCC {metrics.mcc:.3f}"
 
 
-def _tidy(axes: Axes) -> None:
+def style_axes(axes: Axes) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Any) -> bytes:
+def to_png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=_DPI)
     return buffer.getvalue()

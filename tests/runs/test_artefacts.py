@@ -10,7 +10,7 @@ import pytest
 from bertjobs.config.finetune import DataSection, EvalTextSection
 from bertjobs.config.sections import TextSection
 from bertjobs.errors import ConfigError, ModelError
-from bertjobs.runs.artefacts import Artefact, Collector, read_artefact, write_predictions
+from bertjobs.runs.artefacts import Artefact, Predictions, read_artefact, write_predictions
 from bertjobs.runs.data.rows import read_training_rows
 from bertjobs.runs.evaluate import check_task, trained_text
 from bertjobs.storage import JobDir
@@ -53,12 +53,12 @@ def test_parts_of_two_ranks_are_joined_with_texts_and_labels(tmp_path):
             "index": pa.array([0, 1, 2], pa.int64()),
         }
     )
-    first, second = Collector(3, num_labels=2), Collector(3, num_labels=2)
+    first, second = Predictions(3, num_labels=2), Predictions(3, num_labels=2)
     first.add(np.array([2, 0]), np.array([[0.9, 0.1], [0.25, 0.75]], dtype=np.float32))
     second.add(np.array([1]), np.array([[0.5, 0.5]], dtype=np.float32))
     first.write(job_dir, rank=0)
     second.write(job_dir, rank=1)
-    written = pq.read_table(write_predictions(job_dir, table, task=COLA, workers=2)).to_pydict()
+    written = pq.read_table(write_predictions(job_dir, table, task=COLA, num_ranks=2)).to_pydict()
     assert written["text_a"] == ["one", "two", "three"]
     assert written["label"] == ["acceptable", None, "unacceptable"]
     assert written["prediction"] == ["acceptable", "unacceptable", "unacceptable"]

@@ -5,13 +5,13 @@ import pytest
 import bertjobs
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import decide, failure_of
-from bertjobs.runs.driver import VersionMismatch, _check_version
+from bertjobs.runs.driver import VersionMismatch, check_version
 
 
 def test_another_version_is_named_with_ours_and_is_not_tried_again():
-    _check_version(bertjobs.__version__)
+    check_version(bertjobs.__version__)
     with pytest.raises(VersionMismatch) as raised:
-        _check_version("9.9.9")
+        check_version("9.9.9")
     message = str(raised.value)
     assert message.startswith(f"The dispatcher is bertjobs 9.9.9, this node has {bertjobs.__version__}.")
     assert "`bertjobs retry`" in message
@@ -21,4 +21,4 @@ def test_another_version_is_named_with_ours_and_is_not_tried_again():
 
 def test_a_dispatcher_that_does_not_say_its_version_is_another():
     with pytest.raises(VersionMismatch, match=r"bertjobs \(unknown\)"):
-        _check_version("")
+        check_version("")

@@ -1,4 +1,4 @@
-"""`bertjobs run`: the same work without a queue, and going on where an earlier run was broken off."""
+"""`bertjobs run`: the same work without a queue, and resuming an earlier run in the same folder."""
 
 import json
 import os
@@ -8,9 +8,45 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+from bertjobs.runs.foreground import FileReporter
+from bertjobs.storage import JobDir
 
 
+@pytest.fixture
+def written(monkeypatch):
+    """The steps that are written to progress.json, at a clock that advances by 10 ms per look."""
+    written, write_json, now = [], JobDir.write_json, iter(i / 100 for i in range(1000))
+    monkeypatch.setattr("bertjobs.jobs.driver.throttle.time.monotonic", lambda: next(now))
+
+    def count(self, name, values):
+        assert name == "progress.json"
+        written.append(values["step"])
+        write_json(self, name, values)
+
+    monkeypatch.setattr(JobDir, "write_json", count)
+    return written
+
+
+def test_progress_is_written_once_a_second_and_at_the_last_step(tmp_path, written):
+    reporter = FileReporter(JobDir(str(tmp_path), "run"))
+    for step in range(1, 41):
+        reporter.progress({"step": step, "num_steps": 40})
+    assert written == [1, 40]
+
+
+@pytest.mark.parametrize("end", [lambda r: r.close(), lambda r: r.set_phase("writing predictions")])
+def test_the_last_progress_of_a_phase_is_written(tmp_path, written, end):
+    reporter = FileReporter(JobDir(str(tmp_path), "run"))
+    for step in (1, 2, 3):
+        reporter.progress({"step": step, "num_steps": 40})
+    end(reporter)
+    assert written == [1, 3]
+    assert JobDir(str(tmp_path), "run").read_json("progress.json")["step"] == 3
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_foreground_run_leaves_the_same_artefacts_and_goes_on_in_the_same_folder(sample, tmp_path):
     words = ["run", "finetune", "--task", "cola", "--data", str(sample / "cola_public"), "--epochs", "1"]
     words += ["--max-len", "32", "--vocab-size", "512", "--output", str(tmp_path / "out"), "--json"]

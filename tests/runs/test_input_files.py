@@ -59,7 +59,7 @@ def test_a_folder_travels_once_under_a_name_made_of_its_content(shared, data, tm
     assert place == tmp_path / "storage" / "inputs" / content_key(data) / "snli_1.0"
     files = sorted(str(p.relative_to(place)) for p in place.rglob("*") if p.is_file())
     assert files == ["snli_1.0_train.jsonl", "sub/dev.jsonl"]
-    assert said == [f"Sending {data} to {place.parent}."]
+    assert said == [f"Sending {data} to {place.parent}"]
 
 
 def test_other_content_is_another_place(shared, data):

@@ -7,27 +7,24 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import DownloadError, ModelError
-from bertjobs.jobs.job import Grant
 from bertjobs.modeling import BertConfig, build_classifier, save_pretrained, weights
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
-from bertjobs.runs.run_context import Run
 from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
 from bertjobs.text.vocabulary import train_wordpiece
 
 
 @pytest.fixture
-def attempt(tmp_path, monkeypatch):
-    """A run of which only the folders matter, in a folder of its own."""
+def settings(tmp_path, monkeypatch):
+    """Settings of a home of its own; relative paths are looked up beside it."""
     monkeypatch.chdir(tmp_path)
-    settings = load_settings({"BERTJOBS_HOME": str(tmp_path / "home")})
+    return load_settings({"BERTJOBS_HOME": str(tmp_path / "home")})
+
+
+@pytest.fixture
+def locate(settings):
     with ExitStack() as resources:
-        yield Run(
-            id="j-test", attempt=1, config=None, settings=settings,
-            job_dir=JobDir(settings.storage, "j-test"),
-            grant=Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1), reporter=None,
-            open_reporter=None, checkpoint=None, resources=resources,
-        )  # fmt: skip
+        yield partial(locate_model, settings=settings, resources=resources)
 
 
 @pytest.fixture
@@ -40,40 +37,40 @@ def model(tmp_path) -> Path:
     return tmp_path / "model"
 
 
-def test_a_size_is_no_folder_even_where_there_is_one_of_that_name(attempt, tmp_path):
+def test_a_size_is_not_a_folder_even_where_a_folder_has_that_name(locate, tmp_path):
     (tmp_path / "tiny").mkdir()
-    assert locate_model("tiny", attempt) is None
-    assert locate_model("./tiny", attempt) == Path("tiny")
+    assert locate("tiny") is None
+    assert locate("./tiny") == Path("tiny")
 
 
-def test_a_job_is_its_model(attempt):
-    with JobDir(attempt.settings.storage, "j-7f3k2").new_dir("model") as folder:
+def test_a_job_id_names_the_model_of_that_job(locate, settings):
+    with JobDir(settings.storage, "j-7f3k2").new_dir("model") as folder:
         (folder / "config.json").write_text("{}")
-    found = locate_model("j-7f3k2", attempt)
+    found = locate("j-7f3k2")
     assert found is not None and (found / "config.json").is_file()
 
 
-def test_a_job_without_a_model_and_a_path_that_is_none_say_what_to_give(attempt):
+def test_a_job_without_a_model_and_a_path_without_a_file_are_refused_with_the_remedy(locate):
     with pytest.raises(
         ModelError, match=r"--model j-9: that job has no model at .*j-9/model\. Give a pretrain or finetune"
     ):
-        locate_model("j-9", attempt)
+        locate("j-9")
     with pytest.raises(ModelError, match=r"--model \./none: there is no such file or folder\. Give a folder"):
-        locate_model("./none", attempt)
+        locate("./none")
 
 
-def test_any_other_name_is_looked_up_on_the_hub(attempt, file_server, monkeypatch):
+def test_any_other_name_is_looked_up_on_the_hub(locate, file_server, monkeypatch):
     monkeypatch.setattr(weights, "fetch", partial(weights.fetch, base_url=file_server.url))
     with pytest.raises(DownloadError, match="404 Not Found"):
-        locate_model("someone/bert", attempt)
+        locate("someone/bert")
     assert file_server.asked == [("GET", "/someone/bert/resolve/main/config.json", None)]
 
 
-def test_weights_come_with_the_vocabulary_beside_them(attempt, model):
+def test_weights_are_loaded_with_the_vocabulary_beside_them(settings, model):
     with pytest.raises(ModelError, match="there is no vocabulary beside the weights") as caught:
-        load_with_vocabulary(model, attempt)
+        load_with_vocabulary(model, cache=settings.cache)
     assert caught.value.hint == "Put the model's vocab.txt or tokenizer.json into that folder."
     train_wordpiece(["a man runs"], vocab_size=120).save(model)
-    loaded, tokenizer = load_with_vocabulary(model, attempt)
+    loaded, tokenizer = load_with_vocabulary(model, cache=settings.cache)
     assert loaded.config.vocab_size == 120
     assert tokenizer.cls_id != tokenizer.sep_id

@@ -140,7 +140,7 @@ def test_what_is_killed_one_after_the_other_ends_with_the_weights_of_an_undistur
     # The watchdog restarts both; the driver continues meanwhile, and the new dispatcher adopts it.
     cluster.wait_for(job, is_running_after(20))
     assert cluster.json("status", job)["attempts"] == 2
-    cluster.kill(f"bertjobs.runs.driver {job}")
+    cluster.kill(f"bertjobs.runs {job}")
     ended = cluster.wait_for(job, has_ended)
     assert (ended["state"], ended["attempts"]) == ("SUCCEEDED", 3)
     assert weights_of(ended) == weights_of(finetuned)

@@ -1,14 +1,15 @@
-"""What training tells Ray's metrics agent."""
+"""What a training worker reports to the queue, and to Ray's metrics agent."""
 
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bertjobs.jobs.dispatcher import metrics as names
 from bertjobs.runs import reporting
-from bertjobs.runs.reporting import TrainingGauges
-from bertjobs.training.progress import Progress
+from bertjobs.runs.reporting import TrainingGauges, TrainingHooks
+from bertjobs.training.progress import EpochResult, Progress
 
 PROGRESS = Progress(
     step=10,
@@ -60,3 +61,44 @@ def test_each_figure_stands_under_its_name_with_the_job_it_is_of(shown):
     assert shown["bertjobs_step_seconds", *job] == 0.5
     assert shown["bertjobs_gpu_memory_bytes", *job] == float(1 << 30)
     assert {key[0] for key in shown} == {metric.name for metric in names.TRAINING_METRICS}
+
+
+class Reporter:
+    """Stands in for a session: counts what is sent."""
+
+    def __init__(self):
+        self.steps, self.series = [], []
+
+    def progress(self, values):
+        self.steps.append(values["step"])
+
+    def log_metrics(self, values):
+        self.series.append(values["step"])
+
+    def publish_checkpoint(self, name, step):
+        self.series.append(name)
+
+
+@pytest.fixture
+def hooks(monkeypatch):
+    """Hooks at a clock that advances by 10 ms per look."""
+    now = iter(i / 100 for i in range(1000))
+    monkeypatch.setattr("bertjobs.jobs.driver.throttle.time.monotonic", lambda: next(now))
+    return TrainingHooks(Reporter(), metric="accuracy", device=torch.device("cpu"))
+
+
+def test_every_step_is_passed_to_the_reporter_and_the_series_is_limited(hooks):
+    for step in range(1, 41):
+        hooks.on_progress(replace(PROGRESS, step=step))
+    assert hooks._reporter.steps == list(range(1, 41)), "the reporter keeps the last one"
+    assert hooks._reporter.series == [1, 40]
+
+
+def test_the_series_is_complete_before_an_evaluation_and_a_checkpoint(hooks):
+    for step in (1, 2, 3):
+        hooks.on_progress(replace(PROGRESS, step=step))
+    metrics = SimpleNamespace(loss=0.5, value_of=lambda _: 0.75)
+    hooks.on_epoch(EpochResult(epoch=0, step=3, metrics=metrics, is_best=True))
+    hooks.on_progress(replace(PROGRESS, step=4))
+    hooks.publish_checkpoint("step-00000004", 4)
+    assert hooks._reporter.series == [1, 3, 3, 4, "step-00000004"]

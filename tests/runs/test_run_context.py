@@ -26,4 +26,4 @@ def test_a_job_without_a_checkpoint_starts_from_the_beginning(job_dir):
 def test_removing_a_damaged_checkpoint_starts_the_work_anew_and_the_log_says_so(job_dir, caplog):
     with caplog.at_level(logging.WARNING):
         assert remaining_checkpoint(job_dir, "step-00000002") is None
-    assert "step-00000002 is not in" in caplog.text
+    assert "step-00000002 is no longer in" in caplog.text

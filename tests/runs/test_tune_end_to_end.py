@@ -51,7 +51,7 @@ def test_a_search_whose_trial_driver_and_dispatcher_are_killed_accounts_for_all_
     cluster.kill_members("dispatcher")
     cluster.wait_for(job, is_running(3, after_epoch=1.1))
     before = cluster.json("trials", job)["trials"]
-    cluster.kill(f"bertjobs.runs.driver {job}")
+    cluster.kill(f"bertjobs.runs {job}")
     ended = cluster.wait_for(job, has_ended)
     assert (ended["state"], ended["attempts"]) == ("SUCCEEDED", 2)
     found = cluster.json("trials", job)

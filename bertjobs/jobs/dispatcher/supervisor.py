@@ -29,7 +29,7 @@ from bertjobs.storage import JobDir
 
 logger = logging.getLogger(__name__)
 
-DRIVER = "-m bertjobs.runs.driver"
+DRIVER = "-m bertjobs.runs"
 """What a Ray Job executes; the job's id, the attempt and its token follow."""
 STOP_AGAIN_S = 10.0
 """A stop request to Ray may have no effect; it is sent again after this time."""

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
 from bertjobs.errors import LeaseLost
-from bertjobs.jobs.driver.throttle import Throttle, is_last_step
+from bertjobs.jobs.driver.throttle import PROGRESS_INTERVAL_S, Throttle, is_last_step
 from bertjobs.jobs.job import Attempt, Job, State
 from bertjobs.jobs.retry import Failure, RetryDecision, decide, failure_of
 from bertjobs.jobs.store.connection import Connection, RedisDown, open_connection, retry_while_down
@@ -31,8 +31,6 @@ from bertjobs.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-PROGRESS_INTERVAL_S = 0.25
-"""Least time between two reports of progress; the first and the last step are reported at once."""
 OFFLINE_S = 10.0
 """How long progress is dropped unsent after Redis did not answer: each attempt may delay training."""
 OUTAGE_S = 120.0

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+PROGRESS_INTERVAL_S = 0.25
+"""Least time between two reports of progress; the first and the last step are reported at once."""
+
 Values = Mapping[str, Any]
 
 

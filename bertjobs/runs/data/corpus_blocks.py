@@ -1,8 +1,6 @@
-"""What a Ray Data task does with one shard of a corpus. Imports no torch: such a task lives for a moment.
+"""The blocks of an encoded corpus: made by Ray Data tasks, stored as Arrow files, read where training runs.
 
-How our Ray Data pipelines run: within the CPUs that the grant leaves them, in order, and quietly.
-
-Blocks of an encoded corpus for whoever trains, wherever: a `training.BlockSource` over Arrow files.
+Also sets up our Ray Data pipelines. Imports no torch: such a task lives for a moment.
 """
 
 import json
@@ -25,7 +23,7 @@ from bertjobs.text.tokenizer import Tokenizer
 
 
 def encode_row(row: dict[str, Any], *, tokenizer: Tokenizer, ratio: float) -> dict[str, Any]:
-    """Encode the pickled `row["shard"]`; return for each split its Arrow file, and what is in it as JSON."""
+    """Encode the pickled `row["shard"]`; return the Arrow file of each split, and its `BlockInfo` as JSON."""
     shard: Shard = pickle.loads(row["shard"])
     parts = split_documents(encode_shard(shard, tokenizer), ratio=ratio, seed=shard.number)
     files = {split: _as_file(part) for split, part in parts.items()}
@@ -42,18 +40,18 @@ def _as_file(table: pa.Table) -> bytes:
 
 
 def bound_pipelines(*, cpus: float, gpus: float = 0.0) -> None:
-    """Set up Ray Data in this process: at most so many CPUs and GPUs, results in the order of the inputs."""
+    """Limit this process's Ray Data pipelines to these CPUs and GPUs, and keep the order of the inputs."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ExecutionResources(cpu=cpus, gpu=gpus)
     context.enable_progress_bars = False
-    context.raise_original_map_exception = True  # a broken file is told as we tell it
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what goes wrong comes as an exception too
+    context.raise_original_map_exception = True  # a broken file is reported in our own words
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # errors are raised as well
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredBlocks:
-    """Blocks in files on one node.
+    """A `training.BlockSource`: blocks in files on one node.
 
     On that node files are mapped into memory, which all its workers share; elsewhere they come through Ray's
     object store, which keeps one copy per node.

@@ -1,11 +1,11 @@
-"""Encode a corpus with Ray Data, a shard a task, into Arrow blocks on disk.
+"""Encode a corpus with Ray Data, one task per shard, into Arrow blocks on disk.
 
-Memory is bounded by the blocks under way, whatever the size of the corpus: a task reads its own shard of the
-files, and a block that is done is written before the next one is asked for. Documents that are held out for
-validation go into blocks of their own.
+Memory is bounded by the blocks in flight, whatever the size of the corpus: a task reads its own shard of the
+files, and a block is written before the next one is requested. Documents that are held out for validation go
+into blocks of their own.
 
     <cache>/encoded/corpus-<key>/train-000000.arrow, valid-000000.arrow, ...
-    <cache>/encoded/corpus-<key>/blocks.json         what is in each; the folder appears when all is there
+    <cache>/encoded/corpus-<key>/blocks.json         their contents; the folder appears when all are written
 """
 
 import json
@@ -46,12 +46,12 @@ def encode_corpus(
     tokenizer: Tokenizer,
     valid_ratio: float = 0.0,
 ) -> dict[str, StoredBlocks]:
-    """Return the blocks of `train`, and of `valid`: the share of the documents that is held out.
+    """Return the blocks of `train`, and of `valid`: the documents that are held out, by `valid_ratio`.
 
     They come from the cache where the same files were encoded by the same tokenizer before.
 
-    Raises: DataError: a file is broken, there is nothing in it, or too little to hold anything out.
-        StorageError: no room for the blocks.
+    Raises: DataError: a file is broken or empty, or has too few documents to hold any out.
+        StorageError: no space for the blocks.
     """
     key = corpus_key(files, data, tokenizer, extra=f"{valid_ratio:g} held out")
     folder = run.settings.cache / "encoded" / f"corpus-{key}"
@@ -64,7 +64,7 @@ def encode_corpus(
     blocks = {split: _stored(folder, index[split]) for split in _SPLITS}
     if valid_ratio and not (blocks["train"].infos and blocks["valid"].infos):
         raise DataError(
-            f"The corpus has too few documents to hold out {valid_ratio:g} of them.",
+            f"The corpus has too few documents to hold out {valid_ratio:g} of them",
             hint="Give a validation corpus (--valid), a larger --valid-ratio, or smaller --document.",
         )
     return blocks
@@ -73,7 +73,7 @@ def encode_corpus(
 def _encoded(
     shards: list[Shard], tokenizer: Tokenizer, *, ratio: float, cpus: float
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield, shard after shard, the Arrow file of each split and what is in it."""
+    """Yield, shard after shard, the Arrow file of each split and its contents."""
     bound_pipelines(cpus=cpus)
     rows = [{"shard": pickle.dumps(shard)} for shard in shards]  # our own; no Arrow type holds one
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
@@ -84,7 +84,7 @@ def _encoded(
 
 
 def _write(encoded: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write what comes, and publish it by a rename. Raises: StorageError: no room, no right."""
+    """Write the blocks, and publish them by a rename. Raises: StorageError: no space, no permission."""
     scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     index: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
     try:
@@ -107,7 +107,7 @@ def _publish(scratch: Path, folder: Path, index: Mapping[str, Any]) -> None:
     except OSError as e:
         if not (folder / _INDEX).exists():  # else another job encoded the same meanwhile
             raise StorageError(
-                f"The encoded corpus cannot be written to {folder}: {e.strerror}.",
+                f"The encoded corpus cannot be written to {folder}: {e.strerror}",
                 hint="Free room there, or set BERTJOBS_CACHE to another place.",
             ) from e
 

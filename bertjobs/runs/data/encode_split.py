@@ -1,4 +1,4 @@
-"""Encode a split's texts with Ray Data, once: what is in the Arrow cache is never tokenized again."""
+"""Encode the texts of a split with Ray Data, once: a later run reads them from the Arrow cache."""
 
 import logging
 from pathlib import Path
@@ -23,7 +23,7 @@ ROWS_PER_BLOCK = 32_768
 def encode(rows: Rows, run: Run[Any], *, task: Task, tokenizer: Tokenizer) -> ray.ObjectRef:
     """Return a reference to the encoded rows: from the cache, or from a pipeline that starts now.
 
-    The reference can be handed on before the encoding is done.
+    The reference can be passed on before the encoding is done.
     """
     path = run.settings.cache / "encoded" / f"{rows.key(task, tokenizer)}.arrow"
     if path.exists():
@@ -34,7 +34,7 @@ def encode(rows: Rows, run: Run[Any], *, task: Task, tokenizer: Tokenizer) -> ra
 
 
 def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str, data_cpus: float) -> pa.Table:
-    """Tokenize in blocks on all CPUs that the workers leave, keep the order, publish in the cache."""
+    """Tokenize blocks on the CPUs reserved for data, keep their order, and publish them in the cache."""
     bound_pipelines(cpus=data_cpus)
     dataset = ray.data.from_arrow(_blocks(table)).map_batches(
         encode_table,

@@ -1,7 +1,8 @@
-"""Which rows a run trains, validates or evaluates on. Read in the driver: a wrong file is found soon."""
+"""Read the rows that a run trains, validates or evaluates on, in the driver: a wrong file fails early."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -15,21 +16,22 @@ from bertjobs.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Some rows of a split, and all that decides which: the encoded form is cached under it."""
+    """Rows of a split, with everything that selects them: the key of their encoded form in the cache."""
 
     table: pa.Table
     split: str
     files: tuple[Path, ...]
     on_bad_row: str
     limit: int | None
-    share: str
+    held_out: str
+    """Which part of a split that is divided into training and validation rows; empty for a whole split."""
     num_dropped: dict[str, int]
 
     def key(self, task: Task, tokenizer: Tokenizer) -> str:
         """Return the name of the encoded form."""
         return cache_key(
             self.files, task, tokenizer,
-            split=self.split, on_bad_row=self.on_bad_row, limit=self.limit, extra=self.share,
+            split=self.split, on_bad_row=self.on_bad_row, limit=self.limit, extra=self.held_out,
         )  # fmt: skip
 
 
@@ -47,19 +49,19 @@ def read_training_rows(task: Task, data: DataSection, *, cache: Path) -> tuple[R
             _rows(valid, valid_split, on_bad_row=data.on_bad_row, limit=data.limit_valid),
         )
     parts = holdout(train.table.num_rows, ratio=data.valid_ratio, seed=data.split_seed)
-    shares = (
+    held_out = (
         f"all but {data.valid_ratio:g} by {data.split_seed}",
         f"{data.valid_ratio:g} by {data.split_seed}",
     )
     limits = (data.limit_train, data.limit_valid)
     return tuple(
-        _rows(train, "train", on_bad_row=data.on_bad_row, limit=limit, share=share, part=part)
-        for part, share, limit in zip(parts, shares, limits, strict=True)
+        _rows(train, "train", on_bad_row=data.on_bad_row, limit=limit, held_out=name, part=part)
+        for part, name, limit in zip(parts, held_out, limits, strict=True)
     )
 
 
 def read_evaluation_rows(task: Task, data: EvalDataSection, *, cache: Path) -> Rows:
-    """Return the rows of the split or file to evaluate; a set without labels is predicted, not measured.
+    """Return the rows of the split or file to evaluate; rows without labels are only predicted.
 
     Raises: DataError: the file is missing, empty or broken.
     """
@@ -69,7 +71,9 @@ def read_evaluation_rows(task: Task, data: EvalDataSection, *, cache: Path) -> R
     return _rows(read, data.split, on_bad_row=data.on_bad_row, limit=data.limit)
 
 
-def _rows(read: Split, split: str, *, on_bad_row: str, limit: int | None, share: str = "", part=None) -> Rows:
+def _rows(
+    read: Split, split: str, *, on_bad_row: str, limit: int | None, held_out: str = "", part: Any = None
+) -> Rows:
     table = read.table if part is None else read.table.take(part)
     return Rows(
         table=table if limit is None else table.slice(0, limit),
@@ -77,6 +81,6 @@ def _rows(read: Split, split: str, *, on_bad_row: str, limit: int | None, share:
         files=read.files,
         on_bad_row=on_bad_row,
         limit=limit,
-        share=share,
+        held_out=held_out,
         num_dropped=read.num_dropped,
     )

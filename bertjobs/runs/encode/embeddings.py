@@ -1,9 +1,7 @@
-"""The vectors of many lines as Parquet: parts of bounded size, each row group as it comes from a worker.
+"""The output of an encode job: its vectors as Parquet, its progress, and its metrics.
 
-Columns: file, line (or row, from 1), text, num_tokens (as represented, special tokens included), is_cut,
-vector.
-
-How far the lines of an encode job are done: what is reported meanwhile, and the figures at the end.
+Columns: file, line (or row, from 1), text, num_tokens (after truncation, special tokens included), is_cut,
+vector. Parts have a bounded size; each row group is a worker's block. Knows no Ray.
 """
 
 import time
@@ -13,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bertjobs.text.lines import LineSpan
 
+Array = npt.NDArray[Any]
+
 FOLDER = "embeddings"
 PART_BYTES = 256 << 20
-"""A part that has grown to this is closed and another begun."""
+"""Size at which a part is closed and the next one begins."""
 
 
 def embeddings_table(
-    *, file: pa.Array, lines: pa.Table, num_tokens_R: np.ndarray, is_cut_R: np.ndarray, vectors_RD: np.ndarray
+    *, file: pa.Array, lines: pa.Table, num_tokens_R: Array, is_cut_R: Array, vectors_RD: Array
 ) -> pa.Table:
-    """Return what a worker hands over; `file` holds numbers of files, so that names do not travel."""
+    """Return a worker's block; `file` has the numbers of files, so that their names are not copied each time.
+
+    Legend: R rows, D numbers of a vector.
+    """
     flat, dim = pa.array(vectors_RD.reshape(-1)), vectors_RD.shape[1]
     return pa.table(
         {
@@ -58,7 +62,7 @@ class PartWriter:
         table = table.set_column(0, "file", names)
         if self._writer is None:
             path = self._folder / f"part-{self.num_parts:05d}.parquet"
-            # Numbers of vectors neither repeat nor shrink: trying costs more than writing them.
+            # The numbers of vectors do not compress: trying would cost more time than writing them.
             self._writer = pq.ParquetWriter(
                 path, table.schema, use_dictionary=["file"], compression={"text": "zstd"}
             )
@@ -69,14 +73,14 @@ class PartWriter:
             self.close()
 
     def close(self) -> None:
-        """Finish the part that is open."""
+        """Finish the open part."""
         if self._writer is not None:
             self._writer.close()
         self._writer, self._num_bytes = None, 0
 
 
-class LinesDone:
-    """Counts the tables of vectors that have been written, in the order of the lines."""
+class EncodeProgress:
+    """Counts the lines whose vectors have been written, in their order."""
 
     def __init__(
         self,
@@ -91,7 +95,7 @@ class LinesDone:
         for span in spans:
             num_lines_of[span.path] += span.num_lines
         self._ends = list(accumulate(num_lines_of.values(), initial=0))
-        """Lines before each file, and in all."""
+        """Number of lines before each file, and of all files."""
         self._num_done = 0
         self.num_texts = self._num_tokens = self._num_cut = 0
         self._first_at: float | None = None
@@ -107,11 +111,11 @@ class LinesDone:
         self._num_tokens += pc.sum(table["num_tokens"]).as_py()
         self._num_cut += pc.sum(table["is_cut"]).as_py()
         self._num_done = self._ends[table["file"][-1].as_py()] + table["line"][-1].as_py()
-        if self._first_at is None:  # workers start before it, which says nothing of their speed
+        if self._first_at is None:  # the start of the workers before it is not part of their speed
             self._first_at, self._num_at_first = self._clock(), self.num_texts
 
     def progress(self) -> dict[str, Any]:
-        """Return what is reported: lines done as steps, and once it is known the speed."""
+        """Return a progress report: lines done as steps, and the speed once it is known."""
         assert self._first_at is not None
         report: dict[str, Any] = {"step": self._num_done, "num_steps": self.num_lines, "epoch": 0}
         if self.num_texts > self._num_at_first:
@@ -121,7 +125,7 @@ class LinesDone:
         return report
 
     def metrics(self, *, run_s: float) -> dict[str, Any]:
-        """Return the final figures; the speed is over all the time, starting the workers included."""
+        """Return the final figures; the speed is over the whole time, the start of the workers included."""
         return {
             "num_texts": self.num_texts,
             "num_tokens": self._num_tokens,

@@ -1,9 +1,9 @@
-"""Represent each line of files by a vector: Ray Data reads and tokenizes on the CPUs that are left for data,
-and an actor per worker runs the encoder; the driver writes what comes, in the order of the lines.
+"""Encode the lines of files as vectors: the job of `bertjobs submit encode`.
 
     spans of lines -> ReadLines (actors, Ray Data's CPUs) -> RepresentLines (an actor per worker) -> Parquet
 
-Memory is bounded by the blocks under way. Nothing is there under its name before all of it is.
+The driver writes the vectors in the order of the lines. Memory is bounded by the blocks in flight. The result
+appears under its name when all of it is written.
 """
 
 import logging
@@ -28,7 +28,7 @@ from bertjobs.jobs.job import Grant
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.runs import ray_train
 from bertjobs.runs.data.corpus_blocks import bound_pipelines
-from bertjobs.runs.encode.embeddings import FOLDER, LinesDone, PartWriter, embeddings_table
+from bertjobs.runs.encode.embeddings import FOLDER, EncodeProgress, PartWriter, embeddings_table
 from bertjobs.runs.model_source import TrainedEncoder, load_encoder
 from bertjobs.runs.reporting import stop_reason
 from bertjobs.runs.run_context import Outcome, Run
@@ -41,20 +41,20 @@ from bertjobs.training.inference import Representer, uncut_lengths
 log = logging.getLogger(__name__)
 
 BLOCK_BYTES = 1 << 20
-"""Blocks between the stages are cut at this size: progress is reported, and workers take turns, by blocks."""
+"""Size at which blocks between the stages are split: progress is reported, and work is assigned, by block."""
 
 
 def run_encode(run: Run[EncodeConfig]) -> Outcome:
-    """Drive one attempt at representing the lines of files.
+    """Drive one attempt at encoding the lines of files.
 
     Raises: DataError, ModelError, ConfigError: the request is wrong. WorkerLost, LeaseLost.
     """
     run.reporter.set_phase("reading the model")
-    trained = load_encoder(run.config, run)
+    trained = load_encoder(run.config, settings=run.settings, resources=run.resources)
     run.reporter.set_phase("counting lines")
     spans = plan_lines(own_files(run.config.data.path, flag="--data"), run.config.data)
     files = list(dict.fromkeys(span.path for span in spans))
-    done = LinesDone(spans, files)
+    done = EncodeProgress(spans, files)
     log.info("encode %d lines of %d files in %d spans", done.num_lines, len(files), len(spans))
     run.reporter.set_phase("starting workers")
     began = time.monotonic()
@@ -65,10 +65,10 @@ def run_encode(run: Run[EncodeConfig]) -> Outcome:
     return Outcome(metrics=metrics, artifacts={FOLDER: run.job_dir.path_of(FOLDER)})
 
 
-def _write(tables: Iterable[pa.Table], folder: Path, *, run: Run[EncodeConfig], done: LinesDone) -> None:
-    """Write the workers' tables as they come.
+def _write(tables: Iterable[pa.Table], folder: Path, *, run: Run[EncodeConfig], done: EncodeProgress) -> None:
+    """Write the workers' tables as they arrive.
 
-    Raises: DataError: there was no text in any line. Cancelled, DriverStopped: that was asked for meanwhile.
+    Raises: DataError: no line had a text. Cancelled, Drained, DriverStopped: on request.
     """
     writer = PartWriter(folder, files=done.files)
     for table in tables:
@@ -80,8 +80,8 @@ def _write(tables: Iterable[pa.Table], folder: Path, *, run: Run[EncodeConfig], 
     writer.close()
     if not done.num_texts:
         raise DataError(
-            f"--data {run.config.data.path}: all of its {done.num_lines} lines are blank or broken.",
-            hint="Give files with text in them.",
+            f"--data {run.config.data.path}: all of its {done.num_lines} lines are blank or broken",
+            hint="Give files that contain text.",
         )
     if run.reporter.command() == "cancel":  # or it raises: another attempt's vectors must stay
         raise stop_reason("cancel")
@@ -91,7 +91,7 @@ class ReadLines:
     """An actor that reads spans of lines and tokenizes them."""
 
     def __init__(self, *, tokenizer: list[ray.ObjectRef], config: EncodeConfig, files: Sequence[str]) -> None:
-        _refuse_second_life()
+        _fail_if_restarted()
         self._tokenizer: Tokenizer = ray.get(tokenizer[0])
         self._data = config.data
         self._separator = config.text.pair_separator
@@ -110,7 +110,7 @@ class ReadLines:
 
 
 class RepresentLines:
-    """An actor that holds the encoder, on a GPU of its own or on its share of a node's cores."""
+    """An actor that runs the encoder, on a GPU of its own or on its share of a node's cores."""
 
     def __init__(
         self,
@@ -121,11 +121,11 @@ class RepresentLines:
         config: EncodeConfig,
         grant: Grant,
     ) -> None:
-        _refuse_second_life()
+        _fail_if_restarted()
         fitting = int(len(os.sched_getaffinity(0)) / grant.cpus_per_worker)
-        ray_train.set_threads(grant, workers_on_node=min(grant.workers, max(1, fitting)))
+        device = ray_train.set_up_worker(grant, workers_on_node=min(grant.workers, max(1, fitting)))
         self._representer = Representer(
-            ray.get(encoder[0]).to("cuda" if config.resources.gpus else "cpu"),
+            ray.get(encoder[0]).to(device),
             text=text,
             specials=ray.get(tokenizer[0]),
             pooling=config.model.pooling,
@@ -158,7 +158,7 @@ def _embeddings(
     bound_pipelines(cpus=grant.cpus, gpus=grant.gpus)
     ray.data.DataContext.get_current().target_max_block_size = BLOCK_BYTES
     encoder = build_pretraining(trained.loaded, seed=0).bert
-    # In lists, so that each actor fetches them for itself: large arguments are Ray's to keep, else.
+    # In lists, so that each actor fetches the objects itself: Ray would pin large arguments otherwise.
     given = {"tokenizer": [ray.put(trained.tokenizer)], "config": run.config}
     reading = given | {"files": files}
     representing = given | {"encoder": [ray.put(encoder)], "text": trained.text, "grant": grant}
@@ -190,7 +190,7 @@ def _embeddings(
 
 @contextmanager
 def _pipeline_errors() -> Iterator[None]:
-    """Tell what our code in a worker raised from workers that were lost."""
+    """Distinguish an error of our code in a worker from a worker that was lost."""
     try:
         with ray_train.task_errors():
             yield
@@ -198,7 +198,10 @@ def _pipeline_errors() -> Iterator[None]:
         raise ray_train.WorkerLost(f"A worker was lost: {str(e).strip().splitlines()[-1]}") from e
 
 
-def _refuse_second_life() -> None:
-    """End the attempt where Ray restarted this actor because it was killed: Ray would do so for ever."""
+def _fail_if_restarted() -> None:
+    """End the attempt where Ray restarted this actor after it was killed: Ray would do so without end.
+
+    Raises: WorkerLost.
+    """
     if ray.get_runtime_context().was_current_actor_reconstructed:
-        raise ray_train.WorkerLost("The process that did the work was killed.")
+        raise ray_train.WorkerLost("The process that did the work was killed")

@@ -1,13 +1,14 @@
-"""Represent a few texts, token by token, in this process: without Ray, without a queue, in fp32."""
+"""Encode a few texts, token by token, in this process: without Ray, without a queue, in fp32."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from bertjobs.config import EncodeConfig
 from bertjobs.config.encode import Pooling
 from bertjobs.errors import DataError
 from bertjobs.modeling.build import build_pretraining
-from bertjobs.runs.model_source import load_encoder_here
+from bertjobs.runs.model_source import load_encoder
 from bertjobs.settings import Settings
 from bertjobs.text.text_pairs import encode_singles_and_pairs, quoted, singles_and_pairs, split_pair
 from bertjobs.text.tokenizer import Tokenizer
@@ -22,31 +23,32 @@ class NamedVector:
 
     token: str
     position: int | None
-    """Of its first wordpiece in the text, from 0; None where it is the mean over all."""
+    """Position of its first wordpiece in the text, from 0; None for the mean over all tokens."""
     vector: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
 class Representation:
-    """What an encoder makes of one text."""
+    """The tokens and vectors of one text."""
 
     text: str
     tokens: list[str]
     vectors: list[NamedVector]
-    """That of the text, then those of the words asked for, in their order."""
+    """The text's vector, then those of the words asked for, in their order."""
 
 
 def represent_texts(
     texts: Sequence[str], *, words: Sequence[str], config: EncodeConfig, settings: Settings, warn: Warn
 ) -> list[Representation]:
-    """Represent each text, and each occurrence of the words in it; say which texts had to be cut.
+    """Return the vectors of each text, and of each occurrence of the words in it; warn of truncated texts.
 
     Raises: DataError: there is no text, or one is empty, has more than two parts, or lacks one of the words.
         ModelError, ConfigError: as `load_encoder`.
     """
-    check_any(texts)
+    check_not_empty(texts)
     pairs = [split_pair(text, config.text.pair_separator) for text in texts]
-    trained = load_encoder_here(config, settings=settings)
+    with ExitStack() as resources:
+        trained = load_encoder(config, settings=settings, resources=resources)
     representer = Representer(
         build_pretraining(trained.loaded, seed=0).bert,
         text=trained.text,
@@ -59,7 +61,7 @@ def represent_texts(
         uncut = uncut_lengths(table)
         for row, ids, hidden_LD in representer.tokens(table):
             text = texts[places[row]]
-            say_cut(text, int(uncut[row]), len(ids), warn=warn)
+            warn_if_truncated(text, int(uncut[row]), len(ids), warn=warn)
             vectors = [_vector_of_text(ids, hidden_LD, config.model.pooling, trained.tokenizer)]
             for word in words:
                 vectors += _vectors_of_word(word, text, ids, hidden_LD, trained.tokenizer)
@@ -68,16 +70,16 @@ def represent_texts(
     return [found[i] for i in range(len(texts))]
 
 
-def check_any(texts: Sequence[str]) -> None:
+def check_not_empty(texts: Sequence[str]) -> None:
     """Raises: DataError: there is no text."""
     if not texts:
-        raise DataError("No text was given.", hint="Give texts, or - to read them from stdin, one a line.")
+        raise DataError("No text was given", hint="Give texts, or `-` to read them from stdin, one per line.")
 
 
-def say_cut(text: str, uncut: int, length: int, *, warn: Warn) -> None:
-    """Say so if a text was too long."""
+def warn_if_truncated(text: str, uncut: int, length: int, *, warn: Warn) -> None:
+    """Warn if a text was too long."""
     if uncut > length:
-        warn(f"The text {quoted(text)} has {uncut} tokens and is cut to {length} (--max-len).")
+        warn(f"The text {quoted(text)} has {uncut} tokens and is truncated to {length} (--max-len)")
 
 
 def _vector_of_text(
@@ -95,7 +97,7 @@ def _vectors_of_word(
     places = tokenizer.find_word(word, ids)
     if not places:
         raise DataError(
-            f"--token {word} does not occur in the text {quoted(text)}.",
+            f"--token {word} does not occur in the text {quoted(text)}",
             hint=f"Its tokens are: {quoted(' '.join(tokenizer.token_strings(ids)))}.",
         )
     return [

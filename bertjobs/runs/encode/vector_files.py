@@ -16,25 +16,28 @@ from bertjobs.storage import write_atomically
 
 
 def check_vector_file(path: Path) -> None:
-    """Find out early whether it can be written. Raises: ConfigError: its suffix. StorageError: its folder."""
+    """Check before any work that the file can be written.
+
+    Raises: ConfigError: the suffix is not known. StorageError: its folder does not exist.
+    """
     if path.suffix not in _WRITERS:
         raise ConfigError(
-            f"--output {path}: {path.suffix or 'no suffix'} is not known.",
+            f"--output {path}: {path.suffix or 'no suffix'} is not a known format",
             hint=f"Give a name that ends in one of {', '.join(_WRITERS)}.",
         )
     if not path.parent.is_dir() or path.is_dir():
         raise StorageError(
-            f"--output {path}: {'it is a folder' if path.is_dir() else 'its folder is not there'}.",
+            f"--output {path}: {'it is a folder' if path.is_dir() else 'its folder does not exist'}",
             hint="Give the name of a file in a folder that exists.",
         )
 
 
 def write_vector_file(path: Path, found: Sequence[Representation]) -> None:
-    """Write all vectors, in the order of the texts. Raises: StorageError: no room, no right."""
+    """Write all vectors, in the order of the texts. Raises: StorageError: no space, no permission."""
     try:
         write_atomically(path, _WRITERS[path.suffix](found))
     except OSError as e:
-        raise StorageError(f"--output {path}: {e.strerror}.", hint="Give another file.") from e
+        raise StorageError(f"--output {path}: {e.strerror}", hint="Give another file.") from e
 
 
 def to_json(found: Sequence[Representation]) -> dict[str, Any]:
@@ -60,7 +63,7 @@ def _json(found: Sequence[Representation]) -> bytes:
 
 
 def _npy(found: Sequence[Representation]) -> bytes:
-    """The matrix (vectors, D) alone."""
+    """Return the matrix (vectors, D), without the texts."""
     buffer = io.BytesIO()
     np.save(buffer, np.stack([v.vector for one in found for v in one.vectors]))
     return buffer.getvalue()

@@ -1,6 +1,5 @@
-"""Pictures of a search as PNG bytes. Needs no display; knows the trials and nothing else."""
+"""Draw a search as PNG images: its trials, their parameters, what truncation changed. Needs no display."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -8,7 +7,6 @@ from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -16,29 +14,29 @@ from matplotlib.figure import Figure
 from bertjobs.config.dimensions import Choice, Dimension, LogRange, parse_space
 from bertjobs.runs.tune.trial_records import Search, Trial, rank
 from bertjobs.storage import JobDir
+from bertjobs.training.plots import style_axes, to_png
 
-_BEST, _QUIET = "#c8541b", "#7a7a7a"
+_BEST, _OTHER = "#c8541b", "#7a7a7a"
 _COLOURS = colormaps["viridis"]
 _STRATEGY_COLOURS = colormaps["tab10"]
-_DPI = 120
 
 
 def save_plots(job_dir: JobDir, search: Search, trials: Sequence[Trial]) -> tuple[str, ...]:
-    """Write the pictures that there is something to draw for; return their names. Raises: StorageError."""
-    pictures = {
+    """Write the images for which there is data; return their names. Raises: StorageError."""
+    images = {
         "plots/trials.png": draw_trials(search, trials),
         "plots/parallel.png": draw_parallel(search, trials),
         "plots/parameters.png": draw_parameters(search, trials),
     }
     if by_strategy := accuracy_by_length(trials):
-        pictures["plots/truncation.png"] = draw_truncation(by_strategy)
-    for name, png in pictures.items():
+        images["plots/truncation.png"] = draw_truncation(by_strategy)
+    for name, png in images.items():
         job_dir.write_bytes(name, png)
-    return tuple(pictures)
+    return tuple(images)
 
 
 def draw_trials(search: Search, trials: Sequence[Trial]) -> bytes:
-    """Draw the metric over the examples seen, a line per trial; the best is drawn boldly."""
+    """Draw the metric over the examples seen, a line per trial; the best trial in bold."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     ranked = rank(trials, search.metric)
@@ -47,17 +45,17 @@ def draw_trials(search: Search, trials: Sequence[Trial]) -> bytes:
         x = [evaluation.num_examples for evaluation in trial.history]
         y = [evaluation.value_of(search.metric) for evaluation in trial.history]
         axes.plot(
-            x, y, color=_BEST if is_best else _QUIET, alpha=1.0 if is_best else 0.55,
+            x, y, color=_BEST if is_best else _OTHER, alpha=1.0 if is_best else 0.55,
             linewidth=2.4 if is_best else 1.1, marker="o", markersize=3,
             label=f"trial {trial.number}, the best" if is_best else None,
         )  # fmt: skip
         if trial.state == "stopped":
-            axes.plot(x[-1:], y[-1:], "x", color=_BEST if is_best else _QUIET, markersize=8)
-    axes.plot([], [], "x", color=_QUIET, markersize=8, linestyle="none", label="stopped early")
+            axes.plot(x[-1:], y[-1:], "x", color=_BEST if is_best else _OTHER, markersize=8)
+    axes.plot([], [], "x", color=_OTHER, markersize=8, linestyle="none", label="stopped early")
     axes.set(xlabel="examples seen", ylabel=f"development {search.metric}", title=f"{len(trials)} trials")
     axes.legend(frameon=False)
-    _tidy(axes)
-    return _png(figure)
+    style_axes(axes)
+    return to_png(figure)
 
 
 def draw_parallel(search: Search, trials: Sequence[Trial]) -> bytes:
@@ -81,7 +79,7 @@ def draw_parallel(search: Search, trials: Sequence[Trial]) -> bytes:
     axes.set(xlim=(-0.3, len(space) + 0.5), ylim=(-0.12, 1.08), title="Parameters of the trials")
     axes.set_axis_off()
     figure.colorbar(ScalarMappable(norm, _COLOURS), ax=axes, label=f"best {search.metric}", shrink=0.8)
-    return _png(figure)
+    return to_png(figure)
 
 
 def draw_parameters(search: Search, trials: Sequence[Trial]) -> bytes:
@@ -100,7 +98,7 @@ def draw_parameters(search: Search, trials: Sequence[Trial]) -> bytes:
             axes.plot(
                 x, _best_value(trial, search.metric),
                 "x" if trial.state == "stopped" else "o",
-                color=_BEST if trial is ranked[0] else _QUIET, markersize=7, alpha=0.8,
+                color=_BEST if trial is ranked[0] else _OTHER, markersize=7, alpha=0.8,
             )  # fmt: skip
         if isinstance(dimension, Choice):
             axes.set_xticks(range(len(dimension.values)), dimension.values, rotation=20)
@@ -108,17 +106,17 @@ def draw_parameters(search: Search, trials: Sequence[Trial]) -> bytes:
         elif isinstance(dimension, LogRange):
             axes.set_xscale("log")
         axes.set_xlabel(path)
-        _tidy(axes)
+        style_axes(axes)
     all_axes[0].set_ylabel(f"best development {search.metric}")
     figure.suptitle("Dots ran to the end, crosses were stopped early; the best trial in colour")
-    return _png(figure)
+    return to_png(figure)
 
 
 def accuracy_by_length(trials: Sequence[Trial]) -> dict[str, list[tuple[str, int, float]]]:
     """Return, per truncation strategy, the accuracy of its finished trials per bucket of length.
 
-    Each bucket is (its name in shares of max_len, examples, accuracy over the trials). Empty where no example
-    was cut, or the strategy was not varied.
+    Each bucket is (its name in percent of max_len, examples, accuracy over the trials). Empty where no
+    example was truncated, or the strategy was not varied.
     """
     counted = [t for t in trials if t.by_length and t.state == "finished" and "text.truncation" in t.values]
     found = {}
@@ -150,8 +148,8 @@ def draw_truncation(by_strategy: Mapping[str, Sequence[tuple[str, int, float]]])
         title="What truncation changes, and at which length",
     )
     axes.legend(frameon=False)
-    _tidy(axes)
-    return _png(figure)
+    style_axes(axes)
+    return to_png(figure)
 
 
 def _strategy(trial: Trial) -> str:
@@ -180,7 +178,7 @@ def _place(dimension: Choice, value: Any) -> int:
 
 
 def _height(dimension: Dimension, value: Any) -> float:
-    """Return where a value stands between the ends of its axis, in 0..1."""
+    """Return the position of a value between the ends of its axis, in 0..1."""
     if isinstance(dimension, Choice):
         return _place(dimension, value) / max(len(dimension.values) - 1, 1)
     low, high, at = (float(v) for v in (dimension.low, dimension.high, value))
@@ -204,14 +202,3 @@ def _label_axis(axes: Axes, place: float, name: str, marks: Mapping[float, str])
 
 def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_figure(buffer, format="png", dpi=_DPI)
-    return buffer.getvalue()

@@ -1,4 +1,7 @@
-"""Where the trials of a search write how far they are, and the driver reads it: an actor without CPUs."""
+"""The actor to which the trials of a search report, and from which the driver reads. It takes no CPU.
+
+A module of its own, because it must import neither torch nor Tune: the actor starts while data is read.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,67 +9,69 @@ from typing import Any
 import ray
 from ray.util.placement_group import PlacementGroup
 
-Note = dict[str, Any]
 
-
-class Board:
-    """The latest word of each trial. Use it through `open_board`."""
+class ProgressActor:
+    """The latest report of each trial. Use it through `start_progress_actor`."""
 
     def __init__(self) -> None:
-        self._progress: dict[int, Note] = {}
+        self._progress: dict[int, dict[str, Any]] = {}
         self._failures: dict[int, tuple[str, str]] = {}
         self._placements: dict[int, PlacementGroup] = {}
 
-    def put_progress(self, number: int, values: Note) -> None:
+    def set_progress(self, number: int, values: dict[str, Any]) -> None:
         self._progress[number] = values
 
-    def put_failure(self, number: int, word: str, message: str) -> None:
-        self._failures[number] = (word, message)
-
-    def progress(self) -> dict[int, Note]:
+    def progress(self) -> dict[int, dict[str, Any]]:
         return self._progress
 
-    def failure(self, number: int) -> tuple[str, str] | None:
-        return self._failures.pop(number) if number in self._failures else None
+    def set_failure(self, number: int, failure: str, message: str) -> None:
+        self._failures[number] = (failure, message)
 
-    def put_placement(self, number: int, placement: PlacementGroup) -> None:
+    def take_failure(self, number: int) -> tuple[str, str] | None:
+        return self._failures.pop(number, None)
+
+    def set_placement(self, number: int, placement: PlacementGroup) -> None:
         self._placements[number] = placement
 
-    def placement(self, number: int) -> PlacementGroup | None:
-        return self._placements.pop(number) if number in self._placements else None
+    def take_placement(self, number: int) -> PlacementGroup | None:
+        return self._placements.pop(number, None)
 
 
 @dataclass(frozen=True)
-class BoardHandle:
-    """The board, from any process."""
+class ProgressHandle:
+    """The actor, as any process calls it. Trials are known by their number in the search."""
 
     actor: Any
 
-    def put_progress(self, number: int, values: Note) -> None:
-        """Say how far a trial is; waits for nothing."""
-        self.actor.put_progress.remote(number, values)
+    def set_progress(self, number: int, values: dict[str, Any]) -> None:
+        """Replace a trial's progress; returns without waiting."""
+        self.actor.set_progress.remote(number, values)
 
-    def put_failure(self, number: int, word: str, message: str) -> None:
-        """Say why a trial failed; it is there when this returns."""
-        ray.get(self.actor.put_failure.remote(number, word, message))
+    def progress(self) -> dict[int, dict[str, Any]]:
+        """Return the latest progress of the trials, by number."""
+        found: dict[int, dict[str, Any]] = ray.get(self.actor.progress.remote())
+        return found
 
-    def progress(self) -> dict[int, Note]:
-        """Return how far the trials are, by number."""
-        return ray.get(self.actor.progress.remote())
+    def set_failure(self, number: int, failure: str, message: str) -> None:
+        """Record why a trial failed: failure class and message. Returns when the actor has it."""
+        ray.get(self.actor.set_failure.remote(number, failure, message))
 
-    def failure(self, number: int) -> tuple[str, str] | None:
-        """Return the word and the sentence of a failure; None where the trial said nothing."""
-        return ray.get(self.actor.failure.remote(number))
+    def take_failure(self, number: int) -> tuple[str, str] | None:
+        """Return failure class and message once; None where the trial recorded none."""
+        found: tuple[str, str] | None = ray.get(self.actor.take_failure.remote(number))
+        return found
 
-    def put_placement(self, number: int, placement: PlacementGroup) -> None:
-        """Say where a trial's workers are; it is there when this returns."""
-        ray.get(self.actor.put_placement.remote(number, placement))
+    def set_placement(self, number: int, placement: PlacementGroup) -> None:
+        """Record the placement group of a trial's workers. Returns when the actor has it."""
+        ray.get(self.actor.set_placement.remote(number, placement))
 
-    def placement(self, number: int) -> PlacementGroup | None:
-        """Return where a trial's workers are; None for a trial without workers of its own."""
-        return ray.get(self.actor.placement.remote(number))
+    def take_placement(self, number: int) -> PlacementGroup | None:
+        """Return the placement group once; None for a trial without a worker group."""
+        return ray.get(self.actor.take_placement.remote(number))
 
 
-def open_board() -> BoardHandle:
-    """Start a board; it ends with the driver. Killed before that it comes back, empty."""
-    return BoardHandle(ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Board).remote())
+def start_progress_actor() -> ProgressHandle:
+    """Start the actor; it ends with the driver. If it is killed before, Ray restarts it, empty."""
+    return ProgressHandle(
+        ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(ProgressActor).remote()
+    )

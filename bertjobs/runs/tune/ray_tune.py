@@ -1,7 +1,7 @@
-"""Ray Tune, and all that is known of it: which trial is next, when one is stopped, what became of each.
+"""Run the trials of a search with Ray Tune: which one is next, when one is stopped, how each ended.
 
-Tune decides and runs; what counts is in the ledger. Its own experiment files are not used to go on after a
-fault: rungs of ASHA are not in them, and trials begin from our checkpoints, which it does not know.
+Tune decides and runs; the result is in the search state. Tune's own experiment files are not used to resume
+after a fault: the rungs of ASHA are not in them, and trials start from our checkpoints, unknown to Tune.
 """
 
 import logging
@@ -20,18 +20,19 @@ from bertjobs.config.search_space import trial_config
 from bertjobs.config.tune import TuneConfig
 from bertjobs.runs.reporting import stop_reason
 from bertjobs.runs.run_context import Run
-from bertjobs.runs.tune.samplers import Proposals
-from bertjobs.runs.tune.schedulers import VALUE, Course, stopper_for
-from bertjobs.runs.tune.search_state import Ledger
+from bertjobs.runs.tune.samplers import Sampler
+from bertjobs.runs.tune.schedulers import VALUE, SchedulerBounds, scheduler_for
+from bertjobs.runs.tune.search_state import SearchState
+from bertjobs.runs.tune.trial_resources import TrialResources
 from bertjobs.runs.tune.trial_worker import TrialWork, run_trial
 
 log = logging.getLogger(__name__)
 
 LIVE_INTERVAL_S = 0.5
-"""Least time between two reports of the whole table."""
+"""Least time between two reports of all trials."""
 
-# Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; Ctrl-C must end a run,
-# not conclude it; the working directory of an actor must not change under the paths of a configuration.
+# Read by Ray Tune in the driver. Its loggers write files per trial that nobody reads; Ctrl-C must interrupt a
+# run, not end it well; the working directory of an actor must not change, or relative paths would break.
 _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -40,117 +41,116 @@ _TUNE_ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
-_GANG_STARTER = {"CPU": 0.001}
-"""What starts a gang and listens: no placement group may be empty, and the workers have one of their own."""
+CHECKPOINT = "trials.json"
+"""The checkpoint of a search: the numbers of the trials that need not run again."""
+
+_GROUP_LAUNCHER = {"CPU": 0.001}
+"""For the actor that starts a worker group: Tune cannot reserve nothing, and the workers reserve their own."""
 
 
-def search(
-    run: Run[TuneConfig], *, work: TrialWork, ledger: Ledger, proposals: Proposals, course: Course
+def run_trials(
+    run: Run[TuneConfig], *, work: TrialWork, state: SearchState, sampler: Sampler, bounds: SchedulerBounds
 ) -> None:
-    """Run the trials that remain; what becomes of them is in the ledger.
+    """Run the trials that remain; their results are in `state`.
 
-    Raises: Cancelled, DriverStopped, LeaseLost: the search is to end before that.
+    Raises: Cancelled, DriverStopped, LeaseLost: the search must end before all of them have.
     """
-    remaining = ledger.remaining()
+    remaining = state.remaining()
     if not remaining:
         return
     for name, value in _TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(
-        logging.ERROR
-    )  # it misses those files
-    slots = work.slots
-    scheduler = stopper_for(run.config.search, course, ended=ledger.ended, metric=work.metric)
-    bundle = {"CPU": slots.cpus_per_worker} | (
-        {"GPU": slots.gpus_per_worker} if slots.gpus_per_worker else {}
-    )
-    is_gang = slots.workers_per_trial > 1
-    trainable = tune.with_resources(
-        tune.with_parameters(run_trial, work=work),
-        _GANG_STARTER if is_gang else bundle,
-    )
-    storage, name = run.settings.cache / "ray", f"{run.id}-a{run.attempt}"
+    # It warns that it does not find the files of the loggers switched off above.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    storage = run.settings.cache / "ray"
     tune.Tuner(
-        trainable,
+        tune.with_resources(tune.with_parameters(run_trial, work=work), _resources_of_actor(work.resources)),
         tune_config=tune.TuneConfig(
-            scheduler=scheduler,
-            search_alg=_Next(run.config, ledger=ledger, proposals=proposals, remaining=remaining),
+            scheduler=scheduler_for(run.config.search, bounds, ended=state.ended, metric=work.metric),
+            search_alg=_RemainingTrials(run.config, state=state, sampler=sampler, remaining=remaining),
             num_samples=len(remaining),
-            max_concurrent_trials=slots.num_concurrent,
-            reuse_actors=not is_gang,
-            trial_name_creator=_name_of,
-            trial_dirname_creator=_name_of,
+            max_concurrent_trials=work.resources.num_concurrent,
+            reuse_actors=not work.resources.has_worker_groups,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name=name,
+            name=run.attempt_name,
             storage_path=str(storage),
             verbose=0,
-            callbacks=[_Listener(run, work=work, ledger=ledger)],
+            callbacks=[_TrialCallback(run, work=work, state=state)],
         ),
     ).fit()
-    _forget(storage / name)
+    shutil.rmtree(storage / run.attempt_name, ignore_errors=True)  # all of it is in the search state
 
 
-def _name_of(trial: TuneTrial) -> str:
+def _resources_of_actor(resources: TrialResources) -> dict[str, float]:
+    if resources.has_worker_groups:
+        return _GROUP_LAUNCHER
+    gpus = resources.gpus_per_worker
+    return {"CPU": resources.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
+
+
+def _trial_name(trial: TuneTrial) -> str:
     return f"trial-{trial.config['number']}"
 
 
-class _Next(Searcher):
-    """Hands Tune the remaining trials, one by one."""
+class _RemainingTrials(Searcher):
+    """Gives Tune the remaining trials, one by one."""
 
     def __init__(
-        self, config: TuneConfig, *, ledger: Ledger, proposals: Proposals, remaining: list[int]
+        self, config: TuneConfig, *, state: SearchState, sampler: Sampler, remaining: list[int]
     ) -> None:
         super().__init__(metric=VALUE, mode="max")
-        self._config, self._ledger, self._proposals = config, ledger, proposals
+        self._config, self._state, self._sampler = config, state, sampler
         self._remaining = list(remaining)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         if not self._remaining:
-            return Searcher.FINISHED
+            return str(Searcher.FINISHED)
         number = self._remaining.pop(0)
-        values = self._ledger.values_of(number) or self._proposals.values(number, self._ledger.ended)
-        config = trial_config(self._config, values).model_dump(mode="json")
-        self._ledger.begin(number, values, config)
-        return {"number": number, "config": config}
+        values = self._state.values_of(number) or self._sampler.sample(number, self._state.ended)
+        trial = trial_config(self._config, values)
+        self._state.begin(number, values, trial.model_dump(mode="json"))
+        return {"number": number, "trial": trial}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """Nothing to learn here: proposals are made from the ledger."""
+        """Do nothing: the sampler reads the results from the search state."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the ledger's files say what remains."""
+        """Do nothing: the files of the search state say what remains."""
 
 
-class _Listener(tune.Callback):
-    """Takes what Tune says of the trials into the ledger, and from there into the queue."""
+class _TrialCallback(tune.Callback):
+    """Records in the search state what Tune reports of the trials, and reports the state to the queue."""
 
-    def __init__(self, run: Run[TuneConfig], *, work: TrialWork, ledger: Ledger) -> None:
-        self._run, self._work, self._ledger = run, work, ledger
+    def __init__(self, run: Run[TuneConfig], *, work: TrialWork, state: SearchState) -> None:
+        self._run, self._work, self._state = run, work, state
         self._stopper = run.config.search.stopper
         self._next_s = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Tune writes its callbacks into files that nobody reads; a session under a lease has no copy."""
+        """Leave out everything: Tune pickles its callbacks into files that nobody reads."""
         return {}
 
     def on_trial_result(
         self, iteration: int, trials: Any, trial: TuneTrial, result: Any, **info: Any
     ) -> None:
-        self._ledger.evaluated(trial.config["number"], result["history"])
+        self._state.set_history(trial.config["number"], result["history"])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: TuneTrial, **info: Any) -> None:
         number, last = trial.config["number"], trial.last_result
         if "has_finished" in last:
-            self._ledger.end(number, "finished", train_s=last["train_s"], by_length=last["by_length"])
+            self._state.end(number, "finished", train_s=last["train_s"], by_length=last["by_length"])
         else:
-            self._ledger.end(number, "stopped", reason=self._stopper, train_s=last["time_total_s"])
+            self._state.end(number, "stopped", reason=self._stopper, train_s=last["time_total_s"])
         self._end_workers(number)
         self._publish()
 
     def on_trial_error(self, iteration: int, trials: Any, trial: TuneTrial, **info: Any) -> None:
         number = trial.config["number"]
-        word, message = self._work.board.failure(number) or _why(trial)
-        self._ledger.end(number, "failed", reason=word, message=message)
+        failure, message = self._work.progress.take_failure(number) or _failure_of(trial)
+        self._state.end(number, "failed", reason=failure, message=message)
         self._end_workers(number)
         self._publish()
 
@@ -160,7 +160,7 @@ class _Listener(tune.Callback):
             raise stop_reason(command)
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + LIVE_INTERVAL_S
-            self._run.reporter.progress(self._ledger.live(self._work.board.progress()))
+            self._run.reporter.progress(self._state.progress(self._work.progress.progress()))
 
     def _end_workers(self, number: int) -> None:
         """Remove the placement group of a trial's workers, and with it the workers.
@@ -168,31 +168,22 @@ class _Listener(tune.Callback):
         Ray removes it where the trial ends by itself. Where Tune stops the trial, or its actor or its
         controller is killed, it would keep its resources until the whole search ends.
         """
-        if (placement := self._work.board.placement(number)) is not None:
+        if (placement := self._work.progress.take_placement(number)) is not None:
             remove_placement_group(placement)
 
     def _publish(self) -> None:
-        """Make what has ended what a next attempt goes on from; faults are counted between two of these."""
-        ended = [trial.number for trial in self._ledger.ended]
-        self._run.job_dir.write_json(f"checkpoints/{ENDED}", {"ended": ended})
-        self._run.reporter.publish_checkpoint(ENDED, len(ended))
+        """Publish which trials have ended, for the next attempt; faults are counted between two of these."""
+        ended = [trial.number for trial in self._state.ended]
+        self._run.job_dir.write_json(f"checkpoints/{CHECKPOINT}", {"ended": ended})
+        self._run.reporter.publish_checkpoint(CHECKPOINT, len(ended))
 
 
-ENDED = "trials.json"
-"""The checkpoint of a search: the numbers of the trials that need not be run again."""
-
-
-def _why(trial: TuneTrial) -> tuple[str, str]:
-    """Say in a word and a sentence why an actor ended that said nothing itself."""
+def _failure_of(trial: TuneTrial) -> tuple[str, str]:
+    """Return failure class and message of an actor that ended without recording one itself."""
     text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
     if "OutOfMemoryError" in text:
-        return "OutOfMemory", "Ray killed the trial's process, because the node ran out of memory."
+        return "OutOfMemory", "Ray killed the trial's process, because the node ran out of memory"
     if "ActorDiedError" in text or "RayActorError" in text or "The actor" in text:
-        return "WorkerLost", "The process that ran the trial was killed."
+        return "WorkerLost", "The process that ran the trial was killed"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return "TrainingError", f"The training code raised: {lines[-1] if lines else 'nothing that is known'}"
-
-
-def _forget(folder: Path) -> None:
-    """Remove what Tune wrote about a search that is over; all of it is in the ledger."""
-    shutil.rmtree(folder, ignore_errors=True)
+    return "TrainingError", f"The training code raised: {lines[-1] if lines else 'an unknown error'}"

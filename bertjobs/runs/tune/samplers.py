@@ -1,6 +1,8 @@
-"""Which configuration a trial tries. Random and grid search are functions of (seed, number) alone, Bayesian
-search also of the trials that have ended before. So a search that goes on after a fault, or is run again with
-its seed, tries the same ones."""
+"""Which configuration a trial tries: a sampler per `--algorithm`.
+
+Random and grid search are functions of (seed, number) alone, Bayesian search also of the trials that have
+ended before. So a search that resumes after a fault, or runs again with its seed, tries the same ones.
+"""
 
 import itertools
 import random
@@ -14,27 +16,27 @@ from bertjobs.errors import ConfigError
 from bertjobs.runs.tune.trial_records import Trial
 
 
-class Proposals(Protocol):
-    """Where configurations come from."""
+class Sampler(Protocol):
+    """Chooses the configuration of each trial."""
 
     num_trials: int
 
-    def values(self, number: int, ended: Sequence[Trial]) -> Values:
-        """Return the configuration of a trial, counted from 1, beside those that have ended."""
+    def sample(self, number: int, ended: Sequence[Trial]) -> Values:
+        """Return the values that a trial, counted from 1, tries, given the trials that have ended."""
 
 
-def proposals_for(config: TuneConfig, space: Space, *, metric: str) -> Proposals:
-    """Return how a search chooses. Raises: ConfigError: it needs a package that is not there."""
+def sampler_for(config: TuneConfig, space: Space, *, metric: str) -> Sampler:
+    """Return the sampler that `--algorithm` names. Raises: ConfigError: its package is not installed."""
     search = config.search
     if search.algorithm == "grid":
-        return Grid(space)
+        return GridSampler(space)
     if search.algorithm == "bayesian":
-        return Bayesian(space, seed=search.search_seed, num_trials=search.trials, metric=metric)
-    return Random(space, seed=search.search_seed, num_trials=search.trials)
+        return BayesianSampler(space, seed=search.search_seed, num_trials=search.trials, metric=metric)
+    return RandomSampler(space, seed=search.search_seed, num_trials=search.trials)
 
 
-class Random:
-    """Each dimension drawn by itself; drawn again where that was tried before, as long as there is hope."""
+class RandomSampler:
+    """Draws each dimension independently; what was drawn before is drawn again, up to `_MAX_DRAWS` times."""
 
     _MAX_DRAWS = 100
 
@@ -44,31 +46,31 @@ class Random:
         for number in range(1, num_trials + 1):
             self._all.append(self._draw(space, random.Random(f"{seed}/{number}")))
 
-    def values(self, number: int, ended: Sequence[Trial] = ()) -> Values:
+    def sample(self, number: int, ended: Sequence[Trial] = ()) -> Values:
         return dict(self._all[number - 1])
 
-    def _draw(self, space: Space, chance: random.Random) -> Values:
+    def _draw(self, space: Space, rng: random.Random) -> Values:
         for _ in range(self._MAX_DRAWS):
-            values = {path: dimension.draw(chance) for path, dimension in space.items()}
+            values = {path: dimension.draw(rng) for path, dimension in space.items()}
             if values not in self._all:
                 break
         return values
 
 
-class Grid:
-    """Every combination of the dimensions' points, the last dimension varied first."""
+class GridSampler:
+    """Tries every combination of the dimensions' points, the last dimension varied first."""
 
     def __init__(self, space: Space) -> None:
         points = itertools.product(*(dimension.grid for dimension in space.values()))
         self._all = [dict(zip(space, point, strict=True)) for point in points]
         self.num_trials = len(self._all)
 
-    def values(self, number: int, ended: Sequence[Trial] = ()) -> Values:
+    def sample(self, number: int, ended: Sequence[Trial] = ()) -> Values:
         return dict(self._all[number - 1])
 
 
-class Bayesian:
-    """Optuna's tree-structured Parzen estimator, asked anew for each trial: it keeps no state of its own.
+class BayesianSampler:
+    """Asks Optuna's tree-structured Parzen estimator, built anew for each trial, so that it keeps no state.
 
     Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization.
     """
@@ -78,14 +80,14 @@ class Bayesian:
             import optuna
         except ImportError as e:
             raise ConfigError(
-                "--algorithm bayesian needs Optuna, which is not installed here.",
-                hint="pip install 'bertjobs[tune-bayesian]', or use --algorithm random.",
+                "--algorithm bayesian needs Optuna, which is not installed here",
+                hint="Run `pip install 'bertjobs[tune-bayesian]'`, or give `--algorithm random`.",
             ) from e
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._optuna, self._space, self._seed, self._metric = optuna, space, seed, metric
         self.num_trials = num_trials
 
-    def values(self, number: int, ended: Sequence[Trial]) -> Values:
+    def sample(self, number: int, ended: Sequence[Trial]) -> Values:
         optuna = self._optuna
         distributions = {path: self._distribution(dimension) for path, dimension in self._space.items()}
         with warnings.catch_warnings():
@@ -105,7 +107,7 @@ class Bayesian:
                     )
                 )
         asked = study.ask(distributions).params
-        return {path: _tidy(self._space[path], value) for path, value in asked.items()}
+        return {path: _rounded(self._space[path], value) for path, value in asked.items()}
 
     @property
     def _direction(self) -> str:
@@ -121,6 +123,6 @@ class Bayesian:
         return kinds.FloatDistribution(dimension.low, dimension.high, log=is_log)
 
 
-def _tidy(dimension: Dimension, value: Value) -> Value:
-    """Round as the other algorithms do."""
+def _rounded(dimension: Dimension, value: Value) -> Value:
+    """Round a value as the other samplers do."""
     return value if isinstance(dimension, Choice | IntegerRange) else dimension.rounded(float(value))

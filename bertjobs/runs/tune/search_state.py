@@ -1,6 +1,7 @@
-"""What a search knows of its trials, in the driver: kept in memory, written to files at once, shown live.
+"""The state of a search in its driver: its trials in memory, each change written to a file at once.
 
-Knows no Ray: Tune's callbacks call it, and so do tests."""
+Knows no Ray: the callbacks of Ray Tune call it.
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,9 @@ from typing import Any
 
 from bertjobs.config.dimensions import Values
 from bertjobs.runs.tune.trial_records import (
-    Evaluation,
     Search,
     Trial,
+    TrialEvaluation,
     TrialState,
     best_trial,
     counts,
@@ -24,11 +25,11 @@ from bertjobs.storage import JobDir
 log = logging.getLogger(__name__)
 
 MAX_ROWS = 40
-"""Most trials in a live report: the rest is in `bertjobs trials`."""
+"""Most trials in a progress report; `bertjobs trials` shows all."""
 
 
-class Ledger:
-    """The trials that have begun."""
+class SearchState:
+    """The trials that have begun, those of earlier attempts included."""
 
     def __init__(self, job_dir: JobDir, *, search: Search, trials: Sequence[Trial] = ()) -> None:
         self._job_dir, self.search = job_dir, search
@@ -45,9 +46,9 @@ class Ledger:
         return [trial for trial in self.trials if trial.has_ended]
 
     def remaining(self) -> list[int]:
-        """Return the numbers that are still to be tried; those that were broken off go first.
+        """Return the numbers of the trials still to run; those that were interrupted come first.
 
-        Where no trial has come to a result, those that failed are among them: someone fixed what they met.
+        Where no trial has a result, those that failed run again: the cause may have been fixed.
         """
         numbers = range(1, self.search.num_trials + 1)
         kept = {trial.number for trial in self.ended if self.best() is not None or trial.state != "failed"}
@@ -55,18 +56,18 @@ class Ledger:
         return begun + [n for n in numbers if n not in self._trials]
 
     def values_of(self, number: int) -> Values | None:
-        """Return what a trial that was broken off had tried."""
+        """Return the values of a trial that was interrupted."""
         return self._trials[number].values if number in self._trials else None
 
     def begin(self, number: int, values: Values, config: dict[str, Any]) -> None:
-        """Note that a trial begins, or goes on."""
+        """Record that a trial begins, or resumes."""
         trial = self._trials.setdefault(number, Trial(number=number, values=values, config=config))
-        self._keep(replace(trial, state="running", reason="", message=""))
+        self._save(replace(trial, state="running", reason="", message=""))
 
-    def evaluated(self, number: int, history: Sequence[Mapping[str, Any]]) -> None:
-        """Note what a trial is worth: all its evaluations, as JSON."""
-        evaluations = tuple(Evaluation(**evaluation) for evaluation in history)
-        self._keep(replace(self._trials[number], history=evaluations))
+    def set_history(self, number: int, history: Sequence[Mapping[str, Any]]) -> None:
+        """Record all evaluations of a trial, given as JSON."""
+        evaluations = tuple(TrialEvaluation(**evaluation) for evaluation in history)
+        self._save(replace(self._trials[number], history=evaluations))
 
     def end(
         self,
@@ -78,12 +79,12 @@ class Ledger:
         train_s: float = 0.0,
         by_length: Sequence[dict[str, Any]] = (),
     ) -> None:
-        """Note how a trial ended, and give back the room of checkpoints that no longer count."""
+        """Record how a trial ended, and remove checkpoints that are no longer needed."""
         trial = replace(
             self._trials[number],
             state=state, reason=reason, message=message, train_s=train_s, by_length=tuple(by_length),
         )  # fmt: skip
-        self._keep(trial)
+        self._save(trial)
         log.info("trial %d %s: %s", number, f"{state} {reason}".rstrip(), trial.values)
         self._drop_checkpoints(self.ended)
 
@@ -91,15 +92,15 @@ class Ledger:
         """Return the best of the trials that have ended."""
         return best_trial(self.ended, self.search.metric)
 
-    def live(self, notes: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-        """Return what the queue shows of the search.
+    def progress(self, latest: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the search's progress report.
 
-        notes: the last progress of each trial, as the step loop reports it. `step` counts the steps of all
+        latest: the last progress of each trial, as the step loop reports it. `step` counts the steps of all
         trials, so that the first one makes the job RUNNING.
         """
         metric = self.search.metric
-        self._steps |= {number: int(note["step"]) for number, note in notes.items()}
-        running = [t.number for t in self.trials if not t.has_ended and t.number in notes]
+        self._steps |= {number: int(values["step"]) for number, values in latest.items()}
+        running = [t.number for t in self.trials if not t.has_ended and t.number in latest]
         best = best_trial(self.trials, metric)
         return {
             "step": sum(self._steps.values()),
@@ -107,9 +108,9 @@ class Ledger:
             **counts(self.trials),
             "metric": metric,
             "best": None if best is None else {"number": best.number, "value": _value(best, metric)},
-            "examples_per_s": sum(float(notes[number]["examples_per_s"]) for number in running),
+            "examples_per_s": sum(float(latest[number]["examples_per_s"]) for number in running),
             "trials": [
-                _row(trial, metric, float(notes[trial.number]["epoch"]) if trial.number in running else None)
+                _row(trial, metric, float(latest[trial.number]["epoch"]) if trial.number in running else None)
                 for trial in self._shown()
             ],
         }
@@ -121,7 +122,7 @@ class Ledger:
         others = [*rank(self.ended, self.search.metric), *failed]
         return sorted([*running, *others][:MAX_ROWS], key=lambda trial: trial.number)
 
-    def _keep(self, trial: Trial) -> None:
+    def _save(self, trial: Trial) -> None:
         self._trials[trial.number] = trial
         write_trial(self._job_dir, trial)
 
@@ -134,7 +135,7 @@ class Ledger:
 
 
 def _row(trial: Trial, metric: str, epoch: float | None) -> dict[str, Any]:
-    """Return a line of the table; `epoch` is how far it is, None to say that of its last evaluation."""
+    """Return a row of the table. epoch: how far the trial is; None for the epoch of its last evaluation."""
     last = trial.history[-1].epoch if trial.history else 0.0
     return {
         "number": trial.number,

@@ -1,8 +1,8 @@
-"""The trials of a search as files in its job's folder: what survives a driver and what `trials` shows.
+"""The trials of a search as files in its job's folder, which the next driver and `bertjobs trials` read.
 
-    trials/search.json      what is searched: metric, space, algorithm, number of trials
+    trials/search.json      the search: metric, space, algorithm, number of trials
     trials/<n>.json         one trial, replaced as a whole after each evaluation
-    trials/<n>/             its checkpoints and series, as a job of fine-tuning has them
+    trials/<n>/             its checkpoints and series, as a fine-tuning job has them
 
 Knows neither Ray nor torch: the command line reads these files too.
 """
@@ -16,12 +16,12 @@ from bertjobs.errors import ConfigError
 from bertjobs.storage import JobDir
 
 TrialState = Literal["running", "finished", "stopped", "failed"]
-"""`stopped`: ended early by the stopper, which is no failure."""
+"""`stopped`: ended early by the scheduler, which is not a failure."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What a trial was worth at some point."""
+class TrialEvaluation:
+    """The metrics of a trial at one point of its training."""
 
     num_examples: int
     """Examples seen, over all epochs."""
@@ -34,36 +34,36 @@ class Evaluation:
     loss: float
 
     def value_of(self, metric: str) -> float:
-        """Return the searched metric."""
+        """Return one of the metrics that a search can optimise."""
         return float({"accuracy": self.accuracy, "mcc": self.mcc, "f1": self.f1, "loss": self.loss}[metric])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One configuration, and what became of it."""
+    """One configuration, and its result."""
 
     number: int
     """From 1, in the order of the search."""
     values: Values
     """What was varied, by dotted path."""
     config: dict[str, Any]
-    """The whole configuration, as `submit finetune` would have it."""
+    """The whole configuration, as of `submit finetune`."""
     state: TrialState = "running"
     reason: str = ""
-    """Word and sentence of a failure, or who stopped it."""
+    """Failure class, or the name of the stopper."""
     message: str = ""
-    history: tuple[Evaluation, ...] = ()
+    history: tuple[TrialEvaluation, ...] = ()
     train_s: float = 0.0
     """Seconds it ran, in the last attempt."""
     by_length: tuple[dict[str, Any], ...] = ()
-    """Correct answers by length of the example, where any was cut; see `trial_lengths`."""
+    """Correct answers by length of the example, where any was truncated; see `trial_worker.count_correct`."""
 
     @property
     def has_ended(self) -> bool:
         return self.state != "running"
 
-    def best(self, metric: str) -> Evaluation | None:
-        """Return the evaluation with the best value; the first of equals, as checkpoints are kept."""
+    def best(self, metric: str) -> TrialEvaluation | None:
+        """Return the evaluation with the best value; the first of equals, whose checkpoint is kept."""
         if not self.history:
             return None
         return max(self.history, key=lambda e: score_of(e, metric))
@@ -73,13 +73,13 @@ class Trial:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Trial":
-        history = tuple(Evaluation(**evaluation) for evaluation in content["history"])
+        history = tuple(TrialEvaluation(**evaluation) for evaluation in content["history"])
         return cls(**{**content, "history": history, "by_length": tuple(content["by_length"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched, as it was resolved when the search began."""
+    """What a search optimises and how, as resolved when it began."""
 
     metric: str
     space: dict[str, str]
@@ -116,7 +116,7 @@ def folder_of(job_dir: JobDir, number: int) -> JobDir:
 
 
 def best_trial(trials: Iterable[Trial], metric: str) -> Trial | None:
-    """Return the trial with the best evaluation; the first of equals. A trial that failed is none."""
+    """Return the trial with the best evaluation, the first of equals; never one that failed."""
     ranked = rank(trials, metric)
     return ranked[0] if ranked else None
 
@@ -136,12 +136,12 @@ def find_trial(trials: list[Trial], metric: str, *, number: int | None, named: s
     if number is None:
         best = best_trial(trials, metric)
         if best is None:
-            raise ConfigError(f"{named}: that search has no trial with a result yet.")
+            raise ConfigError(f"{named}: that search has no trial with a result yet")
         return best
     found = [trial for trial in trials if trial.number == number]
     if not found:
         known = f"It has the trials 1 to {max(t.number for t in trials)}." if trials else "It has none yet."
-        raise ConfigError(f"{named}: that search has no trial {number}.", hint=known)
+        raise ConfigError(f"{named}: that search has no trial {number}", hint=known)
     return found[0]
 
 
@@ -155,7 +155,7 @@ def counts(trials: Iterable[Trial]) -> dict[str, int]:
     }
 
 
-def score_of(evaluation: Evaluation, metric: str) -> float:
+def score_of(evaluation: TrialEvaluation, metric: str) -> float:
     """Return a value that is better when it is higher."""
     value = evaluation.value_of(metric)
     return -value if metric == "loss" else value

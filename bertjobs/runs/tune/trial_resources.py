@@ -1,4 +1,4 @@
-"""How many trials a grant holds at a time, and what each of their workers gets. Pure."""
+"""Divide a grant into trials: how many run at a time, and what each of their workers gets. Pure."""
 
 import math
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from bertjobs.jobs.scheduling.sizing import QUANTUM, describe_gang
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slots:
-    """The grant, dealt out."""
+class TrialResources:
+    """A grant, divided into trials that run at the same time."""
 
     num_concurrent: int
     """Trials at a time."""
@@ -33,21 +33,21 @@ class Slots:
         )
 
     @property
-    def num_workers(self) -> int:
-        """Training processes at a time, over all trials."""
-        return self.num_concurrent * self.workers_per_trial
+    def has_worker_groups(self) -> bool:
+        """Whether a trial has several workers, which Ray Train starts."""
+        return self.workers_per_trial > 1
 
 
-def share_out(grant: Grant, config: TuneConfig) -> Slots:
-    """Deal the granted workers out to trials; one that is larger than a trial's worker holds several.
+def divide_grant(grant: Grant, config: TuneConfig) -> TrialResources:
+    """Divide the granted workers into trials; a worker that is larger than a trial's runs several trials.
 
     Raises: ConfigError: not one trial fits.
     """
     search = config.search
     workers = workers_per_trial(config)
     gpus = gpus_per_trial(config) / workers
-    cpus = _cpus_of_worker(
-        grant, gpus, None if search.cpus_per_trial is None else search.cpus_per_trial / workers
+    cpus = _cpus_per_worker(
+        grant, gpus=gpus, asked=None if search.cpus_per_trial is None else search.cpus_per_trial / workers
     )
     per_granted = math.floor((grant.cpus_per_worker + QUANTUM) / cpus)
     if gpus:
@@ -56,10 +56,10 @@ def share_out(grant: Grant, config: TuneConfig) -> Slots:
     if num_concurrent == 0:
         raise ConfigError(
             f"--cpus-per-trial, --gpus-per-trial: a trial of {workers} worker(s) with {cpus:g} CPUs and "
-            f"{gpus:g} GPUs each does not fit into what was granted, {describe_gang(grant)}.",
+            f"{gpus:g} GPUs each does not fit into what was granted, {describe_gang(grant)}",
             hint="Ask for less per trial, or for more --gpus, --workers or --cpus-per-worker.",
         )
-    return Slots(
+    return TrialResources(
         num_concurrent=min(num_concurrent, search.max_concurrent or num_concurrent, search.trials),
         workers_per_trial=workers,
         gpus_per_worker=gpus,
@@ -68,8 +68,8 @@ def share_out(grant: Grant, config: TuneConfig) -> Slots:
     )
 
 
-def _cpus_of_worker(grant: Grant, gpus: float, asked: float | None) -> float:
-    """Return the cores of one worker of a trial: as asked, or its share of a granted worker's."""
+def _cpus_per_worker(grant: Grant, *, gpus: float, asked: float | None) -> float:
+    """Return the cores of one worker of a trial: as asked, or its part of a granted worker's."""
     if asked is not None:
         return asked
     return grant.cpus_per_worker * (min(gpus / grant.gpus_per_worker, 1.0) if gpus else 1.0)

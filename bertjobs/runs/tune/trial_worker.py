@@ -1,9 +1,8 @@
-"""What runs for one trial: the step loop, in an actor that the next trial uses again; or, for a trial of
-several workers, a gang of Ray Train that the actor starts and listens to.
+"""Run one trial: the step loop, in an actor that later trials reuse; or, for a trial of several workers, a
+worker group of Ray Train that the actor starts and listens to.
 
-What the step loop calls while a trial goes: its progress onto the board, its evaluations to the search.
-
-Correct answers by the length of the example: what truncation changes, and where. Pure numpy.
+Knows of Tune only the report function. The end of the file counts correct answers by the length of the
+example, to show what truncation changes.
 """
 
 import time
@@ -13,66 +12,71 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import ray
+import numpy.typing as npt
 import torch
 from ray import tune
 from ray.util.placement_group import get_current_placement_group
 from ray.util.queue import Queue
 
-from bertjobs.config import FinetuneConfig, load_config, stored_layer
+from bertjobs.config import FinetuneConfig
 from bertjobs.config.sections import TextSection
 from bertjobs.errors import BertjobsError
-from bertjobs.jobs.job import Grant
-from bertjobs.runs import finetune, ray_train
-from bertjobs.runs.finetune import Lesson
+from bertjobs.jobs.driver.throttle import PROGRESS_INTERVAL_S, Throttle
+from bertjobs.modeling.heads import BertForSequenceClassification
+from bertjobs.runs import ray_train
+from bertjobs.runs.finetune import TrainingInputs, predict
 from bertjobs.runs.ray_internals import reports_of_trial
-from bertjobs.runs.reporting import PROGRESS_INTERVAL_S
-from bertjobs.runs.tune.progress_actor import BoardHandle
-from bertjobs.runs.tune.trial_records import Evaluation, folder_of, score_of
-from bertjobs.runs.tune.trial_resources import Slots
-from bertjobs.settings import Settings, load_settings
+from bertjobs.runs.tune.progress_actor import ProgressHandle
+from bertjobs.runs.tune.trial_records import TrialEvaluation, folder_of, score_of
+from bertjobs.runs.tune.trial_resources import TrialResources
+from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.truncation import uncut_sequence_lengths
 from bertjobs.training.batches import Plan, make_plan
 from bertjobs.training.distributed import current_ranks
+from bertjobs.training.finetune import finetune
 from bertjobs.training.metrics_log import read_record
 from bertjobs.training.progress import EpochResult, Progress
 
 QUEUE_POLL_S = 0.05
+LATEST = "latest.json"
+"""Names the last complete checkpoint of a trial, for the driver that resumes it."""
+
 Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialWork:
-    """What all trials of a search have in common."""
+    """What all trials of a search share."""
 
-    lesson: Lesson
+    inputs: TrainingInputs
     metric: str
     job_dir: JobDir
     job_id: str
     attempt: int
-    board: BoardHandle
-    slots: Slots
+    progress: ProgressHandle
+    resources: TrialResources
     counts_lengths: bool
-    """Whether any example is cut, so that it is worth knowing who is right at which length."""
+    """Whether any example is truncated, so that correct answers are counted by length."""
 
 
 def run_trial(config: dict[str, Any], *, work: TrialWork) -> dict[str, Any]:
-    """Do one trial inside a Tune actor; `config` holds its number and its resolved configuration.
+    """Run one trial inside a Tune actor; `config` has its `number` and its validated configuration, `trial`.
 
-    Reports each evaluation that is not the last one. Where the stopper ends the trial, it ends in there.
+    Reports each evaluation that is not the last one; where the scheduler stops the trial, the report does not
+    return.
     """
-    number, trial = config["number"], load_config("finetune", stored_layer(config["config"]))
-    assert isinstance(trial, FinetuneConfig)
+    number: int = config["number"]
+    trial: FinetuneConfig = config["trial"]
     folder_of(work.job_dir, number).recover()
     try:
-        if work.slots.workers_per_trial > 1:
-            return _run_gang(work, number, trial)
-        ray_train.set_threads(work.slots.grant, workers_on_node=1)
-        return _train(work, number, trial, report=tune.report, device=_device(work.slots))
+        if work.resources.has_worker_groups:
+            return _run_group(work, number, trial)
+        device = ray_train.set_up_worker(work.resources.grant)
+        return _train(work, number, trial, report=tune.report, device=device)
     except BertjobsError as e:
-        work.board.put_failure(number, e.failure, str(e))
+        work.progress.set_failure(number, e.failure, str(e))
         raise
 
 
@@ -81,22 +85,25 @@ def _train(
 ) -> dict[str, Any]:
     """Train one trial on this rank; return its last report."""
     began = time.monotonic()
-    num_rows = EncodedTable.from_arrow(ray_train.fetch(work.lesson.train)).num_rows
-    folder = folder_of(work.job_dir, number)
+    inputs, folder = work.inputs, folder_of(work.job_dir, number)
+    train = inputs.train_table()
     hooks = TrialHooks(
         number,
         metric=work.metric,
-        plan=make_plan(num_rows, train=config.train),
+        plan=make_plan(train.num_rows, train=config.train),
         folder=folder,
-        board=work.board,
+        progress=work.progress,
         report=report,
     )
-    resume = hooks.take_up()
-    model = finetune.build(work.lesson, config=config, device=device)
-    finetune.train(
+    resume = hooks.load_checkpoint()
+    model = inputs.build_model(config, device=device)
+    finetune(
         model,
-        lesson=work.lesson,
         config=config,
+        train=train,
+        valid=inputs.valid_table(),
+        labels=inputs.task.labels,
+        specials=inputs.tokenizer,
         metric=work.metric,
         job_dir=folder,
         hooks=hooks,
@@ -112,87 +119,90 @@ def _train(
     }
 
 
-def _count_lengths(work: TrialWork, model: Any, config: FinetuneConfig) -> tuple[dict[str, Any], ...]:
-    """Count who is right at which length. A rank of a gang has only its part of the rows, and counts none."""
-    if work.slots.workers_per_trial > 1:
+def _count_lengths(
+    work: TrialWork, model: BertForSequenceClassification, config: FinetuneConfig
+) -> tuple[dict[str, Any], ...]:
+    """Count correct answers by length. A rank of a group predicts only its part of the rows: none then."""
+    if work.resources.has_worker_groups:
         return ()
-    predictions, _ = finetune.predict(model, lesson=work.lesson, config=config)
-    valid = EncodedTable.from_arrow(ray_train.fetch(work.lesson.valid))
-    return count_correct(valid, predictions.probabilities, text=config.text)
+    predictions, _ = predict(model, inputs=work.inputs, config=config)
+    return count_correct(work.inputs.valid_table(), predictions.probabilities, text=config.text)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _TrialRun:
-    """A trial of several workers, as `gang.train` sees a run."""
-
-    id: str
-    attempt: int
-    settings: Settings
-    grant: Grant
-
-
-def _run_gang(work: TrialWork, number: int, config: FinetuneConfig) -> dict[str, Any]:
-    """Start the trial's workers under Ray Train; their first rank reports through this actor's queue.
+def _run_group(work: TrialWork, number: int, config: FinetuneConfig) -> dict[str, Any]:
+    """Start the trial's workers under Ray Train; rank 0 reports through this actor's queue.
 
     `train.report` is a barrier of all ranks that is drained every 2 s, and hooks run on rank 0 only; the
-    queue asks for neither.
+    queue needs neither.
     """
-    slots = work.slots
-    run = _TrialRun(
-        id=f"{work.job_id}-t{number}",
-        attempt=work.attempt,
+    returned: dict[str, Any] = ray_train.run_group(
+        _train_rank,
+        _RankWork(work=work, number=number, config=config, reports=reports_of_trial()),
+        grant=work.resources.grant,
+        run_name=f"{work.job_id}-t{number}-a{work.attempt}",
         settings=load_settings(),
-        grant=slots.grant,
     )
-    given = {"work": work, "number": number, "config": config, "queue": reports_of_trial()}
-    returned: dict[str, Any] = ray_train.train(run, _gang_worker, work=given)
     return returned
 
 
-def _gang_worker(given: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _RankWork:
+    """What every rank of a trial's worker group is given."""
+
+    work: TrialWork
+    number: int
+    config: FinetuneConfig
+    reports: Queue
+
+
+def _train_rank(given: _RankWork) -> dict[str, Any]:
     # Before anything else: a trial can be stopped or killed at any time, and leaves its workers behind.
-    given["work"].board.put_placement(given["number"], get_current_placement_group())
-    ray_train.set_threads(given["grant"], workers_on_node=ray.train.get_context().get_local_world_size())
+    placement = get_current_placement_group()
+    assert placement is not None, "Ray Train starts its workers in a placement group"
+    given.work.progress.set_placement(given.number, placement)
     return _train(
-        given["work"],
-        given["number"],
-        given["config"],
-        report=partial(_report_through, given["queue"]),
-        device=ray.train.torch.get_device(),
+        given.work,
+        given.number,
+        given.config,
+        report=partial(_report_through, given.reports),
+        device=ray_train.set_up_worker(given.work.resources.grant),
     )
 
 
-def _report_through(queue: Queue, values: dict[str, Any]) -> None:
-    """Hand a report on and wait until it is taken: a gang that was stopped comes only as far as its next one,
-    where the checkpoint that the search knows of is still there."""
-    queue.put(values)
-    while not queue.empty():
+def _report_through(reports: Queue, values: dict[str, Any]) -> None:
+    """Send a report and wait until Tune has taken it.
+
+    A worker group that is stopped thus trains no further than its next report, where the checkpoint that the
+    search knows still exists.
+    """
+    reports.put(values)
+    while not reports.empty():
         time.sleep(QUEUE_POLL_S)
-
-
-def _device(slots: Slots) -> torch.device:
-    return torch.device("cuda" if slots.gpus_per_worker else "cpu")
-
-
-LATEST = "latest.json"
-"""Which checkpoint of a trial is whole, for the driver that goes on with it."""
 
 
 class TrialHooks:
     """`training.Hooks` of a trial; lives in the worker of rank 0."""
 
     def __init__(
-        self, number: int, *, metric: str, plan: Plan, folder: JobDir, board: BoardHandle, report: Report
+        self,
+        number: int,
+        *,
+        metric: str,
+        plan: Plan,
+        folder: JobDir,
+        progress: ProgressHandle,
+        report: Report,
     ) -> None:
-        self._number, self._metric, self._plan = number, metric, plan
-        self._folder, self._board, self._report = folder, board, report
-        self._last_note = float("-inf")
+        self._metric, self._plan, self._folder, self._report = metric, plan, folder, report
+        self._progress = Throttle(
+            lambda values: progress.set_progress(number, dict(values)), interval_s=PROGRESS_INTERVAL_S
+        )
         self._num_reported = 0
-        self.history: list[Evaluation] = []
+        self.history: list[TrialEvaluation] = []
         """All evaluations of the trial, those of earlier attempts included."""
 
-    def take_up(self) -> str | None:
-        """Return the checkpoint that a trial which was broken off goes on from; None to begin."""
+    def load_checkpoint(self) -> str | None:
+        """Load the history of an interrupted trial; return the checkpoint it resumes from, None to begin."""
         if not self._folder.exists(LATEST):
             return None
         latest = self._folder.read_json(LATEST)
@@ -203,19 +213,23 @@ class TrialHooks:
         return str(latest["name"])
 
     def on_progress(self, progress: Progress) -> None:
-        now, is_last = time.monotonic(), progress.step == progress.num_steps
-        if now - self._last_note >= PROGRESS_INTERVAL_S or is_last:
-            self._last_note = now
-            values = {"step": progress.step, "epoch": progress.step / self._plan.steps_per_epoch}
-            self._board.put_progress(self._number, values | {"examples_per_s": progress.examples_per_s})
+        self._progress.put(
+            {
+                "step": progress.step,
+                "epoch": progress.step / self._plan.steps_per_epoch,
+                "examples_per_s": progress.examples_per_s,
+            },
+            at_once=progress.step == progress.num_steps,
+        )
 
     def on_epoch(self, result: EpochResult) -> None:
+        self._progress.flush()  # patience may end the trial here
         self.history.append(self._evaluation({"step": result.step, **result.metrics.curves()}))
 
     def publish_checkpoint(self, name: str, step: int) -> None:
-        """Report evaluations only now: the stopper ends a trial in there, and its weights must be left.
+        """Report evaluations only now: the scheduler may stop the trial there, and its weights must remain.
 
-        The evaluation after the last step is the return value's: a trial that is complete is not stopped.
+        The evaluation after the last step is in the return value: a complete trial is never stopped.
         """
         self._folder.write_json(LATEST, {"name": name, "step": step})
         if len(self.history) > self._num_reported and step < self._plan.num_steps:
@@ -226,7 +240,7 @@ class TrialHooks:
         return None
 
     def summary(self) -> dict[str, Any]:
-        """Return what the search compares trials by: `value` is better when higher, over `num_examples`."""
+        """Return what trials are compared by: `value`, better when higher, over `num_examples`."""
         last = self.history[-1]
         return {
             "value": score_of(last, self._metric),
@@ -234,10 +248,10 @@ class TrialHooks:
             "history": [asdict(evaluation) for evaluation in self.history],
         }
 
-    def _evaluation(self, line: Mapping[str, Any]) -> Evaluation:
+    def _evaluation(self, line: Mapping[str, Any]) -> TrialEvaluation:
         step = int(line["step"])
         scores = {name: float(line[name]) for name in ("accuracy", "mcc", "f1", "loss")}
-        return Evaluation(
+        return TrialEvaluation(
             num_examples=self._plan.num_examples(step),
             step=step,
             epoch=step / self._plan.steps_per_epoch,
@@ -246,21 +260,21 @@ class TrialHooks:
 
 
 EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0)
-"""Buckets in shares of max_len, each up to and including the next edge: above 1 an example is cut."""
+"""Lower edges of the buckets, as ratios to max_len; above 1 an example is truncated."""
 
 
 def cut_ratio(table: EncodedTable, *, max_len: int) -> float:
-    """Return the share of the examples that do not fit; every strategy cuts the same ones."""
+    """Return the ratio of examples that are truncated: the same ones with every strategy."""
     return float((uncut_sequence_lengths(table.lengths_a, table.lengths_b) > max_len).mean())
 
 
 def count_correct(
-    table: EncodedTable, probabilities: np.ndarray, *, text: TextSection
+    table: EncodedTable, probabilities: npt.NDArray[np.float32], *, text: TextSection
 ) -> tuple[dict[str, Any], ...]:
     """Count correct answers per bucket of length.
 
     probabilities: (rows, labels). Returns `{"above", "up_to", "num_examples", "num_correct"}` per bucket, the
-    bounds in shares of max_len; `up_to` is None for the last.
+    bounds as ratios to max_len; `up_to` is None for the last.
     """
     ratios = uncut_sequence_lengths(table.lengths_a, table.lengths_b) / text.max_len
     is_correct = probabilities.argmax(axis=1) == table.labels

@@ -101,7 +101,7 @@ def test_masks_are_filled_with_probabilities(run: Run, model: str) -> None:
     ("words", "message"),
     [
         (["encode"], "--model is required"),
-        (["encode", "--model", "MODEL"], "No text was given."),
+        (["encode", "--model", "MODEL"], "No text was given"),
         (["encode", "", "--model", "MODEL"], "The text '' is empty."),
         (["encode", "a|b|c", "--model", "MODEL"], "The text 'a|b|c' has 2 separators '|'; a pair has one."),
         (["encode", "a|", "--model", "MODEL"], "The second half of the text 'a|' is empty."),
@@ -117,11 +117,14 @@ def test_masks_are_filled_with_probabilities(run: Run, model: str) -> None:
         (["encode", "a", "--model", "MODEL", "--max-len", "2"], "--max-len: 2 is not allowed"),
         (["encode", "a", "--model", "MODEL", "--pooling", "max"], "--pooling: max is not allowed"),
         (["encode", "a", "--model", "MODEL", "--pair-separator", ""], "--pair-separator: '' is not allowed"),
-        (["encode", "a", "--model", "MODEL", "-o", "x.csv"], "--output x.csv: .csv is not known."),
-        (["encode", "a", "--model", "MODEL", "-o", "no/x.npy"], "--output no/x.npy: its folder is not there"),
+        (["encode", "a", "--model", "MODEL", "-o", "x.csv"], "--output x.csv: .csv is not a known format"),
+        (
+            ["encode", "a", "--model", "MODEL", "-o", "no/x.npy"],
+            "--output no/x.npy: its folder does not exist",
+        ),
         (["encode", "a", "--model", "MODEL", "-o", "x.npy", "--json"], "--output and --json exclude each"),
-        (["fill-mask", "--model", "MODEL"], "No text was given."),
-        (["fill-mask", "a crane", "--model", "MODEL"], "The text 'a crane' has no mask."),
+        (["fill-mask", "--model", "MODEL"], "No text was given"),
+        (["fill-mask", "a crane", "--model", "MODEL"], "The text 'a crane' has no mask"),
         (["fill-mask", "a [MASK]", "--model", "MODEL", "--top-k", "0"], "0 is not in the range x>=1"),
         (
             ["fill-mask", "a [MASK]", "--model", "MODEL", "--top-k", "9999"],
@@ -143,4 +146,4 @@ def test_a_bad_request_exits_2_and_says_what_is_wrong(
 def test_a_cut_text_is_said_on_stderr(run: Run, model: str) -> None:
     result = run("encode", "a crane " * 20, "--model", model, "--max-len", "8")
     assert result.exit_code == 0
-    assert "is cut to 8 (--max-len)." in result.stderr
+    assert "is truncated to 8 (--max-len)" in result.stderr

@@ -15,8 +15,8 @@ from bertjobs.cli.output.live import picture
 from bertjobs.config import load_config
 from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store.job_store import JobStore
-from bertjobs.runs.tune.search_state import Ledger
-from bertjobs.runs.tune.trial_records import Evaluation, Search, Trial, write_trial
+from bertjobs.runs.tune.search_state import SearchState
+from bertjobs.runs.tune.trial_records import Search, Trial, TrialEvaluation, write_trial
 from bertjobs.text.datasets.sample import write_sample
 
 Run = Callable[..., Result]
@@ -36,7 +36,7 @@ def trial(number: int, value: float | None, *, state: Any = "finished", **more: 
     config["optim"]["lr"], config["text"]["truncation"] = values["optim.lr"], "ratio"
     config["resources"]["gpus"] = 4
     history = () if value is None else (
-        Evaluation(num_examples=900, step=30, epoch=1.5, accuracy=value, mcc=0.1, f1=0.2, loss=1.0),
+        TrialEvaluation(num_examples=900, step=30, epoch=1.5, accuracy=value, mcc=0.1, f1=0.2, loss=1.0),
     )  # fmt: skip
     return Trial(number=number, values=values, config=config, state=state, history=history, **more)
 
@@ -201,7 +201,7 @@ def test_a_trial_s_configuration_goes_over_the_defaults_and_under_the_flags(
 
 @pytest.mark.parametrize(
     ("suffix", "message"),
-    [(":9", "that search has no trial 9."), (":x", "x is no trial."), (":", "nothing is no trial.")],
+    [(":9", "that search has no trial 9"), (":x", "x is no trial."), (":", "nothing is no trial.")],
 )
 def test_a_trial_that_there_is_not_is_refused(
     run: Run, searched: Job, data: str, suffix: str, message: str
@@ -214,9 +214,9 @@ def test_a_trial_that_there_is_not_is_refused(
 def test_status_list_and_the_live_picture_show_the_trials(
     run: Run, store: JobStore, searched: Job, drive: Callable[[str], Any], make_job: Callable[..., Job]
 ) -> None:
-    ledger = Ledger(searched.job_dir, search=SEARCH, trials=TRIALS[:2])
-    ledger.begin(3, TRIALS[2].values, {})
-    report = ledger.live({3: {"step": 7, "epoch": 0.4, "examples_per_s": 61.0}})
+    state = SearchState(searched.job_dir, search=SEARCH, trials=TRIALS[:2])
+    state.begin(3, TRIALS[2].values, {})
+    report = state.progress({3: {"step": 7, "epoch": 0.4, "examples_per_s": 61.0}})
     drive(searched.id).lease.report(progress=report)
     said = "2/3 trials, 1 stopped early, best accuracy 0.75 (trial 2), 61 examples/s"
     status = run("status", searched.id).stdout

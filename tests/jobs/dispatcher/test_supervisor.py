@@ -33,7 +33,7 @@ def test_a_job_goes_from_the_queue_to_success_and_frees_what_it_held(world, subm
     world.turn()
     job = world.store.get(job_id)
     assert job.state is State.STARTING and job.attempt.submission_id == f"bj-{job_id}-a1"
-    assert world.ray.jobs[f"bj-{job_id}-a1"].message.endswith(f"-m bertjobs.runs.driver {job_id} 1 1")
+    assert world.ray.jobs[f"bj-{job_id}-a1"].message.endswith(f"-m bertjobs.runs {job_id} 1 1")
     assert world.store.get(second).reason == "InsufficientCpus"
     world.driver(job_id).report(progress={"step": 1})
     assert world.store.get(job_id).state is State.RUNNING

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from bertjobs.runs.encode.embeddings import LinesDone
+from bertjobs.runs.encode.embeddings import EncodeProgress
 from bertjobs.text.lines import LineSpan
 
 FILES = ["a.txt", "b.txt"]
@@ -26,7 +26,7 @@ def table(*, file: int, lines: range, num_cut: int = 0) -> pa.Table:
 
 def test_lines_done_are_counted_over_files_and_the_speed_without_the_start():
     now = [100.0]
-    done = LinesDone(SPANS, FILES, clock=lambda: now[0])
+    done = EncodeProgress(SPANS, FILES, clock=lambda: now[0])
     done.add(table(file=0, lines=range(1, 101)))
     assert done.progress() == {"step": 100, "num_steps": 300, "epoch": 0}
     now[0] += 4.0
@@ -40,7 +40,7 @@ def test_lines_done_are_counted_over_files_and_the_speed_without_the_start():
 
 
 def test_the_final_figures_are_over_all_the_time():
-    done = LinesDone(SPANS, FILES, clock=lambda: 0.0)
+    done = EncodeProgress(SPANS, FILES, clock=lambda: 0.0)
     done.add(table(file=0, lines=range(1, 201, 2), num_cut=7))
     assert done.metrics(run_s=20.0) == {
         "num_texts": 100,

@@ -100,7 +100,7 @@ def test_a_text_over_max_len_is_cut_and_that_is_said(represent):
     (one,) = represent("a crane " * 20, **{"text.max_len": 12})
     assert len(one.tokens) == 12
     assert len(represent.said) == 1
-    assert "tokens and is cut to 12 (--max-len)." in represent.said[0]
+    assert "tokens and is truncated to 12 (--max-len)" in represent.said[0]
     assert len(represent("a crane " * 40)[0].tokens) == 32  # all positions, where nothing else is known
 
 
@@ -135,7 +135,7 @@ def test_bad_texts_and_words_are_refused_by_name(represent):
 
 
 def test_a_model_that_cannot_represent_is_refused(represent):
-    with pytest.raises(ModelError, match="a model of random weights represents nothing"):
+    with pytest.raises(ModelError, match="--model tiny names a size with random weights, not"):
         represent(FLYING, source="tiny")
     with pytest.raises(ModelError, match="that job has no model"):
         represent(FLYING, source="j-none")
@@ -167,7 +167,7 @@ def test_what_has_no_mask_to_fill_is_refused(fill, model, tmp_path):
         fill()
     with pytest.raises(DataError, match="The text 'a crane' has no mask"):
         fill("a crane")
-    with pytest.raises(DataError, match="a mask stands beyond the 8 tokens"):
+    with pytest.raises(DataError, match="a mask is beyond the 8 tokens"):
         fill("a crane is flying a crane is [MASK]", **{"text.max_len": 8})
     assert len(fill.said) == 1
     assert fill("a [MASK] is flying a crane is flying", **{"text.max_len": 8})[0].masks[0].position == 2
@@ -195,10 +195,10 @@ def test_vectors_are_written_as_matrix_table_or_document(represent, tmp_path):
 
 
 def test_a_file_that_cannot_be_written_is_refused(represent, tmp_path):
-    with pytest.raises(ConfigError, match=r"\.csv is not known") as caught:
+    with pytest.raises(ConfigError, match=r"\.csv is not a known format") as caught:
         check_vector_file(tmp_path / "x.csv")
     assert ".npy, .parquet, .json" in caught.value.hint
-    with pytest.raises(StorageError, match="its folder is not there"):
+    with pytest.raises(StorageError, match="its folder does not exist"):
         check_vector_file(tmp_path / "none" / "x.npy")
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(StorageError, match="it is a folder"):

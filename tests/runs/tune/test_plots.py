@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bertjobs.runs.tune.plots import accuracy_by_length, save_plots
-from bertjobs.runs.tune.trial_records import Evaluation, Search, Trial
+from bertjobs.runs.tune.trial_records import Search, Trial, TrialEvaluation
 from bertjobs.storage import JobDir
 
 SEARCH = Search(
@@ -26,7 +26,7 @@ def trial(
     number: int, strategy: str, accuracy: float | None, *, right: int = 0, state: Any = "finished"
 ) -> Trial:
     history = () if accuracy is None else tuple(
-        Evaluation(num_examples=100 * i, step=i, epoch=i, accuracy=accuracy * i / 2, mcc=0, f1=0, loss=1)
+        TrialEvaluation(num_examples=100 * i, step=i, epoch=i, accuracy=accuracy * i / 2, mcc=0, f1=0, loss=1)
         for i in (1, 2)
     )  # fmt: skip
     buckets = (
