@@ -45,7 +45,7 @@ CHECKPOINT = "trials.json"
 """The checkpoint of a search: the numbers of the trials that need not run again."""
 
 _GROUP_LAUNCHER = {"CPU": 0.001}
-"""For the actor that starts a worker group: Tune cannot reserve nothing, and the workers reserve their own."""
+"""For the actor that starts a worker group. Tune must reserve something; the workers reserve their own."""
 
 
 def run_trials(
