@@ -8,8 +8,8 @@ import numpy as np
 
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_shard, group_small_blocks
-from bertjobs.text.corpus.documents import read_shard
-from bertjobs.text.corpus.shards import Shard, plan_shards
+from bertjobs.text.corpus.documents import Shard, read_shard
+from bertjobs.text.corpus.shards import plan_shards
 from bertjobs.text.source_file import SourceFile
 from bertjobs.text.tokenizer import Tokenizer
 

@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 
 from bertjobs.errors import DataError
 from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_shard
-from bertjobs.text.corpus.documents import read_shard
-from bertjobs.text.corpus.format import Shard
+from bertjobs.text.corpus.documents import Shard, read_shard
 from bertjobs.text.datasets.read_split import Split
 from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.tokenizer import Tokenizer

@@ -4,10 +4,8 @@ Planning looks for line ends only, so that every span knows the number of its fi
 any process and in any order. Blank lines are passed over.
 """
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +16,8 @@ import pyarrow.parquet as pq
 
 from bertjobs.config.encode import LinesSection
 from bertjobs.errors import DataError
+from bertjobs.text.json_lines import decode_line, json_text
+from bertjobs.text.parquet import check_text_column, parquet_errors
 from bertjobs.text.source_file import SourceFile, data_errors
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ LINES_PER_SPAN = 1024
 SPAN_BYTES = 256 << 10
 """A span of long lines ends soon after this."""
 _LINE_FEED = 10
-_BOM = "\ufeff"
+_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,11 @@ class LineSpan:
 
 
 class Line(NamedTuple):
-    """A line as it was found: a text, or the cause why there is none."""
+    """A line of a file, or row of Parquet: its text, or what is wrong with it."""
 
     number: int
     text: str
-    cause: str = ""
+    cause: str | None = None
 
     @property
     def is_blank(self) -> bool:
@@ -90,7 +90,7 @@ def read_lines(
         kept: list[Line] = []
         for found in lines:
             line = _checked(found, check)
-            if not line.cause:
+            if line.cause is None:
                 kept.append(line)
                 continue
             message = f"{span.path}, {'row' if is_parquet else 'line'} {line.number}: {line.cause}."
@@ -164,10 +164,12 @@ def _text_lines(span: LineSpan, column: str) -> Iterator[Line]:
         content = stream.read(span.num_bytes)
     if len(content) < span.num_bytes:
         raise DataError(f"{source} was changed while it was read.", hint="Leave it alone until the job ends.")
-    raw_lines = content.split(b"\n")[: span.num_lines]
-    for number, raw in enumerate(raw_lines, start=span.first):
-        line = _decoded(number, raw)
-        yield _field(line, column) if span.path.endswith(".jsonl") and not line.is_blank else line
+    for number, raw in enumerate(content.split(b"\n")[: span.num_lines], start=span.first):
+        text, cause = decode_line(raw.removeprefix(_BOM) if number == 1 else raw)
+        line = Line(number, text, cause)
+        if line.cause is None and not line.is_blank and source.suffix == ".jsonl":
+            line = Line(number, *json_text(text, column))
+        yield line
 
 
 def _checked(line: Line, check: Callable[[str], object]) -> Line:
@@ -179,46 +181,11 @@ def _checked(line: Line, check: Callable[[str], object]) -> Line:
     return line
 
 
-def _decoded(number: int, raw: bytes) -> Line:
-    try:
-        text = raw.removesuffix(b"\r").decode("utf-8")
-    except UnicodeDecodeError as e:
-        return Line(number, "", f"byte {raw[e.start]:#04x} at column {e.start + 1} is not UTF-8")
-    if "\0" in text:
-        return Line(number, "", "holds a zero byte, so this is no text")
-    return Line(number, text.removeprefix(_BOM) if number == 1 else text)
-
-
-def _field(line: Line, column: str) -> Line:
-    """Return the text in one field of a line of JSON."""
-    try:
-        fields = json.loads(line.text)
-    except (ValueError, RecursionError) as e:
-        return Line(line.number, "", f"broken JSON ({e})")
-    if not isinstance(fields, dict):
-        return Line(line.number, "", f"expected a JSON object, but found {line.text[:40]!r}")
-    if column not in fields:
-        there = ", ".join(fields) or "none"
-        return Line(line.number, "", f"there is no field {column!r} (--column); the line has {there}")
-    if not isinstance(fields[column], str):
-        return Line(line.number, "", f"the field {column!r} is no text but {json.dumps(fields[column])[:40]}")
-    return Line(line.number, fields[column])
-
-
 def _plan_parquet(file: SourceFile, column: str) -> Iterator[LineSpan]:
-    with _parquet_errors(file), pq.ParquetFile(file.path) as parquet:
+    with parquet_errors(file), pq.ParquetFile(file.path) as parquet:
         schema = parquet.schema_arrow
         sizes = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
-    if column not in schema.names:
-        raise DataError(
-            f"{file}: there is no column {column!r}; the file has {', '.join(schema.names)}.",
-            hint="Name the column of the texts with --column.",
-        )
-    if not _holds_texts(schema.field(column).type):
-        raise DataError(
-            f"{file}: the column {column!r} holds {schema.field(column).type}, not texts.",
-            hint="Name the column of the texts with --column.",
-        )
+    check_text_column(schema, column, file)
     first = 1
     for number, num_rows in enumerate(sizes):
         yield LineSpan(path=str(file.path), first=first, num_lines=num_rows, begin=number, num_bytes=0)
@@ -228,7 +195,7 @@ def _plan_parquet(file: SourceFile, column: str) -> Iterator[LineSpan]:
 def _parquet_batches(span: LineSpan, column: str) -> Iterator[Iterable[Line]]:
     source = SourceFile(Path(span.path))
     number, end = span.first, span.first + span.num_lines
-    with _parquet_errors(source), pq.ParquetFile(source.path) as parquet:
+    with parquet_errors(source), pq.ParquetFile(source.path) as parquet:
         wanted = {"row_groups": [span.begin], "columns": [column]}
         for batch in parquet.iter_batches(batch_size=LINES_PER_SPAN, **wanted):
             texts = batch.column(0).cast(pa.string()).to_pylist()[: end - number]
@@ -239,21 +206,3 @@ def _parquet_batches(span: LineSpan, column: str) -> Iterator[Iterable[Line]]:
             number += len(texts)
             if number == end:
                 return
-
-
-def _holds_texts(type_: pa.DataType) -> bool:
-    if pa.types.is_dictionary(type_):
-        type_ = type_.value_type
-    return bool(pa.types.is_string(type_) or pa.types.is_large_string(type_))
-
-
-@contextmanager
-def _parquet_errors(file: SourceFile) -> Iterator[None]:
-    try:
-        with data_errors(file):
-            yield
-    except pa.ArrowException as e:
-        raise DataError(
-            f"{file} cannot be read as Parquet: {str(e).splitlines()[0]}",
-            hint="It is damaged, cut short or of another format; give another file (--data).",
-        ) from e

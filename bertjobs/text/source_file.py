@@ -1,6 +1,6 @@
-"""One source of rows on disk: a plain file, or a member of a zip archive that is read without unpacking it.
+"""A file of data on disk: a plain file, or a member of a zip archive that is read without unpacking it.
 
-Knows bytes and lines; what stands in a line is `delimited`'s, `json_lines`' and `columnar`'s business.
+Knows bytes and lines, not what is in a line. Whatever is wrong with a file becomes a DataError that names it.
 """
 
 import io
@@ -14,9 +14,10 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from bertjobs.errors import DataError
+from bertjobs.text.json_lines import decode_line
 
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
-"""What `zipfile` raises for a cut, altered, oddly compressed or encrypted archive."""
+"""What `zipfile` raises for an archive that is cut short, altered, encrypted or compressed in another way."""
 _DRIVE = re.compile(r"[A-Za-z]:")
 _BOM = b"\xef\xbb\xbf"
 _MAGIC = {
@@ -38,7 +39,7 @@ class SourceFile:
 
     @property
     def suffix(self) -> str:
-        """The ending that says the format, as in `.jsonl`."""
+        """The ending, such as `.jsonl`, which tells the format."""
         return PurePosixPath(self.member).suffix if self.member else self.path.suffix
 
     def __str__(self) -> str:
@@ -53,7 +54,7 @@ class SourceFile:
                     yield stream
                 return
             with open_archive(self.path) as archive, archive.open(self.member) as member:
-                # Its own line reading is several times slower.
+                # The member's own line reading is several times slower.
                 yield io.BufferedReader(member)  # type: ignore[type-var]
 
     def check_archive(self) -> None:
@@ -69,9 +70,9 @@ class SourceFile:
     def lines(self) -> Iterator[tuple[int, str]]:
         """Yield the lines without their ends, numbered from 1.
 
-        Lines end at LF or CRLF only: the texts may hold U+2028 and the like.
+        Lines end at LF or CRLF only: a text may contain U+2028 and the like.
 
-        Raises: DataError: not a text file in UTF-8, with the line where that shows; or empty.
+        Raises: DataError: empty, or not UTF-8, with the line and column of the first bad byte.
         """
         with self.open() as stream:
             number = 0
@@ -91,23 +92,16 @@ class SourceFile:
             )
 
     def _decode(self, raw: bytes, number: int) -> str:
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError as e:
+        line, cause = decode_line(raw)
+        if cause is not None:
             raise DataError(
-                f"{self}, line {number}: byte {raw[e.start]:#04x} at column {e.start + 1} is not UTF-8.",
-                hint="Give a text file saved as UTF-8 (--data).",
-            ) from e
-        if "\0" in text:
-            raise DataError(
-                f"{self}, line {number}: holds a zero byte, so this is a binary file.",
-                hint="Give a text file saved as UTF-8 (--data).",
+                f"{self}, line {number}: {cause}.", hint="Give a text file saved as UTF-8 (--data)."
             )
-        return text.removesuffix("\n").removesuffix("\r")
+        return line
 
 
 def binary_kind(content: bytes) -> str | None:
-    """Say what a file is by its first bytes; None where they are those of no known binary format."""
+    """Return what a binary file is, by its first bytes; None where they are not of a known binary format."""
     return next((name for magic, name in _MAGIC.items() if content.startswith(magic)), None)
 
 
@@ -130,7 +124,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
 
 @contextmanager
 def data_errors(source: SourceFile) -> Iterator[None]:
-    """Turn what the system says about a file into a DataError."""
+    """Turn errors of the system and of `zipfile` about a file into a DataError."""
     try:
         yield
     except _DAMAGED as e:

@@ -14,8 +14,7 @@ from tokenizers.trainers import WordPieceTrainer
 
 from bertjobs.config.pretrain import VocabKind
 from bertjobs.errors import DataError
-from bertjobs.text.corpus.documents import read_shard
-from bertjobs.text.corpus.format import Shard
+from bertjobs.text.corpus.documents import Shard, read_shard
 from bertjobs.text.tokenizer import Tokenizer, WordPieceTokenizer, WordTokenizer
 from bertjobs.text.tokenizer_files import BERT_SPECIALS, bert_tokenizer
 

@@ -100,8 +100,8 @@ def test_a_text_that_is_no_good_to_the_caller_is_a_bad_line(tmp_path):
     [
         ('{"text": "cut', "broken JSON"),
         ('["text"]', "expected a JSON object"),
-        ('{"txt": "a"}', "there is no field 'text' (--column); the line has txt"),
-        ('{"text": 3}', "the field 'text' is no text but 3"),
+        ('{"txt": "a"}', "there is no field 'text' (--column); the row has txt"),
+        ('{"text": 3}', "the field 'text' is not a text but 3"),
     ],
 )
 def test_a_broken_line_of_jsonl_is_named(tmp_path, line, cause):

@@ -17,7 +17,7 @@ from ray.data import ExecutionResources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_shard, split_documents
-from bertjobs.text.corpus.shards import Shard
+from bertjobs.text.corpus.documents import Shard
 from bertjobs.text.encoding import read_arrow
 from bertjobs.text.tokenizer import Tokenizer
 

@@ -27,7 +27,8 @@ from bertjobs.runs.data.corpus_blocks import StoredBlocks, bound_pipelines, enco
 from bertjobs.runs.ray_train import task_errors
 from bertjobs.runs.run_context import Run
 from bertjobs.text.corpus.blocks import BlockInfo, corpus_key
-from bertjobs.text.corpus.shards import Shard, plan_shards
+from bertjobs.text.corpus.documents import Shard
+from bertjobs.text.corpus.shards import plan_shards
 from bertjobs.text.encoding import write_arrow
 from bertjobs.text.source_file import SourceFile
 from bertjobs.text.tokenizer import Tokenizer

@@ -16,8 +16,7 @@ import pyarrow as pa
 
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.storage import sha256_of
-from bertjobs.text.corpus.documents import read_shard
-from bertjobs.text.corpus.shards import Shard
+from bertjobs.text.corpus.documents import Shard, read_shard
 from bertjobs.text.encoding import list_array, one_array
 from bertjobs.text.source_file import SourceFile
 from bertjobs.text.tokenizer import Tokenizer

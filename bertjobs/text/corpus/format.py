@@ -1,15 +1,9 @@
-"""How a file of a corpus is read: what a document is, where sentences end, and which lines are headings.
-
-The unit of work on a corpus: a shard, which is some pieces of files, and can be sent to any process.
-"""
+"""How a file of a corpus is read: what a document is, where sentences end, and which lines are headings."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Literal
 
 from bertjobs.config.pretrain import CorpusSection, Document
 from bertjobs.errors import DataError
@@ -18,33 +12,34 @@ from bertjobs.text.source_file import SourceFile
 Container = Literal["text", "jsonl", "parquet"]
 
 _TITLE = re.compile(rb"\n ?= [^=\r\n]+ = ?(?=\r?\n|\Z)")
-"""WikiText's headings of level 1, on lines of their own; a document begins with the first line anyway."""
+"""A title of WikiText, on a line of its own: `= Title =`. One in the first line needs no cut before it."""
 _HEADING = re.compile(r"=( =)* .+ =( =)*")
 _AFTER_PUNCTUATION = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusFormat:
-    """What `auto` stands for is decided here; nothing below asks for file names."""
+    """How one file is read: every `auto` is decided here, so that readers need no file names."""
 
     container: Container
     document: Literal["article", "paragraph", "file", "line", "row"]
     sentences: Literal["dot", "line", "punctuation"]
     has_headings: bool
-    """Whether lines such as ` = = History = = ` are headings, which are no sentences to learn from."""
+    """Whether lines such as ` = = History = = ` are headings, and so not sentences."""
     column: str
     """Field or column of the text, in JSONL and Parquet."""
     on_bad_row: Literal["error", "skip"]
 
     @property
     def unit(self) -> str:
-        """What a place in the file counts."""
+        """What numbers in error messages count: `row` or `line`."""
         return "row" if self.container == "parquet" else "line"
 
     def sentences_of(self, text: str) -> list[str]:
         """Cut a text into its sentences; blank ones and headings are left out.
 
-        A sentence never goes beyond a line. `dot` takes the ` . ` between two sentences away, as d2l does.
+        A line end always ends a sentence. `dot` removes the ` . ` between two sentences.
+        Source of `dot`: Dive into Deep Learning, section 15.9, `_read_wiki`.
         """
         found: list[str] = []
         for line in text.split("\n"):
@@ -61,7 +56,7 @@ class CorpusFormat:
 
 
 def article_begins(content: bytes) -> Iterator[int]:
-    """Yield the places, but the first byte, at which articles of WikiText begin."""
+    """Yield the offsets at which articles of WikiText begin, except 0."""
     return (found.start() + 1 for found in _TITLE.finditer(content))
 
 
@@ -104,56 +99,3 @@ def _check(document: Document, container: Container, source: SourceFile) -> None
         f"--document {document}: {source} is {has}.",
         hint="Leave --document out, or give other files (--corpus).",
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileRange:
-    """A stretch of one file."""
-
-    source: SourceFile
-    format: CorpusFormat
-    begin: int
-    """In bytes; rows of the row group in Parquet."""
-    end: int
-    num_bytes: int
-    row_group: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """Pieces that are read and encoded together; the unit of work."""
-
-    number: int
-    """Place among the shards of the corpus, from 0."""
-    pieces: tuple[FileRange, ...]
-    max_documents: int | None = None
-    """Read only so many from the beginning."""
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(piece.num_bytes for piece in self.pieces)
-
-
-def open_parquet(source: SourceFile, stream: BinaryIO, column: str) -> pq.ParquetFile:
-    """Open a Parquet file that has a column of texts. Raises: DataError: it has not, or is damaged."""
-    try:
-        file = pq.ParquetFile(stream)
-    except (pa.ArrowException, OSError) as e:
-        raise DataError(
-            f"{source} cannot be read as Parquet: {str(e).splitlines()[0]}",
-            hint="It is damaged or cut short; give another file (--corpus).",
-        ) from e
-    schema = file.schema_arrow
-    if column not in schema.names:
-        raise DataError(
-            f"{source}: there is no column {column!r}; the file has {', '.join(schema.names)}.",
-            hint="Name the column that holds the text (--column).",
-        )
-    kind = schema.field(column).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise DataError(
-            f"{source}: the column {column!r} holds {kind}, not texts.",
-            hint="Name the column that holds the text (--column).",
-        )
-    return file

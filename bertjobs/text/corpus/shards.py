@@ -1,7 +1,7 @@
-"""Cut a corpus into shards: picklable pieces of bounded size, each read and encoded alone.
+"""Cut a corpus into shards: picklable parts of files of bounded size, each read and encoded by itself.
 
-Cuts fall between documents and are found by seeking, so planning reads next to nothing. A document that is
-larger than a shard is cut inside, at a line's end, else at a space; its parts are documents of their own.
+Cuts are between documents and are found by seeking, so planning reads next to nothing. A document that is
+larger than a shard is cut at a line end, else at a space; the parts count as documents.
 """
 
 import itertools
@@ -10,49 +10,48 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import BinaryIO
 
+import pyarrow.parquet as pq
+
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError
-from bertjobs.text.corpus.documents import read_shard
-from bertjobs.text.corpus.format import (
-    CorpusFormat,
-    FileRange,
-    Shard,
-    article_begins,
-    format_of,
-    open_parquet,
-)
+from bertjobs.text.corpus.documents import FileRange, Shard, read_shard
+from bertjobs.text.corpus.format import CorpusFormat, article_begins, format_of
+from bertjobs.text.parquet import check_text_column, parquet_errors
 from bertjobs.text.source_file import SourceFile
 
-__all__ = ["Shard", "plan_shards"]
-
 _WINDOW_BYTES = 1 << 16
-_WIDER = 16
+"""How far before a shard's limit a document's beginning is looked for at first."""
+_WINDOW_GROWTH = 16
 
 
 def plan_shards(files: Sequence[SourceFile], data: CorpusSection) -> list[Shard]:
     """Return shards of at most `data.block_bytes` of text; small files share one.
 
-    Only a single row of JSONL can be larger, and stands alone then. With `data.limit_documents` the shards
-    end after so many documents.
+    Only a single row of JSONL can be larger, and has a shard to itself then. With `data.limit_documents` the
+    shards end after that many documents.
 
     Raises: DataError: a file is missing, damaged or has no such column; or all are empty.
     """
-    groups: list[list[FileRange]] = []
-    room = 0
-    for piece in _pieces(files, data):
-        if piece.num_bytes > room or not groups:
-            groups.append([])
-            room = data.block_bytes
-        groups[-1].append(piece)
-        room -= piece.num_bytes
-    if not groups:
-        raise _empty_corpus(files)
-    shards = [Shard(number=i, pieces=tuple(group)) for i, group in enumerate(groups)]
-    return shards if data.limit_documents is None else _first_documents(shards, data.limit_documents)
+    shards: list[list[FileRange]] = []
+    num_free_bytes = 0
+    for part in _parts(files, data):
+        if part.num_bytes > num_free_bytes or not shards:
+            shards.append([])
+            num_free_bytes = data.block_bytes
+        shards[-1].append(part)
+        num_free_bytes -= part.num_bytes
+    if not shards:
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        raise DataError(
+            f"The corpus is empty: there is no text in {files[0]}{more}.",
+            hint="Give files with text (--corpus).",
+        )
+    planned = [Shard(number=i, parts=tuple(parts)) for i, parts in enumerate(shards)]
+    return planned if data.limit_documents is None else _first_documents(planned, data.limit_documents)
 
 
 def _first_documents(shards: list[Shard], num_documents: int) -> list[Shard]:
-    """Keep the shards of the first documents; to count them they are read."""
+    """Return the shards of the first documents; they are read to count their documents."""
     kept: list[Shard] = []
     while num_documents > 0 and len(kept) < len(shards):
         kept.append(replace(shards[len(kept)], max_documents=num_documents))
@@ -60,88 +59,82 @@ def _first_documents(shards: list[Shard], num_documents: int) -> list[Shard]:
     return kept
 
 
-def _empty_corpus(files: Sequence[SourceFile]) -> DataError:
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return DataError(
-        f"The corpus is empty: there is no text in {files[0]}{more}.", hint="Give files with text (--corpus)."
-    )
-
-
-def _pieces(files: Iterable[SourceFile], data: CorpusSection) -> Iterator[FileRange]:
+def _parts(files: Iterable[SourceFile], data: CorpusSection) -> Iterator[FileRange]:
     for source in files:
-        form = format_of(source, data)
-        if form.container == "parquet":
-            yield from _row_pieces(source, form, data.block_bytes)
+        format_ = format_of(source, data)
+        if format_.container == "parquet":
+            yield from _row_ranges(source, format_, data.block_bytes)
         else:
-            yield from _byte_pieces(source, form, data.block_bytes)
+            yield from _byte_ranges(source, format_, data.block_bytes)
 
 
-def _byte_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Iterator[FileRange]:
+def _byte_ranges(source: SourceFile, format_: CorpusFormat, block_bytes: int) -> Iterator[FileRange]:
     with source.open() as stream:
         size = stream.seek(0, os.SEEK_END)
         begin = 0
         while begin < size:
             end = size
             if size - begin > block_bytes:
-                end = _cut_before(stream, begin, begin + block_bytes, form)
-            yield FileRange(source=source, format=form, begin=begin, end=end, num_bytes=end - begin)
+                end = _cut(stream, begin, begin + block_bytes, format_)
+            yield FileRange(source=source, format=format_, begin=begin, end=end, num_bytes=end - begin)
             begin = end
 
 
-def _cut_before(stream: BinaryIO, begin: int, limit: int, form: CorpusFormat) -> int:
-    """Return the last place up to the limit at which a document begins, else where the least is broken."""
-    size = _WINDOW_BYTES
+def _cut(stream: BinaryIO, begin: int, limit: int, format_: CorpusFormat) -> int:
+    """Return the last offset up to `limit` at which a document begins, else one inside the document."""
+    # Look back from the limit in a small window, then in larger ones, down to `begin`.
+    window_bytes = _WINDOW_BYTES
     while True:
-        start = max(begin, limit - size)
+        start = max(begin, limit - window_bytes)
         stream.seek(start)
         window = stream.read(limit - start)
-        at = _last_document(window, form)
-        if at > 0:
-            return start + at
+        offset = _last_document(window, format_)
+        if offset > 0:
+            return start + offset
         if start == begin:
             break
-        size *= _WIDER
-    if form.container == "jsonl":
-        return _next_line(stream, limit)
-    return begin + _least_break(window)
+        window_bytes *= _WINDOW_GROWTH
+    if format_.container == "jsonl":  # a row cannot be cut
+        stream.seek(limit)
+        stream.readline()
+        return stream.tell()
+    return begin + _cut_inside(window)
 
 
-def _last_document(window: bytes, form: CorpusFormat) -> int:
-    """Return the last place in the window at which a document begins; 0 or less where there is none."""
-    if form.document == "article":
+def _last_document(window: bytes, format_: CorpusFormat) -> int:
+    """Return the last offset in the window at which a document begins; 0 where there is none."""
+    if format_.document == "article":
         return max(article_begins(window), default=0)
-    return 0 if form.document == "file" else window.rfind(b"\n") + 1
+    return 0 if format_.document == "file" else window.rfind(b"\n") + 1
 
 
-def _least_break(window: bytes) -> int:
-    """Return where a document that is too large is cut: at a line's end, a space, or between characters."""
-    for mark in (b"\n", b" "):
-        if (at := window.rfind(mark)) >= 0:
-            return at + 1
-    at = len(window)
-    while at > 1 and window[at - 1] & 0xC0 == 0x80:  # the last character may go on: it is left to the next
-        at -= 1
-    return max(at - 1, 1)
+def _cut_inside(window: bytes) -> int:
+    """Return where to cut a document that is too large: after a line end, a space, or between characters."""
+    for separator in (b"\n", b" "):
+        if (found := window.rfind(separator)) >= 0:
+            return found + 1
+    # The last character may be incomplete: step back over UTF-8 continuation bytes (10xxxxxx) to its first
+    # byte, and leave all of it to the next shard.
+    end = len(window)
+    while end > 1 and window[end - 1] & 0xC0 == 0x80:
+        end -= 1
+    return max(end - 1, 1)
 
 
-def _next_line(stream: BinaryIO, at: int) -> int:
-    stream.seek(at)
-    stream.readline()
-    return stream.tell()
-
-
-def _row_pieces(source: SourceFile, form: CorpusFormat, block_bytes: int) -> Iterator[FileRange]:
-    with source.open() as stream:
-        file = open_parquet(source, stream, form.column)
+def _row_ranges(source: SourceFile, format_: CorpusFormat, block_bytes: int) -> Iterator[FileRange]:
+    """Yield ranges of rows: each row group in as many equal parts as its texts' size asks for."""
+    with source.open() as stream, parquet_errors(source):
+        file = pq.ParquetFile(stream)
+        check_text_column(file.schema_arrow, format_.column, source)
         for number in range(file.num_row_groups):
             group = file.metadata.row_group(number)
             columns = (group.column(i) for i in range(group.num_columns))
-            num_bytes = next(c.total_uncompressed_size for c in columns if c.path_in_schema == form.column)
+            num_bytes = next(c.total_uncompressed_size for c in columns if c.path_in_schema == format_.column)
             num_parts = max(1, -(-num_bytes // block_bytes))
             rows = [group.num_rows * i // num_parts for i in range(num_parts + 1)]
             for begin, end in itertools.pairwise(rows):
                 if begin < end:
                     yield FileRange(
-                        source=source, format=form, begin=begin, end=end,
+                        source=source, format=format_, begin=begin, end=end,
                         num_bytes=num_bytes // num_parts, row_group=number,
                     )  # fmt: skip

@@ -7,15 +7,16 @@ import pyarrow.parquet as pq
 
 from bertjobs.errors import DataError
 from bertjobs.text.datasets.readers import BadRow, Columns, Row, label_text
+from bertjobs.text.parquet import check_text_column
 from bertjobs.text.source_file import SourceFile
 
 
 def read_columnar(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
     """Yield the rows. Raises: DataError: damaged, a column is missing, or a text column holds no texts."""
     table = _read_table(source)
-    texts = [_text_column(table, columns.text_a, source)]
+    texts = [_texts(table, columns.text_a, source)]
     if columns.text_b is not None:
-        texts.append(_text_column(table, columns.text_b, source))
+        texts.append(_texts(table, columns.text_b, source))
     has_labels = columns.label in table.column_names
     labels = table[columns.label].to_pylist() if has_labels else [None] * table.num_rows
     for place, (label, *row) in enumerate(zip(labels, *texts, strict=True), start=1):
@@ -43,19 +44,7 @@ def _read_table(source: SourceFile) -> pa.Table:
         ) from e
 
 
-def _text_column(table: pa.Table, name: str, source: SourceFile) -> list[str | None]:
-    if name not in table.column_names:
-        raise DataError(
-            f"{source}: there is no column {name!r}; the file has {', '.join(table.column_names)}.",
-            hint="The task file (--task) must name the columns as the file does.",
-        )
-    column = table[name]
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise DataError(
-            f"{source}: the column {name!r} holds {column.type}, not texts.",
-            hint="Name a column of texts in the task file (--task).",
-        )
-    values: list[str | None] = column.to_pylist()
+def _texts(table: pa.Table, name: str, source: SourceFile) -> list[str | None]:
+    check_text_column(table.schema, name, source, flag="columns in the task file, --task")
+    values: list[str | None] = table[name].cast(pa.large_string()).to_pylist()
     return values

@@ -6,12 +6,12 @@ nothing slow: the command line knows tasks, and tasks may have a reader. Parquet
 """
 
 import csv
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from bertjobs.errors import DataError
+from bertjobs.text.json_lines import field_text, json_object
 from bertjobs.text.source_file import SourceFile
 
 
@@ -56,14 +56,14 @@ def read_csv(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
 
 
 def read_json_lines(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
-    """Yield the rows; blank lines are passed over."""
+    """Yield the rows of a file with a JSON object in each line; blank lines are left out."""
     for number, line in source.lines():
         if line and not line.isspace():
             yield _row(number, line, columns)
 
 
 Records = Iterator[tuple[int, Sequence[str] | str]]
-"""Line number, and the cells or the reason why there are none."""
+"""Line number, and the cells or what is wrong with the line."""
 
 
 def _with_header(source: SourceFile, columns: Columns, records: Records) -> Iterator[Row | BadRow]:
@@ -127,33 +127,25 @@ def _comma_separated(source: SourceFile) -> Records:
 
 
 def _row(number: int, line: str, columns: Columns) -> Row | BadRow:
-    try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as e:
-        return BadRow(number, f"broken JSON ({e})")
-    if not isinstance(fields, dict):
-        return BadRow(number, f"expected a JSON object, but found {line[:40]!r}")
+    fields, cause = json_object(line)
     texts: list[str | None] = [None, None]
     for i, name in enumerate((columns.text_a, columns.text_b)):
-        if name is None:
+        if name is None or cause is not None:
             continue
         if name not in fields:
-            return BadRow(number, _no_field(name, fields))
-        if not isinstance(fields[name], str):
-            return BadRow(number, f"the field {name!r} is not a text but {json.dumps(fields[name])[:40]}")
-        texts[i] = fields[name]
+            cause = f"there is no field {name!r}; the row has {', '.join(fields) or 'none'}"
+        else:
+            texts[i], cause = field_text(fields, name)
+    if cause is not None:
+        return BadRow(number, cause)
     assert texts[0] is not None
     return Row(number, texts[0], texts[1], label_text(fields.get(columns.label)))
 
 
 def label_text(value: Any) -> str | None:
-    """Return a label cell as the text that the task's `label_values` are compared with; None where empty."""
-    if value is None or value == "" or value != value:  # NaN, pandas' word for an empty cell
+    """Return a label as text, as the task's `label_values` are written; None where the cell is empty."""
+    if value is None or value == "" or value != value:  # NaN is pandas' empty cell
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # pandas turns a column of 0 and 1 with a gap into 0.0 and 1.0
     return value.strip() if isinstance(value, str) else str(value)
-
-
-def _no_field(name: str, fields: dict[str, Any]) -> str:
-    return f"there is no field {name!r}; the row has {', '.join(fields) or 'none'}"

@@ -126,7 +126,7 @@ def test_small_files_share_a_span(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i:02d}.txt" for i in range(20)]
     for path in paths:
         path.write_text("x" * 999 + "\n")
-    assert [len(shard.pieces) for shard in shards_of(*paths, block_bytes=4096)] == [4, 4, 4, 4, 4]
+    assert [len(shard.parts) for shard in shards_of(*paths, block_bytes=4096)] == [4, 4, 4, 4, 4]
 
 
 def test_a_document_larger_than_a_block_is_cut_at_a_line_a_space_or_a_character(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_bytes_that_are_no_utf8_are_named_by_file_and_line_in_any_span(tmp_path:
     [
         ("{", r"rows.jsonl, line 2: broken JSON \(Expecting"),
         ("[1]", "expected a JSON object, but found '[1]'".replace("[", r"\[").replace("]", r"\]")),
-        ('{"body": "x"}', r"there is no field 'text'; the row has body \(--column\)"),
+        ('{"body": "x"}', r"there is no field 'text' \(--column\); the row has body"),
         ('{"text": 5}', "the field 'text' is not a text but 5"),
         ('{"text": "\\u0000"}', None),
         ("\0", "line 2: holds a zero byte"),
@@ -212,7 +212,7 @@ def test_what_cannot_be_a_corpus_is_refused_with_its_reason(tmp_path: Path) -> N
     empty = tmp_path / "d.txt"
     empty.write_bytes(b"")
     for path, options, message in (
-        (table, {}, "a.parquet: there is no column 'text'; the file has n. Name the column"),
+        (table, {}, "a.parquet: there is no column 'text'; the file has n. Name a column of texts"),
         (table, {"column": "n"}, "the column 'n' holds int64, not texts"),
         (broken, {}, "b.parquet cannot be read as Parquet"),
         (packed, {}, "c.txt is not text but gzip-compressed"),

@@ -142,8 +142,7 @@ def test_a_binary_file_is_called_what_it_is(
 def test_a_zero_byte_further_down_is_refused_with_its_line(tmp_path: Path, read: Read) -> None:
     (tmp_path / "f.tsv").write_bytes(b"text\tlabel\nfine\tgood\nodd\x00\tgood\n")
     assert said(read, MINE, tmp_path / "f.tsv") == (
-        "f.tsv, line 3: holds a zero byte, so this is a binary file. "
-        "Give a text file saved as UTF-8 (--data)."
+        "f.tsv, line 3: holds a zero byte, so it is not text. Give a text file saved as UTF-8 (--data)."
     )
 
 
@@ -235,7 +234,7 @@ def test_a_text_column_of_numbers_is_refused(tmp_path: Path, read: Read) -> None
     pq.write_table(pa.table({"text": [1, 2], "label": ["good", "bad"]}), tmp_path / "f.parquet")
     assert said(read, MINE, tmp_path / "f.parquet") == (
         "f.parquet: the column 'text' holds int64, not texts. "
-        "Name a column of texts in the task file (--task)."
+        "Name a column of texts (columns in the task file, --task)."
     )
 
 
