@@ -1,6 +1,6 @@
-"""Fetch one file over HTTP: continued where it broke off, checked, and only then moved into place.
+"""Download one file over HTTP: resumed where it was interrupted, verified, and only then moved into place.
 
-Knows addresses, bytes and checksums; which files there are and where they belong, the rooms above know.
+Knows addresses, bytes and checksums, but not which files there are and where they belong.
 """
 
 import errno
@@ -10,9 +10,9 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from bertjobs.errors import DownloadError, StorageError
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are there and, where the server says it, the bytes of the whole file."""
+"""Called with the number of bytes that are there and, if the server gives it, that of the whole file."""
 
 _TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 20
@@ -29,10 +29,10 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Checksum:
-    """What a file must hash to."""
+    """The published checksum of a file."""
 
     algorithm: str
-    """As `hashlib` calls it."""
+    """A name of `hashlib`."""
     digest: str
 
     def of(self, path: Path) -> str:
@@ -48,21 +48,23 @@ class Remote:
     url: str
     checksum: Checksum | None = None
     """None where the publisher gives none: then only the length is checked."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent with the request, but not to where the server redirects: they may carry a token."""
     otherwise: str
-    """Completes "Try again, or ..." in an error: what to put where without a network, which flag."""
+    """Completes "Try again, or ..." in an error: what to do without a network."""
 
 
 def fetch_file(remote: Remote, target: Path, *, progress: Progress | None = None) -> Path:
-    """Return `target`, downloaded unless the right file is there; what an earlier try left is continued.
+    """Return `target`, downloaded unless it is there; a download that was interrupted is resumed.
 
-    Raises: DownloadError: no network, no such file, cut short, or not the published file.
-        StorageError: the place cannot be written, or is full.
+    Raises: DownloadError: no network, no such file, interrupted, or not the published file.
+        StorageError: the folder cannot be written, or the disk is full.
     """
     with _disk_errors(target):
         if target.is_file():
             if _is_right(target, remote.checksum):
                 return target
-            log.warning("%s is not the published file: it is downloaded anew.", target)
+            log.warning("%s does not have the published checksum, so it is downloaded again", target)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f"{target.name}.part")
         _receive(remote, part, progress)
@@ -70,27 +72,16 @@ def fetch_file(remote: Remote, target: Path, *, progress: Progress | None = None
         return part.replace(target)
 
 
-def exists(remote: Remote) -> bool:
-    """Return whether the server has this file. Raises: DownloadError: it cannot be asked, or refuses."""
-    with _network_errors(remote):
-        try:
-            _open(urllib.request.Request(remote.url, method="HEAD")).close()
-        except urllib.error.HTTPError as e:
-            if e.code == HTTPStatus.NOT_FOUND:
-                return False
-            raise
-    return True
-
-
 def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
-    """Append to `part` what is missing of the file."""
+    """Append to `part` the bytes that it lacks."""
     have = part.stat().st_size if part.exists() else 0
     response = _ask(remote, have=have)
-    if response is None:  # nothing lies beyond what is there: it is whole, or is another file
+    if response is None:  # the server has no more bytes: the part is complete, or is of another file
         if remote.checksum is None or not _is_right(part, remote.checksum):
             part.unlink()
             _receive(remote, part, progress)
         return
+    # A server without ranges answers 200 with the whole file: then the part is written anew.
     is_rest = response.status == HTTPStatus.PARTIAL_CONTENT
     have = have if is_rest else 0
     total = None if response.length is None else have + response.length
@@ -104,28 +95,23 @@ def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
         os.fsync(f.fileno())
     if total is not None and have < total:
         with _network_errors(remote):
-            raise ConnectionError(f"the connection broke off after {have} of {total} bytes")
+            raise ConnectionError(f"the connection was closed after {have} of {total} bytes")
 
 
 def _ask(remote: Remote, *, have: int) -> http.client.HTTPResponse | None:
-    """Ask for the file, or its rest; None says that there is no rest."""
+    """Request the file, or its rest from byte `have` on; return None if there is no rest."""
     with _network_errors(remote):
         request = urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})
+        for name, value in remote.headers.items():
+            request.add_unredirected_header(name, value)
         try:
-            return _open(request)
+            response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+            return response
         except urllib.error.HTTPError as e:
+            e.close()  # it is an open response as well as an error
             if e.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and have:
                 return None
             raise
-
-
-def _open(request: urllib.request.Request) -> http.client.HTTPResponse:
-    try:
-        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
-    except urllib.error.HTTPError as e:
-        e.close()  # it is an open answer as well as an error
-        raise
-    return response
 
 
 def _chunks(response: http.client.HTTPResponse, remote: Remote) -> Iterator[bytes]:
@@ -143,10 +129,10 @@ def _check(part: Path, remote: Remote) -> None:
         return
     found = remote.checksum.of(part)
     if found != remote.checksum.digest:
-        part.unlink()  # continuing it would never end well
+        part.unlink()  # resuming it could not succeed
         raise DownloadError(
             f"{remote.url} is not the published file: its {remote.checksum.algorithm} is {found}, "
-            f"not {remote.checksum.digest}.",
+            f"not {remote.checksum.digest}",
             hint=f"Try again, or {remote.otherwise}.",
         )
 
@@ -155,27 +141,27 @@ def _check(part: Path, remote: Remote) -> None:
 def _network_errors(remote: Remote) -> Iterator[None]:
     try:
         yield
-    except (OSError, http.client.HTTPException, ValueError) as e:  # ValueError: the address is none
+    except (OSError, http.client.HTTPException, ValueError) as e:  # ValueError: not an address
         raise DownloadError(
-            f"{remote.url} cannot be downloaded: {_reason(e)}.",
-            hint=f"Try again (what is there is continued), or {remote.otherwise}.",
+            f"{remote.url} cannot be downloaded: {_reason(e)}",
+            hint=f"Try again (the download resumes), or {remote.otherwise}.",
         ) from e
 
 
 @contextmanager
 def _disk_errors(target: Path) -> Iterator[None]:
-    """Tell the disk's errors from the network's: both are `OSError`, the network's are ours by now."""
+    """Report errors of the disk; those of the network, `OSError` as well, are `DownloadError` by now."""
     try:
         yield
     except OSError as e:
         remedy = "Free room there" if e.errno in (errno.ENOSPC, errno.EDQUOT) else "Make it writable"
         raise StorageError(
-            f"{target} cannot be written: {e.strerror or e}.",
+            f"{target} cannot be written: {e.strerror or e}",
             hint=f"{remedy}, or set BERTJOBS_CACHE to another place.",
         ) from e
 
 
 def _reason(e: Exception) -> str:
     if isinstance(e, urllib.error.HTTPError):
-        return f"the server says {e.code} {e.reason}"
+        return f"the server answered {e.code} {e.reason}"
     return str(e.reason) if isinstance(e, urllib.error.URLError) else str(e) or type(e).__name__

@@ -20,6 +20,10 @@ class FileServer(ThreadingHTTPServer):
         """Bytes of an answer after which the connection breaks off."""
         self.knows_ranges = True
         self.tells_length = True
+        self.redirects: dict[str, str] = {}
+        """Path by path that is asked for."""
+        self.authorizations: list[str | None] = []
+        """The header of that name, of every request."""
 
     @property
     def url(self) -> str:
@@ -38,10 +42,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, *, has_body: bool) -> None:
         asked = self.headers["Range"]
         self.server.asked.append((self.command, self.path, asked))
-        if self.path not in self.server.files:
+        self.server.authorizations.append(self.headers["Authorization"])
+        path = self.path.partition("?")[0]
+        if path in self.server.redirects:
+            self.send_response(HTTPStatus.FOUND)
+            self.send_header("Location", self.server.url + self.server.redirects[path])
+            self.end_headers()
+            return
+        if path not in self.server.files:
             self.send_error(HTTPStatus.NOT_FOUND)
             return
-        content, start = self.server.files[self.path], 0
+        content, start = self.server.files[path], 0
         if asked and self.server.knows_ranges:
             found = re.fullmatch(r"bytes=(\d+)-", asked)
             assert found

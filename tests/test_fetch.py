@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import DownloadError, StorageError
-from bertjobs.fetch import Checksum, Remote, exists, fetch_file
+from bertjobs.fetch import Checksum, Remote, fetch_file
 from file_server import FileServer
 
 CONTENT = bytes(range(256)) * 9000
@@ -84,7 +84,7 @@ def test_a_server_that_does_not_tell_the_length_is_read_to_its_end(
 
 
 @pytest.mark.parametrize("is_checked", [True, False])
-def test_a_download_that_broke_off_goes_on_where_it_was(
+def test_an_interrupted_download_is_resumed(
     server: FileServer, remote: Remote, unchecked: Remote, target: Path, is_checked: bool
 ) -> None:
     wanted = remote if is_checked else unchecked
@@ -92,8 +92,8 @@ def test_a_download_that_broke_off_goes_on_where_it_was(
     with pytest.raises(DownloadError) as e:
         fetch_file(wanted, target)
     assert str(e.value) == (
-        f"{remote.url} cannot be downloaded: the connection broke off after 1000000 of {len(CONTENT)} "
-        "bytes. Try again (what is there is continued), or do something else."
+        f"{remote.url} cannot be downloaded: the connection was closed after 1000000 of "
+        f"{len(CONTENT)} bytes. Try again (the download resumes), or do something else."
     )
     assert not target.exists()
     server.hangs_up_after = None
@@ -102,7 +102,7 @@ def test_a_download_that_broke_off_goes_on_where_it_was(
     assert [asked for _, _, asked in server.asked] == [None, "bytes=1000000-"]
 
 
-def test_a_server_without_ranges_starts_again(
+def test_a_server_without_ranges_sends_the_whole_file_again(
     server: FileServer, remote: Remote, target: Path, leave: Callable[[bytes], Path]
 ) -> None:
     leave(CONTENT[:500])
@@ -113,7 +113,7 @@ def test_a_server_without_ranges_starts_again(
     assert seen[-1] == len(CONTENT)
 
 
-def test_a_part_that_is_whole_is_moved_into_place(
+def test_a_complete_part_is_moved_into_place(
     server: FileServer, remote: Remote, target: Path, leave: Callable[[bytes], Path]
 ) -> None:
     leave(CONTENT)
@@ -123,14 +123,14 @@ def test_a_part_that_is_whole_is_moved_into_place(
 
 
 @pytest.mark.parametrize("is_checked", [True, False])
-def test_a_part_as_long_as_the_file_that_may_be_another_starts_again(
+def test_a_part_as_long_as_the_file_but_of_another_content_is_downloaded_again(
     remote: Remote, unchecked: Remote, target: Path, leave: Callable[[bytes], Path], is_checked: bool
 ) -> None:
     leave(b"x" * len(CONTENT))
     assert fetch_file(remote if is_checked else unchecked, target).read_bytes() == CONTENT
 
 
-def test_another_content_is_refused_and_forgotten(
+def test_a_file_with_another_checksum_is_refused_and_removed(
     remote: Remote, target: Path, leave: Callable[[bytes], Path]
 ) -> None:
     leave(b"forged")
@@ -146,7 +146,7 @@ def test_another_content_is_refused_and_forgotten(
     assert target.read_bytes() == CONTENT
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_anew_and_said(
+def test_a_damaged_file_in_the_cache_is_downloaded_again_with_a_warning(
     remote: Remote, target: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     target.parent.mkdir()
@@ -154,43 +154,45 @@ def test_a_damaged_file_in_the_cache_is_fetched_anew_and_said(
     with caplog.at_level(logging.WARNING, logger="bertjobs.fetch"):
         fetch_file(remote, target)
     assert target.read_bytes() == CONTENT
-    assert caplog.messages == [f"{target} is not the published file: it is downloaded anew."]
+    assert caplog.messages == [f"{target} does not have the published checksum, so it is downloaded again"]
 
 
-def test_an_absent_file_says_what_the_server_says(server: FileServer, target: Path) -> None:
+def test_a_missing_file_is_reported_with_the_servers_answer(server: FileServer, target: Path) -> None:
     with pytest.raises(DownloadError) as e:
         fetch_file(Remote(url=f"{server.url}/none", otherwise=OTHERWISE), target)
     assert str(e.value) == (
-        f"{server.url}/none cannot be downloaded: the server says 404 Not Found. "
-        "Try again (what is there is continued), or do something else."
+        f"{server.url}/none cannot be downloaded: the server answered 404 Not Found. "
+        "Try again (the download resumes), or do something else."
     )
 
 
-def test_without_a_server_it_says_what_else_to_do(target: Path) -> None:
+def test_without_a_server_the_error_names_an_alternative(target: Path) -> None:
     with FileServer() as gone:
         nowhere = Remote(url=f"{gone.url}/data.zip", otherwise=OTHERWISE)  # nobody listens once it is closed
-    for ask in (lambda: fetch_file(nowhere, target), lambda: exists(nowhere)):
-        with pytest.raises(DownloadError) as e:
-            ask()
-        assert str(e.value) == (
-            f"{nowhere.url} cannot be downloaded: [Errno 111] Connection refused. "
-            "Try again (what is there is continued), or do something else."
-        )
+    with pytest.raises(DownloadError) as e:
+        fetch_file(nowhere, target)
+    assert str(e.value) == (
+        f"{nowhere.url} cannot be downloaded: [Errno 111] Connection refused. "
+        "Try again (the download resumes), or do something else."
+    )
 
 
 @pytest.mark.parametrize("url", ["not an address", "http://127.0.0.1:99999/data.zip"])
-def test_an_address_that_is_none_is_refused(target: Path, url: str) -> None:
+def test_what_is_not_an_address_is_refused(target: Path, url: str) -> None:
     with pytest.raises(DownloadError, match="cannot be downloaded"):
         fetch_file(Remote(url=url, otherwise=OTHERWISE), target)
 
 
-def test_a_server_is_asked_for_a_file_without_sending_it(server: FileServer, remote: Remote) -> None:
-    assert exists(remote)
-    assert not exists(Remote(url=f"{server.url}/none", otherwise=OTHERWISE))
-    assert server.asked == [("HEAD", "/data.zip", None), ("HEAD", "/none", None)]
+def test_headers_are_sent_but_not_to_where_the_server_redirects(server: FileServer, target: Path) -> None:
+    server.redirects["/gated.zip"] = "/data.zip"
+    headers = {"Authorization": "Bearer secret"}
+    remote = Remote(url=f"{server.url}/gated.zip", otherwise=OTHERWISE, headers=headers)
+    assert fetch_file(remote, target).read_bytes() == CONTENT
+    assert server.authorizations == ["Bearer secret", None]
+    assert "secret" not in repr(remote)
 
 
-def test_a_cache_that_cannot_be_written_says_so(remote: Remote, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(remote: Remote, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError) as e:
         fetch_file(remote, tmp_path / "file" / "data.zip")
@@ -198,7 +200,7 @@ def test_a_cache_that_cannot_be_written_says_so(remote: Remote, tmp_path: Path) 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
-def test_a_full_disk_says_so_and_is_not_the_networks_fault(remote: Remote, target: Path) -> None:
+def test_a_full_disk_is_an_error_of_storage_and_not_of_the_network(remote: Remote, target: Path) -> None:
     target.parent.mkdir()
     target.with_name("data.zip.part").symlink_to("/dev/full")
     with pytest.raises(StorageError) as e:

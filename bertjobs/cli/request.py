@@ -21,6 +21,7 @@ from bertjobs.config.presets import read_size, size_names
 from bertjobs.config.search_space import max_lens, search_space
 from bertjobs.config.sections import PAIR_TRUNCATIONS
 from bertjobs.errors import ConfigError, ModelError
+from bertjobs.hub import is_hub_name
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
 from bertjobs.text.datasets.splits import default_valid_split, find_split, split_names
 from bertjobs.text.datasets.task import Task
@@ -31,7 +32,6 @@ WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig
 _JOB_ID = re.compile(r"j-[0-9a-z]*")
 _ARCHIVE = re.compile(r"[\w.-]+\.zip")
 _BERT_POSITIONS = 512  # of Hugging Face's configurations that do not say
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
 def locate_inputs(kind: str, config: JobConfig, *, given: Mapping[str, str], cache: Path) -> JobConfig:
@@ -170,7 +170,7 @@ def _model(kind: str, source: str) -> str:
             f"--model {source}: a model of random weights has learned nothing to {kind}.",
             hint="Give the id of a job that succeeded, or the folder of a trained model.",
         )
-    if names_job(source) or _ARCHIVE.fullmatch(source) or _HUB_NAME.fullmatch(source):
+    if names_job(source) or _ARCHIVE.fullmatch(source) or is_hub_name(source):
         return source
     raise ModelError(
         f"--model {source}: there is no such file or folder, and it is no job, size or name on the hub.",

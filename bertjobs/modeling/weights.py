@@ -2,8 +2,6 @@
 
 Reads `config.json` with `model.safetensors` (whole or sharded) or `pytorch_model.bin`; writes what
 `transformers` opens as it is. Never unpickles anything but tensors.
-
-Models by their name on the Hugging Face hub: `google-bert/bert-base-uncased`. Needs network, once.
 """
 
 import json
@@ -17,8 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bertjobs.errors import DownloadError, ModelError
-from bertjobs.fetch import Progress, Remote, exists, fetch_file
+from bertjobs.errors import ModelError
 from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.d2l import holds_d2l, read_d2l
 
@@ -79,20 +76,6 @@ def save_pretrained(model: nn.Module, folder: Path, *, labels: Sequence[str] | N
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def shard_names(folder: Path) -> list[str]:
-    """Return the files that a sharded checkpoint's index names.
-
-    Raises: ModelError: the index is broken, or names a file outside of the folder.
-    """
-    names = sorted(set(_weight_map(folder).values()))
-    for name in names:
-        if Path(name).name != name:
-            raise ModelError(
-                f"{folder / _INDEX} names {name}, which lies outside of the folder.", hint=_AGAIN
-            )
-    return names
-
-
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors").is_file():
         return _read_safetensors(folder / "model.safetensors")
@@ -114,12 +97,26 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for name in shard_names(folder):
+    for name in _shard_names(folder):
         tensors |= _read_safetensors(folder / name)
     missing = sorted(set(_weight_map(folder)) - set(tensors))
     if missing:
         raise ModelError(f"{folder}: the shards lack {missing[0]} and {len(missing) - 1} more.", hint=_AGAIN)
     return tensors
+
+
+def _shard_names(folder: Path) -> list[str]:
+    """Return the files that a sharded checkpoint's index names.
+
+    Raises: ModelError: the index is broken, or names a file outside of the folder.
+    """
+    names = sorted(set(_weight_map(folder).values()))
+    for name in names:
+        if Path(name).name != name:
+            raise ModelError(
+                f"{folder / _INDEX} names {name}, which lies outside of the folder.", hint=_AGAIN
+            )
+    return names
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -173,55 +170,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _line(e: Exception) -> str:
     return " ".join(str(e).split())[:160] or type(e).__name__
-
-
-HUB_URL = "https://huggingface.co"
-
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-"""In order of preference."""
-_TOKENIZER = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
-"""Fetched where the model has them."""
-_COMPLETE = ".complete"
-"""Marks a folder that holds all it needs: with it, no network is asked for."""
-
-
-def fetch(name: str, *, cache: Path, base_url: str = HUB_URL, progress: Progress | None = None) -> Path:
-    """Return the local folder of a hub model, downloaded on first use and continued where it broke off.
-
-    Raises: DownloadError: no network, or the hub has no such model; says which files to put where.
-    """
-    folder = cache / "models" / f"hub-{name.replace('/', '--')}"
-    if (folder / _COMPLETE).is_file():
-        return folder
-    address = f"{base_url}/{name}/resolve/main"
-    fetch_file(_remote(address, "config.json"), folder / "config.json")
-    for file in _weight_files(address, folder):
-        fetch_file(_remote(address, file), folder / file, progress=progress)
-    for file in _TOKENIZER:
-        if exists(_remote(address, file)):
-            fetch_file(_remote(address, file), folder / file, progress=progress)
-    (folder / _COMPLETE).touch()
-    return folder
-
-
-def _remote(address: str, file: str) -> Remote:
-    return Remote(
-        url=f"{address}/{file}",
-        otherwise="check the name, or copy the model's config.json, model.safetensors and vocab.txt or "
-        "tokenizer.json into a folder and give that to --model",
-    )
-
-
-def _weight_files(address: str, folder: Path) -> list[str]:
-    for file in _WEIGHTS:
-        if (folder / file).is_file() or exists(_remote(address, file)):
-            break
-    else:
-        raise DownloadError(
-            f"{address} has none of {', '.join(_WEIGHTS)}.",
-            hint="Give --model another model, or a folder.",
-        )
-    if not file.endswith(".index.json"):
-        return [file]
-    fetch_file(_remote(address, file), folder / file)
-    return shard_names(folder)

@@ -5,7 +5,6 @@ starts from random weights. The last part is for encoding: the trained encoder, 
 for it.
 """
 
-import re
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from bertjobs.config.encode import EncodeTextSection
 from bertjobs.config.presets import size_names
 from bertjobs.config.sections import TextSection
 from bertjobs.errors import ModelError
-from bertjobs.modeling import d2l, weights
+from bertjobs.hub import fetch_model, is_hub_name
+from bertjobs.modeling import d2l
 from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.weights import load_weights
 from bertjobs.runs.artefacts import read_artefact
@@ -26,8 +26,6 @@ from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.tokenizer_files import load_tokenizer
-
-_HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
 def locate_model(source: str, *, settings: Settings, resources: ExitStack) -> Path | None:
@@ -48,8 +46,8 @@ def locate_model(source: str, *, settings: Settings, resources: ExitStack) -> Pa
     job = JobDir(settings.storage, source)
     if "/" not in source and job.exists("model"):
         return resources.enter_context(job.open_dir("model"))
-    if _HUB_NAME.match(source) and not source.startswith((".", "j-")):
-        return weights.fetch(source, cache=settings.cache)
+    if is_hub_name(source):
+        return fetch_model(source, cache=settings.cache)
     raise _unknown(source, job)
 
 

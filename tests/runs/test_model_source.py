@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import DownloadError, ModelError
-from bertjobs.modeling import BertConfig, build_classifier, save_pretrained, weights
+from bertjobs.hub import fetch_model
+from bertjobs.modeling import BertConfig, build_classifier, save_pretrained
+from bertjobs.runs import model_source
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
 from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
@@ -60,10 +62,12 @@ def test_a_job_without_a_model_and_a_path_without_a_file_are_refused_with_the_re
 
 
 def test_any_other_name_is_looked_up_on_the_hub(locate, file_server, monkeypatch):
-    monkeypatch.setattr(weights, "fetch", partial(weights.fetch, base_url=file_server.url))
-    with pytest.raises(DownloadError, match="404 Not Found"):
+    fetch_here = partial(fetch_model, endpoint=file_server.url)
+    monkeypatch.setattr(model_source, "fetch_model", fetch_here)
+    with pytest.raises(DownloadError, match="someone/bert"):
         locate("someone/bert")
-    assert file_server.asked == [("GET", "/someone/bert/resolve/main/config.json", None)]
+    method, path, _ = file_server.asked[0]
+    assert (method, path.partition("?")[0]) == ("GET", "/api/models/someone/bert")
 
 
 def test_weights_are_loaded_with_the_vocabulary_beside_them(settings, model):

@@ -23,8 +23,8 @@ def test_without_a_network_it_says_what_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(DownloadError) as e:
         get("snli", cache=tmp_path, base_url=url)
     assert str(e.value) == (
-        f"{url}/snli_1.0.zip cannot be downloaded: [Errno 111] Connection refused. Try again (what is there "
-        f"is continued), or put the file at {tmp_path}/downloads/snli_1.0.zip yourself, "
+        f"{url}/snli_1.0.zip cannot be downloaded: [Errno 111] Connection refused. Try again (the download "
+        f"resumes), or put the file at {tmp_path}/downloads/snli_1.0.zip yourself, "
         "or give its folder or zip with --data."
     )
 
