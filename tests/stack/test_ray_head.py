@@ -1,9 +1,13 @@
 """The Ray head: ports, sizes, token, sessions."""
 
+import inspect
 import socket
 import stat
+from pathlib import Path
 
 import pytest
+import ray
+from ray._private.parameter import RayParams
 
 from bertjobs.settings import load_settings
 from bertjobs.stack import process, ray_head
@@ -82,3 +86,25 @@ def test_old_ray_sessions_are_dropped_but_the_last_two(settings, paths):
         (paths.ray_dir / name / "logs").mkdir(parents=True)
     ray_head.prepare(paths)
     assert sorted(p.name for p in paths.ray_dir.iterdir()) == names[-2:]
+
+
+def test_the_settings_of_ray_that_we_use_and_it_does_not_document_are_still_there(paths):
+    """Fails first when another version of Ray changes them."""
+    root = Path(ray.__file__).parent
+    scripts = (root / "scripts" / "scripts.py").read_text()
+    constants = (root / "_private" / "ray_constants.py").read_text()
+    supervisor = (root / "dashboard" / "modules" / "job" / "job_supervisor.py").read_text()
+    assert 'RAY_START_HOOK = "RAY_START_HOOK"' in constants
+    assert "load_class(os.environ[ray_constants.RAY_START_HOOK])(ray_params, head)" in scripts
+    assert "ray_client_server_port" in inspect.signature(RayParams.__init__).parameters
+    assert '"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"' in constants
+    assert '"RAY_JOB_STOP_WAIT_TIME_S"' in supervisor
+    assert b"worker_niceness" in (root / "_raylet.so").read_bytes()
+    used = {name for name in ray_head.environment(paths) if not name.startswith("RAY_AUTH")}
+    assert used == {
+        "RAY_USAGE_STATS_ENABLED",
+        "RAY_START_HOOK",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+        "RAY_worker_niceness",
+        "RAY_JOB_STOP_WAIT_TIME_S",
+    }

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import ray
 
 from bertjobs.errors import QueueError
 from bertjobs.jobs.dispatcher import supervisor as supervisor_module
@@ -56,6 +58,25 @@ def dashboard():
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+def test_the_routes_of_rays_dashboard_that_we_use_are_still_there():
+    """Fails first when another version of Ray changes them; only those under /api/jobs/ are documented."""
+    modules = Path(ray.__file__).parent / "dashboard" / "modules"
+    heads = "\n".join(path.read_text() for path in modules.rglob("*_head.py"))
+    routes = set(re.findall(r'@routes\.(\w+)\("([^"]+)"\)', heads))
+    used = {
+        ("get", "/api/version"),
+        ("get", "/api/v0/nodes"),
+        ("get", "/api/cluster_status"),
+        ("get", "/api/packages/{protocol}/{package_name}"),
+        ("put", "/api/packages/{protocol}/{package_name}"),
+        ("post", "/api/jobs/"),
+        ("get", "/api/jobs/{job_or_submission_id}"),
+        ("post", "/api/jobs/{job_or_submission_id}/stop"),
+        ("get", "/api/jobs/{job_or_submission_id}/logs"),
+    }
+    assert used <= routes, sorted(used - routes)
 
 
 INFO = json.dumps({"status": "RUNNING", "message": None, "driver_exit_code": None})
