@@ -5,7 +5,7 @@ from bertjobs.modeling.build import build_classifier, build_pretraining
 from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.dropout import DropoutPool, row_keys
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
-from bertjobs.modeling.inputs import Group, ModelInputs, pad_rows
+from bertjobs.modeling.inputs import ModelInputs, PaddedGroup, pad_rows
 from bertjobs.modeling.weights import load_weights, save_pretrained
 
 __all__ = [
@@ -14,9 +14,9 @@ __all__ = [
     "BertForSequenceClassification",
     "BertModel",
     "DropoutPool",
-    "Group",
     "LoadedModel",
     "ModelInputs",
+    "PaddedGroup",
     "build_classifier",
     "build_pretraining",
     "load_weights",

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.dropout import DropoutPool, HiddenMask, TokenMasks
-from bertjobs.modeling.inputs import GroupedLayout, Layout, ModelInputs, PackedLayout
+from bertjobs.modeling.inputs import AttentionLayout, GroupedLayout, ModelInputs, PackedLayout
 from bertjobs.modeling.kernels import add_norm, attend, attend_packed, look_up, packs, project
 
 
@@ -85,7 +85,7 @@ class BertModel(nn.Module):
     def _encode(
         self,
         inputs: ModelInputs,
-        layout: Layout,
+        layout: AttentionLayout,
         masks: TokenMasks | None,
         *,
         first_only: bool,
@@ -94,13 +94,13 @@ class BertModel(nn.Module):
         hidden_ND = self.embeddings(inputs, order_N=layout.order_N, mask=masks.hidden(0) if masks else None)
         return self.encoder(hidden_ND, layout=layout, masks=masks, first_only=first_only, kept_K=kept_K)
 
-    def _layout(self, inputs: ModelInputs) -> Layout:
+    def _layout(self, inputs: ModelInputs) -> AttentionLayout:
         drops_attention = self.training and self.config.attention_probs_dropout_prob > 0
         if not drops_attention and packs(inputs.ids_N.device, head_size=self.config.head_size):
             return PackedLayout(inputs)
         return GroupedLayout(inputs, num_heads=self.config.num_attention_heads)
 
-    def _masks(self, inputs: ModelInputs, layout: Layout) -> TokenMasks | None:
+    def _masks(self, inputs: ModelInputs, layout: AttentionLayout) -> TokenMasks | None:
         if not self.training or self._dropout is None:
             return None
         assert inputs.row_keys_B is not None, "dropout needs row_keys_B: what the masks of a row follow from"
@@ -149,7 +149,7 @@ class Encoder(nn.Module):
         self,
         hidden_ND: Tensor,
         *,
-        layout: Layout,
+        layout: AttentionLayout,
         masks: TokenMasks | None,
         first_only: bool,
         kept_K: Tensor | None,
@@ -186,7 +186,7 @@ class Layer(nn.Module):
         self,
         hidden_ND: Tensor,
         *,
-        layout: Layout,
+        layout: AttentionLayout,
         masks: TokenMasks | None,
         first_only: bool = False,
         kept_K: Tensor | None = None,
@@ -206,7 +206,7 @@ class Layer(nn.Module):
         return _close(self.output, inner_NF, hidden_ND, mask=output_mask)
 
     def _attend(
-        self, hidden_ND: Tensor, *, layout: Layout, masks: TokenMasks | None, first_only: bool
+        self, hidden_ND: Tensor, *, layout: AttentionLayout, masks: TokenMasks | None, first_only: bool
     ) -> Tensor:
         query, key, value = (self.attention["self"][name] for name in ("query", "key", "value"))
         hidden_ND = in_autocast_dtype(hidden_ND)
@@ -251,7 +251,7 @@ def _close(block: nn.ModuleDict, branch: Tensor, residual_ND: Tensor, *, mask: H
 
 
 def _named(**modules: nn.Module) -> nn.ModuleDict:
-    """Group modules under the names that Hugging Face's checkpoints use."""
+    """PaddedGroup modules under the names that Hugging Face's checkpoints use."""
     return nn.ModuleDict(modules)
 
 

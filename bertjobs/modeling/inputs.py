@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 
-class Group(NamedTuple):
+class PaddedGroup(NamedTuple):
     """Rows of a batch that are padded to one length. Anything with these attributes serves."""
 
     start: int
@@ -32,7 +32,7 @@ class ModelInputs:
     ids_N: Tensor
     segments_N: Tensor
     positions_N: Tensor
-    groups: tuple[Group, ...]
+    groups: tuple[PaddedGroup, ...]
     lengths_B: Tensor
     """True lengths; stays on the CPU, where the layout is decided without waiting for a device."""
     starts_B: Tensor
@@ -67,7 +67,7 @@ def pad_rows(
         ids_N=ids_BL.flatten(),
         segments_N=segments_BL.flatten(),
         positions_N=torch.arange(length).repeat(len(rows)),
-        groups=(Group(0, len(rows), length),),
+        groups=(PaddedGroup(0, len(rows), length),),
         lengths_B=torch.tensor([len(row) for row in rows]),
         starts_B=torch.arange(len(rows)) * length,
         row_keys_B=row_keys_B,
@@ -105,7 +105,7 @@ class GroupedLayout:
         return _inverse(self.order_N, size=len(self.order_N))[places_K]
 
 
-class LaidGroup(NamedTuple):
+class AttentionGroup(NamedTuple):
     """A group as attention needs it."""
 
     start: int
@@ -118,7 +118,7 @@ class LaidGroup(NamedTuple):
     """(K * heads, 1, L), -inf at padding keys; none where there is no padding."""
 
 
-def _lay_out(inputs: ModelInputs, *, num_heads: int) -> Iterator[LaidGroup]:
+def _lay_out(inputs: ModelInputs, *, num_heads: int) -> Iterator[AttentionGroup]:
     first_row = 0
     lengths_B = inputs.lengths_B.cpu()
     for group in inputs.groups:
@@ -128,7 +128,7 @@ def _lay_out(inputs: ModelInputs, *, num_heads: int) -> Iterator[LaidGroup]:
         if is_padding_KL.any():
             bias_KL = torch.zeros(is_padding_KL.shape).masked_fill_(is_padding_KL, float("-inf"))
             key_bias = bias_KL.repeat_interleave(num_heads, dim=0)[:, None].to(inputs.ids_N.device)
-        yield LaidGroup(group.start, first_row, group.num_rows, group.length, key_bias)
+        yield AttentionGroup(group.start, first_row, group.num_rows, group.length, key_bias)
         first_row += group.num_rows
 
 
@@ -166,4 +166,4 @@ def _inverse(order_N: Tensor, *, size: int) -> Tensor:
     return inverse
 
 
-Layout = GroupedLayout | PackedLayout
+AttentionLayout = GroupedLayout | PackedLayout

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bertjobs.modeling.dropout import AttentionMask, HiddenMask
-from bertjobs.modeling.inputs import GroupedLayout, LaidGroup, PackedLayout
+from bertjobs.modeling.inputs import AttentionGroup, GroupedLayout, PackedLayout
 
 
 def project(x_NI: Tensor, *weights_and_biases: Tensor, write_gradients: bool) -> tuple[Tensor, ...]:
@@ -209,8 +209,8 @@ class _GroupedAttention(torch.autograd.Function):
         keys_ND: Tensor,
         values_ND: Tensor,
         num_heads: int,
-        query_groups: tuple[LaidGroup, ...],
-        groups: tuple[LaidGroup, ...],
+        query_groups: tuple[AttentionGroup, ...],
+        groups: tuple[AttentionGroup, ...],
         mask: AttentionMask | None,
     ) -> Tensor:
         context_ND = torch.empty_like(queries_ND)
@@ -256,7 +256,7 @@ class _GroupedAttention(torch.autograd.Function):
         return grad_queries_ND, grad_keys_ND, grad_values_ND, None, None, None, None
 
 
-def _heads(x_ND: Tensor, group: LaidGroup, num_heads: int) -> Tensor:
+def _heads(x_ND: Tensor, group: AttentionGroup, num_heads: int) -> Tensor:
     """View a group's tokens as (G, L, E): with positions outermost, row and head have one stride."""
     num_tokens = group.num_rows * group.length
     group_ND = x_ND[group.start : group.start + num_tokens]

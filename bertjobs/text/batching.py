@@ -87,12 +87,11 @@ def share_of_rank(lengths: Int64s, *, rank: int, world_size: int) -> Int64s:
     return np.sort(longest_first[rank_of == rank])
 
 
-def split_microbatches(lengths: Int64s, *, max_tokens: int, at_least: int = 1) -> list[Int64s]:
+def split_microbatches(lengths: Int64s, *, max_tokens: int, min_microbatches: int = 1) -> list[Int64s]:
     """Cut rows into microbatches of near-equal length: arrays of positions, longest rows first.
 
     Each has at most `max_tokens` tokens even if all its rows were padded to its longest; a single row that is
-    longer than that is a microbatch of its own. There are at least `at_least` microbatches, but none is
-    empty.
+    longer than that is a microbatch of its own. There are at least `min_microbatches`, none of them empty.
     """
     longest_first = np.argsort(-np.asarray(lengths), kind="stable")
     microbatches: list[Int64s] = []
@@ -102,7 +101,7 @@ def split_microbatches(lengths: Int64s, *, max_tokens: int, at_least: int = 1) -
         num_rows = max(1, max_tokens // int(lengths[longest_first[start]]))
         microbatches.append(longest_first[start : start + num_rows])
         start += num_rows
-    while len(microbatches) < min(at_least, len(longest_first)):
+    while len(microbatches) < min(min_microbatches, len(longest_first)):
         microbatches = _halve_largest(microbatches, lengths)
     return microbatches
 

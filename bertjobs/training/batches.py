@@ -65,7 +65,7 @@ class StepBatch:
     """Unique wordpieces of the global batch, those that truncation cuts included."""
 
 
-class Feed:
+class BatchLoader:
     """An encoded table, as one rank's share of each batch."""
 
     def __init__(
@@ -90,22 +90,26 @@ class Feed:
         self.lengths = sequence_lengths(table, every_row, max_len=text.max_len, truncation=text.truncation)
         """Of each row of the table, after truncation, special tokens included."""
 
-    def step_batch(self, rows: Int64s, *, seed: int, step: int, at_least: int) -> StepBatch:
-        """Build this rank's part of a global batch for training, as `at_least` microbatches or more."""
+    def step_batch(self, rows: Int64s, *, seed: int, step: int, min_microbatches: int) -> StepBatch:
+        """Build this rank's share of a global batch for training, in at least this many microbatches."""
         lengths = self.lengths[rows]
         own = rows[share_of_rank(lengths, rank=self._ranks.rank, world_size=self._ranks.world_size)]
         return StepBatch(
-            microbatches=tuple(self.microbatches(own, seed=seed, step=step, at_least=at_least)),
+            microbatches=tuple(
+                self.microbatches(own, seed=seed, step=step, min_microbatches=min_microbatches)
+            ),
             num_rows=len(rows),
             num_tokens=int(lengths.sum()),
             token_ids_T=self.token_ids(rows),
         )
 
     def microbatches(
-        self, rows: Int64s, *, seed: int | None = None, step: int = 0, at_least: int = 1
+        self, rows: Int64s, *, seed: int | None = None, step: int = 0, min_microbatches: int = 1
     ) -> Iterator[Microbatch]:
         """Build microbatches of these rows, all this rank's; with a seed they carry keys for dropout."""
-        parts = split_microbatches(self.lengths[rows], max_tokens=self._max_tokens, at_least=at_least)
+        parts = split_microbatches(
+            self.lengths[rows], max_tokens=self._max_tokens, min_microbatches=min_microbatches
+        )
         for part in parts:
             yield self._microbatch(rows[part], seed=seed, step=step)
 
@@ -151,7 +155,7 @@ def inputs_of(batch: Batch, *, row_keys_B: Tensor | None) -> ModelInputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BatchSampler:
     """Steps of a run, counted from 0, and their rows."""
 
     num_rows: int
@@ -183,11 +187,11 @@ class Plan:
         return num_done == self.num_steps or num_done % self.steps_per_epoch == 0
 
 
-def make_plan(num_rows: int, *, train: TrainSection) -> Plan:
+def make_batch_sampler(num_rows: int, *, train: TrainSection) -> BatchSampler:
     """Lay out a run over so many rows; `max_steps` overrides `epochs`, in both directions."""
     assert num_rows > 0, "read_split refuses empty training data"
     steps_per_epoch = math.ceil(num_rows / train.batch_size)
-    return Plan(
+    return BatchSampler(
         num_rows=num_rows,
         batch_size=train.batch_size,
         num_steps=train.max_steps or train.epochs * steps_per_epoch,

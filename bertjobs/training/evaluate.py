@@ -1,4 +1,4 @@
-"""Judge a model on a split: rows sorted by length, no gradients, counts instead of logits.
+"""Validation a model on a split: rows sorted by length, no gradients, counts instead of logits.
 
 All ranks call it; each takes every n-th row, and the counts are added up.
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bertjobs.config.sections import Precision, TextSection
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
-from bertjobs.training.batches import Feed, Microbatch, SpecialIds
+from bertjobs.training.batches import BatchLoader, Microbatch, SpecialIds
 from bertjobs.training.distributed import Ranks, current_ranks
 from bertjobs.training.metrics import Metrics, metrics_of
 from bertjobs.training.precision import autocast, inference_dtype
@@ -45,7 +45,7 @@ def evaluate(
     on_progress: called with rows done and rows in all, of this rank.
     """
     ranks, device = current_ranks(), next(model.parameters()).device
-    feed = Feed(
+    loader = BatchLoader(
         table,
         text=text,
         specials=specials,
@@ -55,13 +55,13 @@ def evaluate(
         vocab_size=model.config.vocab_size,
     )
     counts = _Counts(table.num_rows, batch_size=batch_size, num_labels=len(labels), device=device)
-    own = np.argsort(-feed.lengths, kind="stable")[ranks.rank :: ranks.world_size]
+    own = np.argsort(-loader.lengths, kind="stable")[ranks.rank :: ranks.world_size]
     own_batch = max(1, batch_size // ranks.world_size)
     was_training = model.training
     model.eval()
     with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
         for start in range(0, len(own), own_batch):
-            for microbatch in feed.microbatches(own[start : start + own_batch]):
+            for microbatch in loader.microbatches(own[start : start + own_batch]):
                 logits_BC = model(microbatch.inputs).float()
                 counts.add(logits_BC, microbatch)
                 if on_predictions:
@@ -92,6 +92,6 @@ class _Counts:
         )  # fmt: skip
 
     def metrics(self, ranks: Ranks, *, labels: Sequence[str]) -> Metrics:
-        ranks.add_up(self._counts, self._loss_sum)
+        ranks.all_reduce(self._counts, self._loss_sum)
         confusion_per_batch = self._counts.view(self._shape).cpu().numpy()
         return metrics_of(confusion_per_batch, loss_sum=float(self._loss_sum), labels=labels)

@@ -12,14 +12,14 @@ from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.batches import Feed, Microbatch, SpecialIds, StepBatch, make_plan
+from bertjobs.training.batches import BatchLoader, Microbatch, SpecialIds, StepBatch, make_batch_sampler
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.flat_adamw import build_optimizer
-from bertjobs.training.loop import Loop, determinism
+from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.progress import FinetuneResult, Hooks
-from bertjobs.training.run_state import Position
+from bertjobs.training.run_state import RunState
 from bertjobs.training.schedule import Budget, check_schedule
 
 
@@ -51,18 +51,18 @@ def finetune(
         StorageError: an artefact cannot be written. LeaseLost: from the hooks.
     """
     check_schedule(config.optim)
-    judge = Judge(valid=valid, labels=tuple(labels), metric=metric, specials=specials)
+    validation = Validation(valid=valid, labels=tuple(labels), metric=metric, specials=specials)
     with determinism(config.train.deterministic):
-        objective = _Classification(model, config=config, train=train, judge=judge)
+        objective = _Classification(model, config=config, train=train, validation=validation)
         optimizer = build_optimizer(
             model,
             num_layers=model.config.num_hidden_layers,
             word_table=model.bert.embeddings.word_embeddings,
-            token_ids_U=objective.feed.token_ids(),
+            token_ids_U=objective.loader.token_ids(),
             optim=config.optim,
         )
         model.bert.write_gradients()  # straight into the optimizer's buffers
-        loop = Loop(
+        loop = TrainLoop(
             model,
             objective=objective,
             optimizer=optimizer,
@@ -74,14 +74,14 @@ def finetune(
         )
         loop.begin(resume)
         try:
-            loop.take_steps()
-            return _finish(loop, judge=judge, job_dir=job_dir, draws=draws)
+            loop.train()
+            return _finish(loop, validation=validation, job_dir=job_dir, draws=draws)
         finally:
             loop.close()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Validation:
     """What the weights are judged by after each epoch, and every `eval_steps`."""
 
     valid: EncodedTable
@@ -101,15 +101,15 @@ class _Classification:
         *,
         config: FinetuneConfig,
         train: EncodedTable,
-        judge: Judge,
+        validation: Validation,
     ) -> None:
-        self._model, self._config, self._judge = model, config, judge
-        self._plan = make_plan(train.num_rows, train=config.train)
-        self.budget = Budget(num_steps=self._plan.num_steps)
-        self.feed = Feed(
+        self._model, self._config, self._validation = model, config, validation
+        self._sampler = make_batch_sampler(train.num_rows, train=config.train)
+        self.budget = Budget(num_steps=self._sampler.num_steps)
+        self.loader = BatchLoader(
             train,
             text=config.text,
-            specials=judge.specials,
+            specials=validation.specials,
             max_tokens=config.train.microbatch_tokens,
             ranks=current_ranks(),
             device=next(model.parameters()).device,
@@ -117,67 +117,67 @@ class _Classification:
         )
 
     def identity(self) -> Mapping[str, Any]:
-        return asdict(self._plan)
+        return asdict(self._sampler)
 
     def epoch_of(self, step: int) -> int:
-        return self._plan.epoch_of(step)
+        return self._sampler.epoch_of(step)
 
     def mask_pool_of(self, step: int) -> int:
-        return self._plan.epoch_of(step)
+        return self._sampler.epoch_of(step)
 
     def step_batch(self, step: int) -> StepBatch:
         train = self._config.train
-        rows = self._plan.rows_of(step)
-        return self.feed.step_batch(rows, seed=train.seed, step=step, at_least=train.accumulation)
+        rows = self._sampler.rows_of(step)
+        return self.loader.step_batch(rows, seed=train.seed, step=step, min_microbatches=train.accumulation)
 
     def losses(self, microbatch: Microbatch, batch: StepBatch) -> Tensor:
         logits_BC = self._model(microbatch.inputs).float()
         loss = F.cross_entropy(logits_BC, microbatch.labels_B, reduction="sum") / batch.num_rows
         return loss.view(1)
 
-    def is_milestone(self, num_done: int) -> bool:
+    def is_evaluation_step(self, num_done: int) -> bool:
         eval_steps = self._config.train.eval_steps
-        return self._plan.ends_epoch(num_done) or (eval_steps is not None and num_done % eval_steps == 0)
+        return self._sampler.ends_epoch(num_done) or (eval_steps is not None and num_done % eval_steps == 0)
 
     def evaluate(self) -> Metrics:
         return evaluate(
             self._model,
-            self._judge.valid,
-            labels=self._judge.labels,
+            self._validation.valid,
+            labels=self._validation.labels,
             text=self._config.text,
-            specials=self._judge.specials,
+            specials=self._validation.specials,
             batch_size=self._config.train.eval_batch_size,
             precision=self._config.train.precision,
             microbatch_tokens=self._config.train.microbatch_tokens,
         )
 
     def value_of(self, scores: Metrics) -> float:
-        return scores.value_of(self._judge.metric)
+        return scores.value_of(self._validation.metric)
 
-    def read_scores(self, content: Mapping[str, Any]) -> Metrics:
+    def scores_from_json(self, content: Mapping[str, Any]) -> Metrics:
         return Metrics.from_json(content)
 
-    def is_out_of_patience(self, position: Position) -> bool:
+    def is_out_of_patience(self, state: RunState) -> bool:
         patience = self._config.train.patience
-        return patience is not None and position.num_worse >= patience
+        return patience is not None and state.num_worse >= patience
 
-    def kept_step(self, position: Position) -> int | None:
-        return position.best.step if position.best else None
+    def step_to_keep(self, state: RunState) -> int | None:
+        return state.best.step if state.best else None
 
 
-def _finish(loop: Loop, *, judge: Judge, job_dir: JobDir, draws: bool) -> FinetuneResult:
+def _finish(loop: TrainLoop, *, validation: Validation, job_dir: JobDir, draws: bool) -> FinetuneResult:
     """Put the best weights into the model and draw the curves."""
-    best, plots = loop.position.best, tuple[str, ...]()
+    best, plots = loop.state.best, tuple[str, ...]()
     if loop.stopped is None and best:
-        if best.step != loop.position.num_done:
-            loop.recall(best.step)
+        if best.step != loop.state.num_done:
+            loop.load_checkpoint_weights(best.step)
         if draws and loop.lines is not None:
             from bertjobs.training.plots import save_plots  # matplotlib: paid at the end, not at the start
 
-            plots = save_plots(job_dir, loop.lines, best.metrics, metric=judge.metric)
-    is_early = not loop.is_spent and loop.stopped is None
+            plots = save_plots(job_dir, loop.lines, best.metrics, metric=validation.metric)
+    is_early = not loop.is_finished and loop.stopped is None
     return FinetuneResult(
-        num_steps=loop.position.num_done,
+        num_steps=loop.state.num_done,
         metrics=best.metrics if best else None,
         best_step=best.step if best else 0,
         stopped="early stopping" if is_early else loop.stopped,

@@ -25,17 +25,17 @@ from bertjobs.modeling.config import LoadedModel
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.modeling.inputs import ModelInputs, pad_rows
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.batches import Feed, Microbatch, SpecialIds
+from bertjobs.training.batches import BatchLoader, Microbatch, SpecialIds
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.precision import autocast, inference_dtype
 
 Floats = npt.NDArray[np.float32]
 
-MOST_TOKENS = {"cpu": 2048, "cuda": 16384}
+MAX_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}
 """That go through the model at once, whatever the batch size: as many as caches hold, or keep a GPU busy."""
 
 
-class Representer:
+class TextEmbedder:
     """An encoder, with how texts are cut for it and how a text's vector is made."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Representer:
 
     def lengths(self, table: EncodedTable) -> npt.NDArray[np.int64]:
         """Return the rows' lengths (R) as they are represented: cut, special tokens included."""
-        return self._feed(table).lengths
+        return self._loader(table).lengths
 
     def vectors(self, table: EncodedTable) -> Floats:
         """Return a vector for each row (R, D)."""
@@ -86,17 +86,17 @@ class Representer:
                     yield int(row), ids, hidden_ND[start : start + length].numpy()
 
     def _microbatches(self, table: EncodedTable) -> Iterator[Microbatch]:
-        feed = self._feed(table)
-        longest_first = np.argsort(-feed.lengths, kind="stable")
+        loader = self._loader(table)
+        longest_first = np.argsort(-loader.lengths, kind="stable")
         for start in range(0, table.num_rows, self._batch_size):
-            yield from feed.microbatches(longest_first[start : start + self._batch_size])
+            yield from loader.microbatches(longest_first[start : start + self._batch_size])
 
-    def _feed(self, table: EncodedTable) -> Feed:
-        return Feed(
+    def _loader(self, table: EncodedTable) -> BatchLoader:
+        return BatchLoader(
             table,
             text=self._text,
             specials=self._specials,
-            max_tokens=MOST_TOKENS[self._device.type],
+            max_tokens=MAX_TOKENS_AT_ONCE[self._device.type],
             ranks=current_ranks(),
             device=self._device,
             vocab_size=self._encoder.config.vocab_size,
@@ -116,11 +116,6 @@ class Representer:
 
     def _autocast(self) -> torch.autocast:
         return autocast(self._device, self._dtype)
-
-
-def uncut_lengths(table: EncodedTable) -> npt.NDArray[np.int64]:
-    """Return the rows' lengths (R) before anything is cut, special tokens included."""
-    return table.lengths_a + 2 if table.lengths_b is None else table.lengths_a + table.lengths_b + 3
 
 
 _HEAD = "cls.predictions."

@@ -1,13 +1,13 @@
-"""The loop that all kinds of training share: what happens around the step. All ranks run it; rank 0 writes
-and reports.
+"""Run the training loop that fine-tuning and pretraining share, and take the single optimizer step.
 
-What is trained and how it is judged is an `Objective`. The global batch, its order and its dropout masks are
-functions of (seed, step, row). So the losses do not depend on how many ranks there are or how a batch is
-split, and a resumed run is the undisturbed one.
+All ranks run it; rank 0 alone writes artefacts and reports. What differs between the kinds of training (the
+batches, the loss, the evaluation) is an `Objective`. The loop must not know Ray, Redis or the command line:
+it reports through `Hooks`.
 
-The step on one screen: gradients of the mean loss over the global batch, then AdamW.
+The global batch, its order and its dropout masks are functions of (seed, step, row). So the losses do not
+depend on the number of ranks or of microbatches, and a resumed run continues bit for bit.
 
-Legend: K parts of the loss.
+Shape suffixes: K: parts of the loss (one, or MLM and NSP). T: unique wordpieces of a global batch.
 """
 
 import logging
@@ -25,21 +25,21 @@ from bertjobs.config.sections import OptimSection
 from bertjobs.modeling.dropout import DropoutPool
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.storage import JobDir
-from bertjobs.training.checkpoint import Checkpoint, publish, recall
+from bertjobs.training.checkpoint import Checkpoint, publish_checkpoint, read_published_checkpoint
 from bertjobs.training.distributed import Ranks, current_ranks
 from bertjobs.training.flat_adamw import CLOCK, LOSSES, STOP, FlatAdamW
 from bertjobs.training.memory import memory_errors
-from bertjobs.training.metrics_log import Line, Record
+from bertjobs.training.metrics_log import MetricsLine, MetricsLog
 from bertjobs.training.objective import AnyStepBatch, Objective
 from bertjobs.training.precision import training_dtype
-from bertjobs.training.progress import EpochResult, Hooks, Meter, Stopwatch
-from bertjobs.training.run_state import Position, checkpoint_name
+from bertjobs.training.progress import EpochResult, Hooks, ProgressMeter, Stopwatch
+from bertjobs.training.run_state import RunState, checkpoint_name
 
 logger = logging.getLogger(__name__)
 
 
-class Loop:
-    """One attempt at a run on one rank: `begin`, `take_steps`, then `close`."""
+class TrainLoop:
+    """One attempt at a run on one rank: `begin`, `train`, then `close`."""
 
     def __init__(
         self,
@@ -59,33 +59,36 @@ class Loop:
         self._ranks = current_ranks()
         self._device = next(model.parameters()).device
         self._dtype = training_dtype(train.precision, self._device)
-        self._meter = Meter(objective, device=self._device, clock=clock)
+        self._meter = ProgressMeter(objective, device=self._device, clock=clock)
         self._stopwatch = Stopwatch(clock)
-        self._record: Record | None = None
-        self._wish: str | None = None
-        self.position = Position()
+        self._metrics_log: MetricsLog | None = None
+        self._stop_request: str | None = None
+        self.state = RunState()
         self.stopped: str | None = None
-        """What `Hooks.should_stop` said, where that ended the run."""
+        """The reason that `Hooks.should_stop` gave, where that ended the run."""
 
     @property
-    def lines(self) -> list[Line] | None:
-        """The series behind the curves, on rank 0."""
-        return self._record.lines if self._record else None
+    def lines(self) -> list[MetricsLine] | None:
+        """The metrics of all steps and evaluations so far; on rank 0 only."""
+        return self._metrics_log.lines if self._metrics_log else None
 
     @property
-    def is_spent(self) -> bool:
-        """Whether the run came to the end of its budget."""
-        return self._objective.budget.is_spent(self.position.spent)
+    def is_finished(self) -> bool:
+        """Whether the run has used its whole budget."""
+        return self._objective.budget.is_used_up(self.state.totals)
 
     def begin(self, resume: str | None) -> None:
-        """Start from the model as given, or take up a checkpoint."""
+        """Start from the model as given, or from a published checkpoint.
+
+        Raises: ModelError: the checkpoint is damaged, or belongs to another run. StorageError: it is missing.
+        """
         if resume is None:
-            self._optimizer.copy_weights_from_first(self._model, self._ranks)
+            self._optimizer.broadcast_weights(self._model, self._ranks)
         else:
-            self._take_up(resume)
-        num_done, num_steps = self.position.num_done, self._objective.budget.total_steps(self.position.spent)
+            self._resume(resume)
+        num_done, num_steps = self.state.num_done, self._objective.budget.total_steps(self.state.totals)
         if self._ranks.is_first:
-            self._record = Record(self._job_dir, num_done=num_done, num_steps=num_steps)
+            self._metrics_log = MetricsLog(self._job_dir, num_done=num_done, num_steps=num_steps)
         trained = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
         logger.info(
             "rank %d of %d: steps %d to %d, %s on %s, %.1f M parameters trained",
@@ -93,51 +96,54 @@ class Loop:
             str(self._dtype).removeprefix("torch."), self._device, trained / 1e6,
         )  # fmt: skip
 
-    def take_steps(self) -> None:
-        """Step until the budget is spent, patience is out, or someone asks to stop."""
+    def train(self) -> None:
+        """Take steps until the budget is used, early stopping ends the run, or a hook requests a stop."""
         self._model.train()
-        self._go_on()
+        self._restart_timers()
         pool = -1
-        while not self._is_over():
-            step = self.position.num_done
+        while not self._should_end():
+            step = self.state.num_done
+            # Drawing a pool of masks takes some 50 ms, so many steps share one; see `Objective.mask_pool_of`.
             if pool != (pool := self._objective.mask_pool_of(step)):
-                self._renew_dropout(pool)
+                self._draw_dropout_masks(pool)
             self._step(step)
             self._after_step()
 
-    def recall(self, step: int) -> None:
+    def load_checkpoint_weights(self, step: int) -> None:
         """Put the weights of an earlier checkpoint into the model, on all ranks."""
         if self._ranks.is_first:
-            self._optimizer.load_weights(self._model, recall(self._job_dir, checkpoint_name(step)).model)
-        self._optimizer.copy_weights_from_first(self._model, self._ranks)
+            checkpoint = read_published_checkpoint(self._job_dir, checkpoint_name(step))
+            self._optimizer.load_weights(self._model, checkpoint.model)
+        self._optimizer.broadcast_weights(self._model, self._ranks)
 
     def close(self) -> None:
+        """Release the dropout masks and the metrics log."""
         self._model.set_dropout(None)
-        if self._record:
-            self._record.close()
+        if self._metrics_log:
+            self._metrics_log.close()
 
-    def _is_over(self) -> bool:
-        out_of_patience = self._objective.is_out_of_patience(self.position)
-        return self.is_spent or self.stopped is not None or out_of_patience
+    def _should_end(self) -> bool:
+        out_of_patience = self._objective.is_out_of_patience(self.state)
+        return self.is_finished or self.stopped is not None or out_of_patience
 
-    def _go_on(self) -> None:
-        """Begin to measure time, after what does not count as training."""
+    def _restart_timers(self) -> None:
+        """Leave what came before (start-up, evaluation, checkpoint) out of the measured training time."""
         self._meter.skip_pause()
-        if self._times:
-            self._stopwatch.go_on(self.position.train_s)
+        if self._is_timekeeper:
+            self._stopwatch.start(self.state.train_s)
 
     @property
-    def _times(self) -> bool:
-        """Whether this rank's clock decides when the run ends."""
+    def _is_timekeeper(self) -> bool:
+        """Whether this rank's clock decides when the run ends: rank 0's, where the budget is a time."""
         return self._objective.budget.train_s is not None and self._ranks.is_first
 
-    def _renew_dropout(self, pool: int) -> None:
+    def _draw_dropout_masks(self, pool: int) -> None:
         seed = self._train.seed
         self._model.set_dropout(DropoutPool(self._model.config, seed=seed, epoch=pool, device=self._device))
 
     def _step(self, step: int) -> None:
-        batch, before = self._objective.step_batch(step), self.position
-        lr = self._objective.budget.lr(before.spent, batch_tokens=batch.num_tokens, optim=self._optim)
+        batch, before = self._objective.step_batch(step), self.state
+        lr = self._objective.budget.lr(before.totals, batch_tokens=batch.num_tokens, optim=self._optim)
         with memory_errors(self._train):
             grad_norm = train_step(
                 batch,
@@ -146,85 +152,85 @@ class Loop:
                 ranks=self._ranks,
                 dtype=self._dtype,
                 lr=lr,
-                wants_stop=self._wish is not None,
-                elapsed_s=self._stopwatch.elapsed_s if self._times else lambda: 0.0,
+                requests_stop=self._stop_request is not None,
+                elapsed_s=self._stopwatch.elapsed_s if self._is_timekeeper else lambda: 0.0,
             )
-        self.position = replace(before, num_done=step + 1, num_tokens=before.num_tokens + batch.num_tokens)
-        self._meter.add(self.position, lr=lr, batch=batch, riders=self._optimizer.riders, grad_norm=grad_norm)
+        self.state = replace(before, num_done=step + 1, num_tokens=before.num_tokens + batch.num_tokens)
+        self._meter.add(self.state, lr=lr, batch=batch, scalars=self._optimizer.scalars, grad_norm=grad_norm)
 
     def _after_step(self) -> None:
-        """Report, evaluate and write a checkpoint where it is time to; every rank decides alike."""
-        num_done, checkpoint_steps = self.position.num_done, self._train.checkpoint_steps
-        is_marked = checkpoint_steps is not None and num_done % checkpoint_steps == 0
-        if self._is_judged() or is_marked or self._meter.is_due():
-            self._report()  # may learn that time is up
-        is_judged = self._is_judged()
-        if is_judged:
-            self._evaluate()
-        if is_judged or is_marked or self.stopped:
-            self._checkpoint()
-            self._go_on()
+        """Report, evaluate and write a checkpoint where they are due.
 
-    def _is_judged(self) -> bool:
-        return self.is_spent or self._objective.is_milestone(self.position.num_done)
+        Every rank takes the same branches, since evaluation is a collective operation: they depend on the
+        step number and on numbers that were summed over the ranks, never on a rank's own clock.
+        """
+        num_done, checkpoint_steps = self.state.num_done, self._train.checkpoint_steps
+        is_checkpoint_due = checkpoint_steps is not None and num_done % checkpoint_steps == 0
+        if self._is_evaluation_due() or is_checkpoint_due or self._meter.is_due():
+            self._report()  # reads the shared clock, so a budget by time may be used up from here on
+        is_evaluation_due = self._is_evaluation_due()
+        if is_evaluation_due:
+            self._evaluate()
+        if is_evaluation_due or is_checkpoint_due or self.stopped:
+            self._checkpoint()
+            self._restart_timers()
+
+    def _is_evaluation_due(self) -> bool:
+        return self.is_finished or self._objective.is_evaluation_step(self.state.num_done)
 
     def _report(self) -> None:
-        read = self._meter.read()
-        self.position = replace(self.position, train_s=self._meter.train_s)
-        if self._meter.stop_is_agreed and not self.is_spent:
-            self.stopped = self._wish or "rank 0 asked to stop"
-        if self._record:
-            for progress in read:
-                self._record.add_step(progress)
-            self._hooks.on_progress(read[-1])
-            self._wish = self._wish or self._hooks.should_stop()
+        """Read the steps since the last report from the device, and report the newest through the hooks."""
+        progress = self._meter.read()
+        self.state = replace(self.state, train_s=self._meter.train_s)
+        # A stop request takes effect one step late, on all ranks at once: it is summed with the gradients.
+        if self._meter.is_stop_requested and not self.is_finished:
+            self.stopped = self._stop_request or "rank 0 asked to stop"
+        if self._metrics_log:
+            for step in progress:
+                self._metrics_log.add_step(step)
+            self._hooks.on_progress(progress[-1])
+            self._stop_request = self._stop_request or self._hooks.should_stop()
 
     def _evaluate(self) -> None:
         metrics = self._objective.evaluate()
-        self.position = self.position.after_evaluation(metrics, value=self._objective.value_of(metrics))
-        if self._record:
+        self.state = self.state.after_evaluation(metrics, value=self._objective.value_of(metrics))
+        if self._metrics_log:
             result = EpochResult(
-                epoch=self._objective.epoch_of(self.position.num_done - 1),
-                step=self.position.num_done,
+                epoch=self._objective.epoch_of(self.state.num_done - 1),
+                step=self.state.num_done,
                 metrics=metrics,
-                is_best=self.position.num_worse == 0,
+                is_best=self.state.num_worse == 0,
             )
-            self._record.add_epoch(result)
+            self._metrics_log.add_epoch(result)
             self._hooks.on_epoch(result)
 
     def _checkpoint(self) -> None:
-        if self._record:
-            self._record.save()
-            publish(
+        """Save the metrics log and publish a checkpoint, on rank 0."""
+        if self._metrics_log:
+            # First the log: a run that resumes from this checkpoint finds the lines up to its step.
+            self._metrics_log.save()
+            publish_checkpoint(
                 self._job_dir,
                 Checkpoint(
                     model=self._model.state_dict(),
                     optimizer=self._optimizer.state(),
-                    state=self.position.to_json(self._objective.identity()),
+                    state=self.state.to_json(self._objective.identity()),
                 ),
-                num_done=self.position.num_done,
-                best_step=self._objective.kept_step(self.position),
+                num_done=self.state.num_done,
+                best_step=self._objective.step_to_keep(self.state),
                 hooks=self._hooks,
             )
 
-    def _take_up(self, name: str) -> None:
-        checkpoint = recall(self._job_dir, name)
-        self.position = Position.from_json(
-            checkpoint.state, identity=self._objective.identity(), read_scores=self._objective.read_scores
+    def _resume(self, name: str) -> None:
+        """Load weights, moments and counters. Every rank reads the checkpoint, so nothing is broadcast."""
+        checkpoint = read_published_checkpoint(self._job_dir, name)
+        self.state = RunState.from_json(
+            checkpoint.state,
+            identity=self._objective.identity(),
+            scores_from_json=self._objective.scores_from_json,
         )
         self._optimizer.load_weights(self._model, checkpoint.model)
-        self._optimizer.load_state(checkpoint.optimizer, num_steps_done=self.position.num_done)
-
-
-@contextmanager
-def determinism(is_wanted: bool) -> Iterator[None]:
-    """Allow only deterministic kernels, where that is wanted or was so before."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(is_wanted or before)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
+        self._optimizer.load_state(checkpoint.optimizer, num_steps_done=self.state.num_done)
 
 
 def train_step(
@@ -235,25 +241,38 @@ def train_step(
     ranks: Ranks,
     dtype: torch.dtype,
     lr: float,
-    wants_stop: bool = False,
+    requests_stop: bool = False,
     elapsed_s: Callable[[], float] = lambda: 0.0,
 ) -> Tensor:
-    """Take one optimizer step; return the global gradient norm, a tensor of one number.
+    """Take one optimizer step; return the global gradient norm before clipping, a tensor of one number.
 
-    losses: gives a microbatch's shares (K) of the parts of the global batch's mean loss. So gradients add up
-        over microbatches and ranks to the gradient of the mean, whatever their sizes.
-    elapsed_s: what this rank adds to the clock that all ranks read.
+    losses: returns a microbatch's shares (K) of the parts of the global batch's mean loss. Gradients then add
+        up over microbatches and ranks to the gradient of the mean, whatever their sizes.
+    elapsed_s: this rank's contribution to the clock that all ranks read.
     """
-    optimizer.clear()
-    riders = optimizer.riders
-    device_type = riders.device.type
-    with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):  # casts each weight once
+    optimizer.zero_grad()  # the losses too: they lie in the gradient buffer
+    scalars = optimizer.scalars
+    device_type = scalars.device.type
+    # One autocast block around all microbatches: it casts each weight once per step, not once per microbatch.
+    with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
         for microbatch in batch.microbatches:
             losses_K = losses(microbatch, batch)
-            riders[LOSSES : LOSSES + len(losses_K)] += losses_K.detach()
+            # The loss stays on the device, where the host does not wait for it.
+            scalars[LOSSES : LOSSES + len(losses_K)] += losses_K.detach()
             with torch.autocast(device_type, enabled=False):
                 losses_K.sum().backward()
-    riders[STOP], riders[CLOCK] = float(wants_stop), elapsed_s()
-    grad_norm = optimizer.gather(ranks, token_ids_T=batch.token_ids_T)
+    scalars[STOP], scalars[CLOCK] = float(requests_stop), elapsed_s()
+    grad_norm = optimizer.sum_gradients(ranks, token_ids_T=batch.token_ids_T)
     optimizer.step(lr=lr, grad_norm=grad_norm)
     return grad_norm
+
+
+@contextmanager
+def determinism(is_wanted: bool) -> Iterator[None]:
+    """Allow only deterministic kernels inside the block, where that is wanted or was already so."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(is_wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -14,19 +14,21 @@ from tensorboardX import SummaryWriter
 from bertjobs.storage import JobDir
 from bertjobs.training.progress import EpochResult, Progress
 
-Line = Mapping[str, Any]
+MetricsLine = Mapping[str, Any]
 """`{"kind": "step", "step", "epoch", "loss", "lr", ...}` or `{"kind": "epoch", "step", "accuracy", ...}`."""
 
 _NAME = "metrics.jsonl"
 
 
-class Record:
+class MetricsLog:
     """What happened so far in all attempts, kept in memory and saved as a whole with each checkpoint."""
 
     def __init__(self, job_dir: JobDir, *, num_done: int, num_steps: int) -> None:
         self._job_dir = job_dir
         self._tensorboard = TensorBoard(job_dir, num_steps=num_steps, first_step=num_done)
-        self.lines: list[Line] = [line for line in read_record(job_dir) if line["step"] <= num_done]
+        self.lines: list[MetricsLine] = [
+            line for line in read_metrics_log(job_dir) if line["step"] <= num_done
+        ]
 
     def add_step(self, progress: Progress) -> None:
         line = progress.to_json()
@@ -49,7 +51,7 @@ class Record:
         self._tensorboard.close()
 
 
-def read_record(job_dir: JobDir) -> list[Line]:
+def read_metrics_log(job_dir: JobDir) -> list[MetricsLine]:
     """Read the series of a job; empty where none was saved yet."""
     if not job_dir.exists(_NAME):
         return []

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from bertjobs.training.run_state import Position, Scores
+from bertjobs.training.run_state import RunState, Scores
 from bertjobs.training.schedule import Budget
 
 
@@ -49,7 +49,7 @@ class Objective(Protocol):
     def losses(self, microbatch: Any, batch: Any) -> Tensor:
         """Return this microbatch's shares (K) of the parts of the global batch's mean loss."""
 
-    def is_milestone(self, num_done: int) -> bool:
+    def is_evaluation_step(self, num_done: int) -> bool:
         """Return whether to evaluate after so many steps, besides the end of the run."""
 
     def evaluate(self) -> Scores: ...
@@ -57,11 +57,11 @@ class Objective(Protocol):
     def value_of(self, scores: Any) -> float:
         """Return what is best when highest."""
 
-    def read_scores(self, content: Mapping[str, Any]) -> Scores:
+    def scores_from_json(self, content: Mapping[str, Any]) -> Scores:
         """Read what `Scores.to_json` gave."""
 
-    def is_out_of_patience(self, position: Position) -> bool:
+    def is_out_of_patience(self, state: RunState) -> bool:
         """Return whether early stopping ends the run here."""
 
-    def kept_step(self, position: Position) -> int | None:
+    def step_to_keep(self, state: RunState) -> int | None:
         """Return the step of an earlier checkpoint that is still needed, besides the newest."""

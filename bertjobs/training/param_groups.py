@@ -17,7 +17,7 @@ _EMBEDDINGS = re.compile(r"\bembeddings\.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class ParamGroup:
     """Parameters that AdamW treats alike."""
 
     names: tuple[str, ...]
@@ -41,7 +41,7 @@ def freeze(model: nn.Module, *, num_layers: int, freeze_layers: int) -> None:
             parameter.requires_grad_(False)
 
 
-def parameter_groups(model: nn.Module, *, num_layers: int, optim: OptimSection) -> list[Group]:
+def parameter_groups(model: nn.Module, *, num_layers: int, optim: OptimSection) -> list[ParamGroup]:
     """Sort what is trained into groups, lowest layers first.
 
     Weight matrices decay; biases and LayerNorm's scales do not. Each layer below the head learns
@@ -55,7 +55,7 @@ def parameter_groups(model: nn.Module, *, num_layers: int, optim: OptimSection) 
             depth = depth_of(name, num_layers=num_layers) if optim.layer_decay < 1.0 else num_layers + 1
             members.setdefault((depth, parameter.ndim >= 2), []).append(name)
     return [
-        Group(
+        ParamGroup(
             names=tuple(names),
             lr_scale=optim.layer_decay ** (num_layers + 1 - depth),
             weight_decay=optim.weight_decay if is_matrix else 0.0,

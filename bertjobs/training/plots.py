@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bertjobs.storage import JobDir
 from bertjobs.training.metrics import Metrics
-from bertjobs.training.metrics_log import Line
+from bertjobs.training.metrics_log import MetricsLine
 
 _LOSS, _DEV, _LR, _QUIET = "#1f5fa8", "#c8541b", "#4a7a3a", "#7a7a7a"
 _NAMES = {"accuracy": "accuracy", "mcc": "MCC", "f1": "F1"}
@@ -20,7 +20,9 @@ _PARTS = {"mlm_loss": "masked tokens", "nsp_loss": "pairs"}
 _DPI = 120
 
 
-def save_plots(job_dir: JobDir, lines: Sequence[Line], metrics: Metrics, *, metric: str) -> tuple[str, ...]:
+def save_plots(
+    job_dir: JobDir, lines: Sequence[MetricsLine], metrics: Metrics, *, metric: str
+) -> tuple[str, ...]:
     """Write `plots/curves.png` and `plots/confusion.png`; return these names. Raises: StorageError."""
     pictures = {
         "plots/curves.png": draw_curves(lines, metric=metric),
@@ -32,7 +34,10 @@ def save_plots(job_dir: JobDir, lines: Sequence[Line], metrics: Metrics, *, metr
 
 
 def draw_curves(
-    lines: Sequence[Line], *, metric: str, title: str = "Fine-tuning: loss, development scores, learning rate"
+    lines: Sequence[MetricsLine],
+    *,
+    metric: str,
+    title: str = "Fine-tuning: loss, development scores, learning rate",
 ) -> bytes:
     """Draw loss, development scores and learning rate over the steps, one above the other.
 
@@ -51,14 +56,14 @@ def draw_curves(
     return to_png(figure)
 
 
-def save_pretraining_plots(job_dir: JobDir, lines: Sequence[Line]) -> tuple[str, ...]:
+def save_pretraining_plots(job_dir: JobDir, lines: Sequence[MetricsLine]) -> tuple[str, ...]:
     """Write `plots/curves.png`; return this name. Raises: StorageError."""
     job_dir.write_bytes("plots/curves.png", draw_pretraining_curves(lines))
     return ("plots/curves.png",)
 
 
 def draw_pretraining_curves(
-    lines: Sequence[Line], *, title: str = "Pretraining: losses, validation accuracy, learning rate"
+    lines: Sequence[MetricsLine], *, title: str = "Pretraining: losses, validation accuracy, learning rate"
 ) -> bytes:
     """Draw the parts of the loss, validation accuracies and learning rate over the steps.
 
@@ -107,8 +112,8 @@ def draw_confusion(metrics: Metrics, *, title: str) -> bytes:
 
 def _draw_loss(
     axes: Axes,
-    steps: Sequence[Line],
-    epochs: Sequence[Line],
+    steps: Sequence[MetricsLine],
+    epochs: Sequence[MetricsLine],
     *,
     name: str = "loss",
     ylabel: str = "cross-entropy (nats)",
@@ -129,7 +134,7 @@ def _draw_loss(
     axes.legend(frameon=False)
 
 
-def _draw_rate(axes: Axes, steps: Sequence[Line]) -> None:
+def _draw_rate(axes: Axes, steps: Sequence[MetricsLine]) -> None:
     axes.plot(_column(steps, "step"), _column(steps, "lr"), color=_LR, linewidth=1.6)
     axes.set(ylabel="learning rate", xlabel="optimizer step")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
@@ -137,7 +142,7 @@ def _draw_rate(axes: Axes, steps: Sequence[Line]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_scores(axes: Axes, epochs: Sequence[Line], *, metric: str) -> None:
+def _draw_scores(axes: Axes, epochs: Sequence[MetricsLine], *, metric: str) -> None:
     x = _column(epochs, "step")
     styles = {"accuracy": "o", "mcc": "s", "f1": "^"}
     for name, marker in styles.items():
@@ -170,7 +175,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return smoothed
 
 
-def _column(lines: Sequence[Line], name: str) -> np.ndarray:
+def _column(lines: Sequence[MetricsLine], name: str) -> np.ndarray:
     return np.array([line[name] for line in lines], dtype=np.float64)
 
 

@@ -15,20 +15,20 @@ from bertjobs.text.pretraining.pairing import Pairing
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.flat_adamw import build_optimizer
-from bertjobs.training.loop import Loop, determinism
+from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
 from bertjobs.training.param_groups import num_trained
 from bertjobs.training.precision import training_dtype
 from bertjobs.training.pretrain_batches import (
     BlockSource,
     Corpus,
-    PretrainFeed,
+    PretrainBatchLoader,
     PretrainMicrobatch,
     PretrainStepBatch,
 )
 from bertjobs.training.pretrain_metrics import VALID_SEED, PretrainMetrics, evaluate_pretraining
 from bertjobs.training.progress import Hooks
-from bertjobs.training.run_state import Position
+from bertjobs.training.run_state import RunState
 from bertjobs.training.schedule import Budget, check_schedule
 
 _STEPS_PER_MASK_POOL = 1000
@@ -81,7 +81,7 @@ def pretrain(
         objective = _Pretraining(model, config=config, train=train, valid=valid, tokenizer=tokenizer)
         _prepare(model, config=config)
         check_memory(model, memory_need(model, config=config))
-        loop = Loop(
+        loop = TrainLoop(
             model,
             objective=objective,
             optimizer=build_optimizer(model, num_layers=model.config.num_hidden_layers, optim=config.optim),
@@ -94,7 +94,7 @@ def pretrain(
         model.write_gradients()  # straight into the optimizer's buffers
         loop.begin(resume)
         try:
-            loop.take_steps()
+            loop.train()
             return _finish(loop, job_dir=job_dir)
         finally:
             loop.close()
@@ -116,19 +116,19 @@ class _Pretraining:
         self._ranks = current_ranks()
         self._has_pairs = config.objective.pairs != "none"
         self.loss_names = ("mlm_loss", "nsp_loss") if self._has_pairs else ("mlm_loss",)
-        self._feed, self._valid_feed = (
-            self._feed_of(source, tokenizer=tokenizer, seed=seed)
+        self._loader, self._valid_loader = (
+            self._make_loader(source, tokenizer=tokenizer, seed=seed)
             for source, seed in ((train, config.train.seed), (valid, VALID_SEED))
         )
         device = next(model.parameters()).device
-        self._log_frequencies_V = self._feed.corpus.log_frequencies().to(device)
-        self._steps_per_epoch = -(-self._feed.corpus.num_examples // config.train.batch_size)
+        self._log_frequencies_V = self._loader.corpus.log_frequencies().to(device)
+        self._steps_per_epoch = -(-self._loader.corpus.num_examples // config.train.batch_size)
         self.budget = budget_of(config.train, steps_per_epoch=self._steps_per_epoch)
 
     def identity(self) -> Mapping[str, Any]:
         return {
-            "num_examples": self._feed.corpus.num_examples,
-            "num_corpus_tokens": self._feed.corpus.num_tokens,
+            "num_examples": self._loader.corpus.num_examples,
+            "num_corpus_tokens": self._loader.corpus.num_tokens,
             "batch_size": self._config.train.batch_size,
             "seed": self._config.train.seed,
             "max_len": self._config.text.max_len,
@@ -144,7 +144,7 @@ class _Pretraining:
 
     def step_batch(self, step: int) -> PretrainStepBatch:
         train = self._config.train
-        return self._feed.step_batch(step, batch_size=train.batch_size, at_least=train.accumulation)
+        return self._loader.step_batch(step, batch_size=train.batch_size, min_microbatches=train.accumulation)
 
     def losses(self, microbatch: PretrainMicrobatch, batch: PretrainStepBatch) -> Tensor:
         return self._model.losses(
@@ -156,7 +156,7 @@ class _Pretraining:
             nsp_scale=1.0 / batch.num_rows,
         )
 
-    def is_milestone(self, num_done: int) -> bool:
+    def is_evaluation_step(self, num_done: int) -> bool:
         eval_steps = self._config.train.eval_steps
         return eval_steps is not None and num_done % eval_steps == 0
 
@@ -164,7 +164,7 @@ class _Pretraining:
         train = self._config.train
         return evaluate_pretraining(
             self._model,
-            self._valid_feed,
+            self._valid_loader,
             log_frequencies_V=self._log_frequencies_V,
             num_examples=train.eval_examples,
             batch_size=train.eval_batch_size,
@@ -176,19 +176,19 @@ class _Pretraining:
     def value_of(self, scores: PretrainMetrics) -> float:
         return -scores.loss
 
-    def read_scores(self, content: Mapping[str, Any]) -> PretrainMetrics:
+    def scores_from_json(self, content: Mapping[str, Any]) -> PretrainMetrics:
         return PretrainMetrics.from_json(content)
 
-    def is_out_of_patience(self, position: Position) -> bool:
+    def is_out_of_patience(self, state: RunState) -> bool:
         return False
 
-    def kept_step(self, position: Position) -> int | None:
+    def step_to_keep(self, state: RunState) -> int | None:
         return None  # the last weights are what is wanted
 
-    def _feed_of(self, source: BlockSource, *, tokenizer: Tokenizer, seed: int) -> PretrainFeed:
+    def _make_loader(self, source: BlockSource, *, tokenizer: Tokenizer, seed: int) -> PretrainBatchLoader:
         config = self._config
         pairing = Pairing(config.objective, config.text.max_len, sep_id=tokenizer.sep_id)
-        return PretrainFeed(
+        return PretrainBatchLoader(
             Corpus(
                 source,
                 pairing=pairing,
@@ -241,18 +241,18 @@ def memory_need(model: BertForPreTraining, *, config: PretrainConfig) -> MemoryN
     )
 
 
-def _finish(loop: Loop, *, job_dir: JobDir) -> PretrainResult:
+def _finish(loop: TrainLoop, *, job_dir: JobDir) -> PretrainResult:
     """Draw the curves."""
-    position, plots = loop.position, tuple[str, ...]()
+    state, plots = loop.state, tuple[str, ...]()
     if loop.stopped is None and loop.lines is not None:
         from bertjobs.training.plots import save_pretraining_plots  # matplotlib: paid at the end
 
         plots = save_pretraining_plots(job_dir, loop.lines)
     return PretrainResult(
-        num_steps=position.num_done,
-        num_tokens=position.num_tokens,
-        metrics=position.last.metrics if position.last else None,
-        best_step=position.best.step if position.best else 0,
+        num_steps=state.num_done,
+        num_tokens=state.num_tokens,
+        metrics=state.last.metrics if state.last else None,
+        best_step=state.best.step if state.best else 0,
         stopped=loop.stopped,
         plots=plots,
     )

@@ -37,7 +37,7 @@ class BlockSource(Protocol):
         """Return a block by its place among the infos."""
 
 
-class ListOfBlocks:
+class InMemoryBlocks:
     """Blocks in memory."""
 
     def __init__(self, blocks: Sequence[Block], infos: Sequence[BlockInfo]) -> None:
@@ -112,8 +112,8 @@ class Corpus:
             block = self._read(number)
             num_examples[number] = self._pairing.num_examples(block)
             word_counts_V += torch.from_numpy(np.bincount(block.ids, minlength=vocab_size))
-        ranks.add_up_on_host(num_examples)
-        ranks.add_up_on_host(word_counts_V)
+        ranks.all_reduce_on_host(num_examples)
+        ranks.all_reduce_on_host(word_counts_V)
         return num_examples.tolist(), word_counts_V
 
 
@@ -145,7 +145,7 @@ class PretrainStepBatch:
     """Any row of the word table may be touched: by a random replacement, or by the decoder that it is."""
 
 
-class PretrainFeed:
+class PretrainBatchLoader:
     """A corpus, as one rank's share of each batch."""
 
     def __init__(
@@ -167,9 +167,9 @@ class PretrainFeed:
         self._ranks, self._device = ranks, device
 
     def step_batch(
-        self, step: int, *, batch_size: int, at_least: int = 1, most: int | None = None
+        self, step: int, *, batch_size: int, min_microbatches: int = 1, most: int | None = None
     ) -> PretrainStepBatch:
-        """Build this rank's part of a global batch, as `at_least` microbatches or more.
+        """Build this rank's part of a global batch, in at least `min_microbatches` microbatches.
 
         most: use only so many of its examples.
         """
@@ -178,9 +178,9 @@ class PretrainFeed:
         rows = np.arange(len(examples.lengths_B))[:most]
         lengths = examples.lengths_B[rows]
         own = rows[share_of_rank(lengths, rank=self._ranks.rank, world_size=self._ranks.world_size)]
-        microbatches = tuple(self._microbatches(examples, own, step=step, at_least=at_least))
+        microbatches = tuple(self._microbatches(examples, own, step=step, min_microbatches=min_microbatches))
         num_masked = torch.tensor(float(sum(len(m.masked_P) for m in microbatches)), device=self._device)
-        self._ranks.add_up(num_masked)
+        self._ranks.all_reduce(num_masked)
         return PretrainStepBatch(
             microbatches=microbatches,
             num_rows=len(rows),
@@ -189,10 +189,12 @@ class PretrainFeed:
         )
 
     def _microbatches(
-        self, examples: Examples, rows: Int64s, *, step: int, at_least: int
+        self, examples: Examples, rows: Int64s, *, step: int, min_microbatches: int
     ) -> Iterator[PretrainMicrobatch]:
         lengths = examples.lengths_B[rows]
-        for part in split_microbatches(lengths, max_tokens=self._max_tokens, at_least=at_least):
+        for part in split_microbatches(
+            lengths, max_tokens=self._max_tokens, min_microbatches=min_microbatches
+        ):
             batch = collate_pretraining(examples, rows[part], masker=self._masker, tokenizer=self._tokenizer)
             keys_B = row_keys(torch.from_numpy(batch.indices_B), seed=self._seed, step=step)
             yield PretrainMicrobatch(

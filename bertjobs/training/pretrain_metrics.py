@@ -15,7 +15,7 @@ from bertjobs.config.sections import Precision
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.precision import autocast, inference_dtype
-from bertjobs.training.pretrain_batches import PretrainFeed
+from bertjobs.training.pretrain_batches import PretrainBatchLoader
 
 VALID_SEED = 2018
 """Of order, pairs and masks of the validation corpus."""
@@ -69,7 +69,7 @@ class PretrainMetrics:
 
 def evaluate_pretraining(
     model: BertForPreTraining,
-    feed: PretrainFeed,
+    loader: PretrainBatchLoader,
     *,
     log_frequencies_V: Tensor,
     num_examples: int,
@@ -78,11 +78,11 @@ def evaluate_pretraining(
     ranks: Ranks,
     precision: Precision,
 ) -> PretrainMetrics:
-    """Return the metrics over so many examples of the feed's first epoch, or all it has; on all ranks.
+    """Return the metrics over so many examples of the loader's first epoch, or all it has; on all ranks.
 
     batch_size: examples per batch over all ranks.
     """
-    num_examples = min(num_examples, feed.corpus.num_examples)
+    num_examples = min(num_examples, loader.corpus.num_examples)
     device = next(model.parameters()).device
     losses = torch.zeros(3, dtype=torch.float64, device=device)
     counts = torch.zeros(3, dtype=torch.int64, device=device)
@@ -90,7 +90,7 @@ def evaluate_pretraining(
     model.eval()
     with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
         for step, done in enumerate(range(0, num_examples, batch_size)):
-            batch = feed.step_batch(step, batch_size=batch_size, most=num_examples - done)
+            batch = loader.step_batch(step, batch_size=batch_size, most=num_examples - done)
             for microbatch in batch.microbatches:
                 scores = model.scores(
                     microbatch.inputs,
@@ -103,7 +103,7 @@ def evaluate_pretraining(
                 num_masked = torch.tensor(len(microbatch.masked_P), device=device)
                 counts += torch.stack((num_masked, scores.num_masked_correct, scores.num_pairs_correct))
     model.train(was_training)
-    ranks.add_up(losses, counts)
+    ranks.all_reduce(losses, counts)
     return _metrics_of(losses.tolist(), counts.tolist(), num_examples=num_examples, has_pairs=has_pairs)
 
 

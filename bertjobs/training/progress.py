@@ -16,7 +16,7 @@ from bertjobs.errors import TrainingError
 from bertjobs.training.flat_adamw import CLOCK, LOSSES, STOP
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.objective import AnyStepBatch, Objective
-from bertjobs.training.run_state import Position
+from bertjobs.training.run_state import RunState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Hooks(Protocol):
         """Return a reason to write a checkpoint and stop, or None; called as often as `on_progress`."""
 
 
-class Speed:
+class Throughput:
     """A moving average over the last steps."""
 
     def __init__(self, clock: Callable[[], float], *, num_steps: int = 50) -> None:
@@ -126,13 +126,13 @@ class Speed:
 
 
 class Stopwatch:
-    """Seconds of training over all attempts; runs from the last `go_on`."""
+    """Seconds of training over all attempts; runs from the last `start`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._before_s = self._began = 0.0
 
-    def go_on(self, before_s: float) -> None:
+    def start(self, before_s: float) -> None:
         """Count from now on, beginning at so many seconds."""
         self._before_s, self._began = before_s, self._clock()
 
@@ -145,7 +145,7 @@ _STEPS_PER_READ_CUDA = 20
 
 @dataclass(frozen=True)
 class _Unread:
-    after: Position
+    after: RunState
     lr: float
     num_examples: int
     num_tokens: int
@@ -153,24 +153,24 @@ class _Unread:
     """Wish to stop, clock, parts of the loss, gradient norm; still on the device."""
 
 
-class Meter:
+class ProgressMeter:
     """Collects steps and turns them into `Progress`."""
 
     def __init__(self, objective: Objective, *, device: torch.device, clock: Callable[[], float]) -> None:
         self._objective = objective
-        self._speed = Speed(clock)
+        self._speed = Throughput(clock)
         self._steps_per_read = _STEPS_PER_READ_CUDA if device.type == "cuda" else 1
         self._unread: list[_Unread] = []
-        self.stop_is_agreed = False
+        self.is_stop_requested = False
         """Whether a rank's wish to stop has reached all ranks, this one included."""
         self.train_s = 0.0
         """Rank 0's clock as all ranks have read it."""
 
     def add(
-        self, after: Position, *, lr: float, batch: AnyStepBatch, riders: Tensor, grad_norm: Tensor
+        self, after: RunState, *, lr: float, batch: AnyStepBatch, scalars: Tensor, grad_norm: Tensor
     ) -> None:
         """Note a step whose gradients were gathered; it led to the position `after`."""
-        numbers = torch.cat((riders[: LOSSES + len(self._objective.loss_names)], grad_norm.view(1)))
+        numbers = torch.cat((scalars[: LOSSES + len(self._objective.loss_names)], grad_norm.view(1)))
         self._unread.append(_Unread(after, lr, batch.num_rows, batch.num_tokens, numbers))
 
     def is_due(self) -> bool:
@@ -191,7 +191,7 @@ class Meter:
             num_examples=sum(step.num_examples for step in unread),
             num_tokens=sum(step.num_tokens for step in unread),
         )
-        self.stop_is_agreed, self.train_s = numbers[-1][STOP] > 0, numbers[-1][CLOCK]
+        self.is_stop_requested, self.train_s = numbers[-1][STOP] > 0, numbers[-1][CLOCK]
         return [self._progress(step, read) for step, read in zip(unread, numbers, strict=True)]
 
     def skip_pause(self) -> None:
@@ -202,7 +202,7 @@ class Meter:
         *_, grad_norm = numbers
         parts = dict(zip(self._objective.loss_names, numbers[LOSSES:-1], strict=True))
         loss, num_done = sum(parts.values()), unread.after.num_done
-        num_steps = self._objective.budget.total_steps(replace(unread.after, train_s=self.train_s).spent)
+        num_steps = self._objective.budget.total_steps(replace(unread.after, train_s=self.train_s).totals)
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingError(
                 f"At step {num_done} of {num_steps} the loss is {loss:g} and the gradient's norm "

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from bertjobs.errors import ModelError
-from bertjobs.training.schedule import Spent
+from bertjobs.training.schedule import RunTotals
 
 
 class Scores(Protocol):
@@ -19,7 +19,7 @@ class Scores(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class EvaluatedStep:
     """What the weights after a step were found to be worth."""
 
     step: int
@@ -33,7 +33,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Position:
+class RunState:
     """A run between two steps."""
 
     num_done: int = 0
@@ -42,18 +42,19 @@ class Position:
     """Tokens seen, padding not counted."""
     train_s: float = 0.0
     """Seconds of training, where the budget is one of time."""
-    best: Evaluation | None = None
-    last: Evaluation | None = None
+    best: EvaluatedStep | None = None
+    last: EvaluatedStep | None = None
     num_worse: int = 0
     """Evaluations since the best one."""
 
     @property
-    def spent(self) -> Spent:
-        return Spent(num_steps=self.num_done, num_tokens=self.num_tokens, train_s=self.train_s)
+    def totals(self) -> RunTotals:
+        """What the budget and the schedule depend on."""
+        return RunTotals(num_steps=self.num_done, num_tokens=self.num_tokens, train_s=self.train_s)
 
-    def after_evaluation(self, metrics: Scores, *, value: float) -> "Position":
+    def after_evaluation(self, metrics: Scores, *, value: float) -> "RunState":
         """Return the position with this evaluation taken into account; a tie is no improvement."""
-        last = Evaluation(step=self.num_done, value=value, metrics=metrics)
+        last = EvaluatedStep(step=self.num_done, value=value, metrics=metrics)
         if self.best is None or value > self.best.value:
             return replace(self, best=last, last=last, num_worse=0)
         return replace(self, last=last, num_worse=self.num_worse + 1)
@@ -76,8 +77,8 @@ class Position:
         content: Mapping[str, Any],
         *,
         identity: Mapping[str, Any],
-        read_scores: Callable[[Mapping[str, Any]], Scores],
-    ) -> "Position":
+        scores_from_json: Callable[[Mapping[str, Any]], Scores],
+    ) -> "RunState":
         """Read a position in this run.
 
         Raises: ModelError: the checkpoint belongs to a run with other data, batches, length or seed.
@@ -95,7 +96,7 @@ class Position:
                     hint="Resume with the configuration and data it was written with, or start a new job.",
                 )
         best, last = (
-            given and Evaluation(**{**given, "metrics": read_scores(given["metrics"])})
+            given and EvaluatedStep(**{**given, "metrics": scores_from_json(given["metrics"])})
             for given in (content["best"], content["last"])
         )
         return cls(

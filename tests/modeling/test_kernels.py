@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bertjobs.modeling import BertConfig, DropoutPool, Group, ModelInputs, bert, build_classifier, row_keys
+from bertjobs.modeling import (
+    BertConfig,
+    DropoutPool,
+    ModelInputs,
+    PaddedGroup,
+    bert,
+    build_classifier,
+    row_keys,
+)
 from bertjobs.modeling.dropout import TokenMasks
 from bertjobs.modeling.inputs import GroupedLayout, PackedLayout
 from bertjobs.modeling.kernels import add_norm, attend, project
@@ -30,7 +38,7 @@ def inputs() -> ModelInputs:
         ids_N=torch.tensor([1, 2, 0, 3, 4, 5, 6, 7, 8, 9]),
         segments_N=torch.tensor([0, 0, 0, 0, 0, 1, 0, 0, 1, 1]),
         positions_N=torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 3]),
-        groups=(Group(0, 2, 3), Group(6, 1, 4)),
+        groups=(PaddedGroup(0, 2, 3), PaddedGroup(6, 1, 4)),
         lengths_B=torch.tensor([2, 3, 4]),
         starts_B=torch.tensor([0, 3, 6]),
         row_keys_B=row_keys(torch.arange(3), seed=0, step=0),

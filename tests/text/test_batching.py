@@ -188,13 +188,15 @@ def test_no_rank_has_more_tokens_than_another_by_more_than_one_long_row(
 @given(
     lengths=st.lists(st.integers(2, 128), min_size=1, max_size=60),
     max_tokens=st.integers(64, 2000),
-    at_least=st.integers(1, 12),
+    min_microbatches=st.integers(1, 12),
 )
-def test_microbatches_hold_every_row_once_and_fit(lengths: list[int], max_tokens: int, at_least: int) -> None:
+def test_microbatches_hold_every_row_once_and_fit(
+    lengths: list[int], max_tokens: int, min_microbatches: int
+) -> None:
     array = np.array(lengths)
-    parts = split_microbatches(array, max_tokens=max_tokens, at_least=at_least)
+    parts = split_microbatches(array, max_tokens=max_tokens, min_microbatches=min_microbatches)
     assert sorted(i for part in parts for i in part.tolist()) == list(range(len(lengths)))
-    assert len(parts) >= min(at_least, len(lengths))
+    assert len(parts) >= min(min_microbatches, len(lengths))
     for part in parts:
         assert len(part) == 1 or len(part) * int(array[part].max()) <= max_tokens
     longest = [int(array[part].max()) for part in parts]
@@ -205,12 +207,12 @@ def test_microbatches_hold_every_row_once_and_fit(lengths: list[int], max_tokens
 @given(
     table=tables(),
     world_size=st.integers(1, 4),
-    at_least=st.integers(1, 4),
+    min_microbatches=st.integers(1, 4),
     max_tokens=st.integers(64, 500),
     strategy=st.sampled_from(STRATEGIES),
 )
 def test_workers_and_microbatches_change_nothing_in_the_rows(
-    table: EncodedTable, world_size: int, at_least: int, max_tokens: int, strategy: str
+    table: EncodedTable, world_size: int, min_microbatches: int, max_tokens: int, strategy: str
 ) -> None:
     rows = order_of_epoch(table.num_rows, seed=3, epoch=0)
     lengths = sequence_lengths(table, rows, max_len=40, truncation=strategy)
@@ -219,7 +221,9 @@ def test_workers_and_microbatches_change_nothing_in_the_rows(
         share = share_of_rank(lengths, rank=rank, world_size=world_size)
         if not len(share):
             continue
-        for part in split_microbatches(lengths[share], max_tokens=max_tokens, at_least=at_least):
+        for part in split_microbatches(
+            lengths[share], max_tokens=max_tokens, min_microbatches=min_microbatches
+        ):
             chosen = rows[share[part]]
             batch = collate(table, chosen, max_len=40, truncation=strategy, **SPECIALS)
             check_batch(batch, table, chosen.tolist(), 40, strategy)

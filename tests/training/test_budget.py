@@ -5,7 +5,7 @@ import pytest
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.config.sections import OptimSection
 from bertjobs.training.pretrain import budget_of
-from bertjobs.training.schedule import Budget, Spent, lr_at, lr_at_share
+from bertjobs.training.schedule import Budget, RunTotals, lr_at, lr_at_share
 
 
 def _optim(**optim: Any) -> OptimSection:
@@ -35,35 +35,37 @@ def test_no_share_has_a_negative_rate_or_one_above_the_peak(
 
 
 @pytest.mark.parametrize(
-    ("budget", "spent", "used", "total_steps"),
+    ("budget", "totals", "used", "total_steps"),
     [
-        (Budget(num_steps=40), Spent(num_steps=10, num_tokens=999, train_s=9.0), 0.25, 40),
-        (Budget(num_tokens=1000), Spent(num_steps=10, num_tokens=250), 0.25, 40),
-        (Budget(num_tokens=1000), Spent(num_steps=39, num_tokens=1010), 1.01, 39),
-        (Budget(num_tokens=1000), Spent(), 0.0, 1),
-        (Budget(train_s=8.0), Spent(num_steps=10, train_s=2.0), 0.25, 40),
-        (Budget(train_s=8.0), Spent(num_steps=10, train_s=0.0), 0.0, 11),
+        (Budget(num_steps=40), RunTotals(num_steps=10, num_tokens=999, train_s=9.0), 0.25, 40),
+        (Budget(num_tokens=1000), RunTotals(num_steps=10, num_tokens=250), 0.25, 40),
+        (Budget(num_tokens=1000), RunTotals(num_steps=39, num_tokens=1010), 1.01, 39),
+        (Budget(num_tokens=1000), RunTotals(), 0.0, 1),
+        (Budget(train_s=8.0), RunTotals(num_steps=10, train_s=2.0), 0.25, 40),
+        (Budget(train_s=8.0), RunTotals(num_steps=10, train_s=0.0), 0.0, 11),
     ],
 )
 def test_the_number_of_steps_is_known_or_estimated(
-    budget: Budget, spent: Spent, used: float, total_steps: int
+    budget: Budget, totals: RunTotals, used: float, total_steps: int
 ) -> None:
-    assert budget.used_ratio(spent) == pytest.approx(used)
-    assert budget.is_spent(spent) == (used >= 1)
-    assert budget.total_steps(spent) == total_steps
+    assert budget.used_ratio(totals) == pytest.approx(used)
+    assert budget.is_used_up(totals) == (used >= 1)
+    assert budget.total_steps(totals) == total_steps
 
 
 def test_the_rate_follows_tokens_and_time() -> None:
     optim = _optim(warmup_ratio=0.5)
     by_tokens = Budget(num_tokens=1000)
-    assert by_tokens.lr(Spent(), batch_tokens=100, optim=optim) == pytest.approx(0.1 * 0.1 / 0.6)
-    assert by_tokens.lr(Spent(num_steps=3, num_tokens=750), batch_tokens=9, optim=optim) == pytest.approx(
+    assert by_tokens.lr(RunTotals(), batch_tokens=100, optim=optim) == pytest.approx(0.1 * 0.1 / 0.6)
+    assert by_tokens.lr(RunTotals(num_steps=3, num_tokens=750), batch_tokens=9, optim=optim) == pytest.approx(
         0.05
     )
     by_time = Budget(train_s=60.0)
-    first = by_time.lr(Spent(), batch_tokens=100, optim=optim)
+    first = by_time.lr(RunTotals(), batch_tokens=100, optim=optim)
     assert 0 < first < 0.001, "how long a step takes is not known yet"
-    assert by_time.lr(Spent(num_steps=7, train_s=45.0), batch_tokens=9, optim=optim) == pytest.approx(0.05)
+    assert by_time.lr(RunTotals(num_steps=7, train_s=45.0), batch_tokens=9, optim=optim) == pytest.approx(
+        0.05
+    )
 
 
 @pytest.mark.parametrize(

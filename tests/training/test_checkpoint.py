@@ -61,7 +61,7 @@ def test_a_missing_file_is_refused(folder: Path, name: str) -> None:
 
 def test_without_its_manifest_it_was_not_finished(folder: Path) -> None:
     (folder / "manifest.json").unlink()
-    with pytest.raises(ModelError, match="was not written to its end"):
+    with pytest.raises(ModelError, match=r"has no manifest.json: it is incomplete"):
         read_checkpoint(folder)
 
 

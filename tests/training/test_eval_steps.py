@@ -9,9 +9,7 @@ import torch
 from bertjobs.training.metrics import metrics_of
 
 
-def test_it_is_judged_every_so_many_steps_and_at_the_end_of_an_epoch(
-    tiny: ModuleType, tmp_path: Path
-) -> None:
+def test_it_is_evaluated_every_n_steps_and_at_the_end_of_an_epoch(tiny: ModuleType, tmp_path: Path) -> None:
     config = tiny.make_config(epochs=2, eval_steps=4)
     result, _, hooks = tiny.run_finetune(tmp_path, config)
     steps_per_epoch = result.num_steps // 2

@@ -47,9 +47,9 @@ def test_steps_equal_torch_with_clipping(tiny: ModuleType, max_grad_norm: float)
         [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=1e-2
     )
     for step in range(4):
-        optimizer.clear()
+        optimizer.zero_grad()
         gradients = _fill_gradients(ours, seed=step)
-        norm = optimizer.gather(current_ranks(), token_ids_T=TOUCHED)
+        norm = optimizer.sum_gradients(current_ranks(), token_ids_T=TOUCHED)
         optimizer.step(lr=1e-2, grad_norm=norm)
         for name, parameter in theirs.named_parameters():
             parameter.grad = gradients[name]
@@ -68,11 +68,11 @@ def test_clear_leaves_no_gradient(tiny: ModuleType) -> None:
     model = tiny.make_model()
     optimizer = _optimizer(model)
     _fill_gradients(model, seed=0)
-    optimizer.riders[0] = 3.0
-    optimizer.gather(current_ranks(), token_ids_T=TOUCHED)
-    optimizer.clear()
-    assert float(optimizer.gather(current_ranks(), token_ids_T=TOUCHED)) == 0.0
-    assert not optimizer.riders.any()
+    optimizer.scalars[0] = 3.0
+    optimizer.sum_gradients(current_ranks(), token_ids_T=TOUCHED)
+    optimizer.zero_grad()
+    assert float(optimizer.sum_gradients(current_ranks(), token_ids_T=TOUCHED)) == 0.0
+    assert not optimizer.scalars.any()
     assert all(not p.grad.any() for p in model.parameters())
 
 
@@ -116,7 +116,7 @@ def test_layer_decay_reaches_the_step(tiny: ModuleType) -> None:
     optimizer = _optimizer(model, layer_decay=0.5, weight_decay=0.0, max_grad_norm=0.0)
     for parameter in model.parameters():
         parameter.grad.fill_(1.0)
-    optimizer.step(lr=1e-3, grad_norm=optimizer.gather(current_ranks(), token_ids_T=USED))
+    optimizer.step(lr=1e-3, grad_norm=optimizer.sum_gradients(current_ranks(), token_ids_T=USED))
     for name, moved in (("bert.encoder.layer.0.output.dense.weight", 0.25e-3), ("classifier.weight", 1e-3)):
         change = before.get_parameter(name) - model.get_parameter(name)
         torch.testing.assert_close(change, torch.full_like(change, moved), rtol=1e-3, atol=1e-8)
@@ -136,7 +136,7 @@ def test_frozen_layers_get_no_gradient_and_are_not_in_the_optimizer(tiny: Module
     assert len(frozen) == 21
     assert names == {name for name, _ in model.named_parameters()} - frozen
     sum(((p - 3) ** 2).sum() for p in model.parameters()).backward()
-    optimizer.step(lr=0.1, grad_norm=optimizer.gather(current_ranks(), token_ids_T=TOUCHED))
+    optimizer.step(lr=0.1, grad_norm=optimizer.sum_gradients(current_ranks(), token_ids_T=TOUCHED))
     for name, parameter in model.named_parameters():
         assert (parameter.grad is None) == (name in frozen)
         assert torch.equal(parameter, before.get_parameter(name)) == (name in frozen)

@@ -13,13 +13,13 @@ from bertjobs.errors import ModelError
 from bertjobs.modeling import BertConfig, build_classifier, build_pretraining, load_weights, save_pretrained
 from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs
 from bertjobs.text.tokenizer_files import load_tokenizer
+from bertjobs.text.truncation import uncut_sequence_lengths
 from bertjobs.text.vocabulary import train_wordpiece
 from bertjobs.training import inference
 from bertjobs.training.inference import (
-    Representer,
+    TextEmbedder,
     build_masked_language_model,
     mask_probabilities,
-    uncut_lengths,
 )
 
 SENTENCES = [
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 def represented(folder, pairs, *, max_len=40, **given):
     """Return our vector of each text."""
     loaded, tokenizer = load_weights(folder, cache=folder), load_tokenizer(folder)
-    representer = Representer(
+    representer = TextEmbedder(
         build_pretraining(loaded, seed=0).bert,
         text=TextSection(max_len=max_len),
         specials=tokenizer,
@@ -100,7 +100,7 @@ def test_minilm_represents_as_in_transformers(minilm):
 
 def test_the_vector_of_a_text_does_not_depend_on_its_batch(folder, monkeypatch):
     alone = np.concatenate([represented(folder, [pair])[0] for pair in PAIRS])
-    monkeypatch.setitem(inference.MOST_TOKENS, "cpu", 20)
+    monkeypatch.setitem(inference.MAX_TOKENS_AT_ONCE, "cpu", 20)
     together, _ = represented(folder, PAIRS, batch_size=100)
     assert np.abs(alone - together).max() < 1e-5
 
@@ -108,7 +108,7 @@ def test_the_vector_of_a_text_does_not_depend_on_its_batch(folder, monkeypatch):
 def test_a_long_text_is_cut_as_it_was_in_training(folder):
     tokenizer = load_tokenizer(folder)
     (part,) = [p for _, p in singles_and_pairs(encode_singles_and_pairs([(SENTENCES[3], None)], tokenizer))]
-    assert uncut_lengths(part)[0] > 8
+    assert uncut_sequence_lengths(part.lengths_a, part.lengths_b)[0] > 8
     vectors, tokens = represented(folder, [(SENTENCES[3], None)], max_len=8)
     assert tokens[0].shape == (8, 32)
     words = tokenizer.token_strings(tokenizer.encode(SENTENCES[3])[:6])
@@ -147,7 +147,7 @@ def test_d2l_weights_represent_the_golden_texts_as_d2l_does(data_root, tmp_path)
     golden = data_root / "golden" / "d2l"
     expected = load_file(golden / "expected.safetensors")
     loaded = load_weights(golden / "bert.tiny.torch.zip", cache=tmp_path, num_heads=4)
-    representer = Representer(
+    representer = TextEmbedder(
         build_pretraining(loaded, seed=0).bert,
         text=TextSection(max_len=64),
         specials=load_tokenizer(loaded.tokenizer_path),

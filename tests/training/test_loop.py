@@ -15,7 +15,7 @@ from transformers import BertForSequenceClassification as TheirModel
 from bertjobs.config import FinetuneConfig
 from bertjobs.errors import ConfigError, LeaseLost, ModelError, OutOfMemory, TrainingError
 from bertjobs.storage import JobDir
-from bertjobs.training.batches import make_plan
+from bertjobs.training.batches import make_batch_sampler
 from bertjobs.training.checkpoint import read_checkpoint
 from bertjobs.training.schedule import lr_at
 
@@ -79,7 +79,7 @@ def test_it_follows_hugging_face_with_torch_step_by_step(tiny: ModuleType, tmp_p
             {"params": [p for p in reference.parameters() if p.ndim < 2], "weight_decay": 0.0},
         ]
     )
-    table, plan = tiny.make_table(70, seed=1), make_plan(70, train=config.train)
+    table, plan = tiny.make_table(70, seed=1), make_batch_sampler(70, train=config.train)
     expected = []
     for step in range(plan.num_steps):
         for group in optimizer.param_groups:

@@ -73,7 +73,7 @@ def test_the_loss_of_word_frequencies_is_that_of_counting(tiny_pretrain: ModuleT
     counts = np.array([(ids == i).sum() + 1 for i in range(vocab_size)])
     surprises, step = [], 0
     while len(surprises) < objective.evaluate().num_masked:
-        batch = objective._valid_feed.step_batch(step, batch_size=config.train.eval_batch_size)
+        batch = objective._valid_loader.step_batch(step, batch_size=config.train.eval_batch_size)
         for microbatch in batch.microbatches:
             surprises += [-np.log(counts[i] / counts.sum()) for i in microbatch.targets_P.tolist()]
         step += 1

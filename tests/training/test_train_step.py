@@ -7,15 +7,17 @@ import torch.nn.functional as F
 
 from bertjobs.config.sections import OptimSection, TextSection
 from bertjobs.modeling.dropout import DropoutPool
-from bertjobs.training.batches import Feed, Microbatch, StepBatch
+from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.flat_adamw import LOSSES, STOP, FlatAdamW, build_optimizer
 from bertjobs.training.loop import train_step
 
 
-def _one_step(tiny: ModuleType, *, dtype: torch.dtype, at_least: int) -> tuple[float, float, FlatAdamW]:
+def _one_step(
+    tiny: ModuleType, *, dtype: torch.dtype, min_microbatches: int
+) -> tuple[float, float, FlatAdamW]:
     model, ranks = tiny.make_model().train(), current_ranks()
-    feed = Feed(
+    loader = BatchLoader(
         tiny.make_table(24, seed=1),
         text=TextSection(max_len=32),
         specials=tiny.Specials(),
@@ -28,12 +30,12 @@ def _one_step(tiny: ModuleType, *, dtype: torch.dtype, at_least: int) -> tuple[f
         model,
         num_layers=2,
         word_table=model.bert.embeddings.word_embeddings,
-        token_ids_U=feed.token_ids(),
+        token_ids_U=loader.token_ids(),
         optim=OptimSection(max_grad_norm=0.0),
     )
     model.set_dropout(DropoutPool(model.config, seed=0))
-    batch = feed.step_batch(np.arange(24), seed=0, step=0, at_least=at_least)
-    assert len(batch.microbatches) == at_least
+    batch = loader.step_batch(np.arange(24), seed=0, step=0, min_microbatches=min_microbatches)
+    assert len(batch.microbatches) == min_microbatches
 
     def losses(microbatch: Microbatch, batch: StepBatch) -> torch.Tensor:
         logits_BC = model(microbatch.inputs).float()
@@ -46,15 +48,15 @@ def _one_step(tiny: ModuleType, *, dtype: torch.dtype, at_least: int) -> tuple[f
         ranks=ranks,
         dtype=dtype,
         lr=1e-3,
-        wants_stop=at_least == 3,
+        requests_stop=min_microbatches == 3,
     )
-    return float(optimizer.riders[LOSSES]), float(norm), optimizer
+    return float(optimizer.scalars[LOSSES]), float(norm), optimizer
 
 
 def test_bf16_with_weights_cast_once_for_all_microbatches_stays_near_fp32(tiny: ModuleType) -> None:
-    loss, norm, optimizer = _one_step(tiny, dtype=torch.float32, at_least=1)
-    for at_least in (1, 3):
-        half_loss, half_norm, half = _one_step(tiny, dtype=torch.bfloat16, at_least=at_least)
+    loss, norm, optimizer = _one_step(tiny, dtype=torch.float32, min_microbatches=1)
+    for min_microbatches in (1, 3):
+        half_loss, half_norm, half = _one_step(tiny, dtype=torch.bfloat16, min_microbatches=min_microbatches)
         assert half_loss == pytest.approx(loss, rel=5e-3)
         assert half_norm == pytest.approx(norm, rel=5e-2)
         assert all(m.dtype == torch.float32 for n, m in half.state().items() if n.endswith("exp_avg"))
@@ -65,13 +67,13 @@ def test_bf16_with_weights_cast_once_for_all_microbatches_stays_near_fp32(tiny: 
 
 
 def test_a_wish_to_stop_rides_along(tiny: ModuleType) -> None:
-    _, _, optimizer = _one_step(tiny, dtype=torch.float32, at_least=3)
-    assert float(optimizer.riders[STOP]) == 1.0
+    _, _, optimizer = _one_step(tiny, dtype=torch.float32, min_microbatches=3)
+    assert float(optimizer.scalars[STOP]) == 1.0
 
 
 def test_token_ids_are_the_batch_and_the_special_ones(tiny: ModuleType) -> None:
     table = tiny.make_table(24, seed=1)
-    feed = Feed(
+    loader = BatchLoader(
         table,
         text=TextSection(max_len=8),
         specials=tiny.Specials(),
@@ -80,7 +82,7 @@ def test_token_ids_are_the_batch_and_the_special_ones(tiny: ModuleType) -> None:
         device=torch.device("cpu"),
         vocab_size=tiny.VOCAB_SIZE,
     )
-    batch = feed.step_batch(np.array([3, 5]), seed=0, step=0, at_least=1)
+    batch = loader.step_batch(np.array([3, 5]), seed=0, step=0, min_microbatches=1)
     texts = [
         t[o[r] : o[r + 1]]
         for t, o in ((table.a_ids, table.a_offsets), (table.b_ids, table.b_offsets))
@@ -90,4 +92,4 @@ def test_token_ids_are_the_batch_and_the_special_ones(tiny: ModuleType) -> None:
     in_batch = torch.cat([m.inputs.ids_N for m in batch.microbatches]).unique()
     assert set(in_batch.tolist()) <= set(batch.token_ids_T.tolist())
     assert batch.num_tokens == sum(int(m.inputs.lengths_B.sum()) for m in batch.microbatches)
-    assert feed.token_ids().tolist() == sorted({0, 1, 2, *table.a_ids.tolist(), *table.b_ids.tolist()})
+    assert loader.token_ids().tolist() == sorted({0, 1, 2, *table.a_ids.tolist(), *table.b_ids.tolist()})

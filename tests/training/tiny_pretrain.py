@@ -16,7 +16,7 @@ from bertjobs.modeling import BertConfig, BertForPreTraining, build_pretraining
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.blocks import Block, BlockInfo
 from bertjobs.training.pretrain import PretrainResult, pretrain
-from bertjobs.training.pretrain_batches import ListOfBlocks
+from bertjobs.training.pretrain_batches import InMemoryBlocks
 
 VOCAB_SIZE = 90
 
@@ -41,7 +41,7 @@ class Vocabulary:
         return np.arange(VOCAB_SIZE) >= 70
 
 
-def make_corpus(num_documents: int, *, seed: int, num_blocks: int = 3) -> ListOfBlocks:
+def make_corpus(num_documents: int, *, seed: int, num_blocks: int = 3) -> InMemoryBlocks:
     """Documents about a subject each: sentences that count up from one of its ids, which can be learnt."""
     rng = np.random.default_rng(seed)
     tables = []
@@ -55,7 +55,7 @@ def make_corpus(num_documents: int, *, seed: int, num_blocks: int = 3) -> ListOf
                 owners.append(number)
         lists = pa.array(ids, pa.list_(pa.uint16()))
         tables.append(pa.table({"ids": lists, "document": pa.array(owners, pa.int32())}))
-    return ListOfBlocks([Block.from_arrow(t) for t in tables], [BlockInfo.of(t) for t in tables])
+    return InMemoryBlocks([Block.from_arrow(t) for t in tables], [BlockInfo.of(t) for t in tables])
 
 
 def make_model(

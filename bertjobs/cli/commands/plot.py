@@ -71,9 +71,9 @@ def _draw_search(job: Job) -> list[str]:
 
 def _series(store: JobStore, job: Job) -> list[dict[str, Any]]:
     """Return the series that is saved with each checkpoint, and what Redis has heard since."""
-    from bertjobs.training.metrics_log import read_record  # torch
+    from bertjobs.training.metrics_log import read_metrics_log  # torch
 
-    saved = [dict(line) for line in read_record(job.job_dir)]
+    saved = [dict(line) for line in read_metrics_log(job.job_dir)]
     last_step = saved[-1]["step"] if saved else 0
     # A step taken again after a lost worker is heard of twice; the later report counts.
     live = {v["step"]: {"kind": "step", **v} for v in store.metrics(job.id) if "lr" in v}

@@ -36,7 +36,8 @@ from bertjobs.text.corpus.files import own_files
 from bertjobs.text.lines import LineSpan, plan_lines, read_lines
 from bertjobs.text.text_pairs import encode_singles_and_pairs, singles_and_pairs, split_pair
 from bertjobs.text.tokenizer import Tokenizer
-from bertjobs.training.inference import Representer, uncut_lengths
+from bertjobs.text.truncation import uncut_sequence_lengths
+from bertjobs.training.inference import TextEmbedder
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class RepresentLines:
         _fail_if_restarted()
         fitting = int(len(os.sched_getaffinity(0)) / grant.cpus_per_worker)
         device = ray_train.set_up_worker(grant, workers_on_node=min(grant.workers, max(1, fitting)))
-        self._representer = Representer(
+        self._representer = TextEmbedder(
             ray.get(encoder[0]).to(device),
             text=text,
             specials=ray.get(tokenizer[0]),
@@ -140,7 +141,7 @@ class RepresentLines:
         for rows, part in singles_and_pairs(lines):
             vectors_RD[rows] = self._representer.vectors(part)
             num_tokens_R[rows] = self._representer.lengths(part)
-            uncut_R[rows] = uncut_lengths(part)
+            uncut_R[rows] = uncut_sequence_lengths(part.lengths_a, part.lengths_b)
         return embeddings_table(
             file=lines["file"],
             lines=lines,

@@ -12,7 +12,8 @@ from bertjobs.runs.model_source import load_encoder
 from bertjobs.settings import Settings
 from bertjobs.text.text_pairs import encode_singles_and_pairs, quoted, singles_and_pairs, split_pair
 from bertjobs.text.tokenizer import Tokenizer
-from bertjobs.training.inference import Floats, Representer, uncut_lengths
+from bertjobs.text.truncation import uncut_sequence_lengths
+from bertjobs.training.inference import Floats, TextEmbedder
 
 Warn = Callable[[str], None]
 
@@ -49,7 +50,7 @@ def represent_texts(
     pairs = [split_pair(text, config.text.pair_separator) for text in texts]
     with ExitStack() as resources:
         trained = load_encoder(config, settings=settings, resources=resources)
-    representer = Representer(
+    representer = TextEmbedder(
         build_pretraining(trained.loaded, seed=0).bert,
         text=trained.text,
         specials=trained.tokenizer,
@@ -58,7 +59,7 @@ def represent_texts(
     )
     found: dict[int, Representation] = {}
     for places, table in singles_and_pairs(encode_singles_and_pairs(pairs, trained.tokenizer)):
-        uncut = uncut_lengths(table)
+        uncut = uncut_sequence_lengths(table.lengths_a, table.lengths_b)
         for row, ids, hidden_LD in representer.tokens(table):
             text = texts[places[row]]
             warn_if_truncated(text, int(uncut[row]), len(ids), warn=warn)

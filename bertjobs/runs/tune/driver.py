@@ -29,8 +29,8 @@ from bertjobs.runs.tune.trial_resources import divide_grant
 from bertjobs.runs.tune.trial_worker import TrialWork, cut_ratio
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import resolve_task
-from bertjobs.training.batches import make_plan
-from bertjobs.training.checkpoint import recall
+from bertjobs.training.batches import make_batch_sampler
+from bertjobs.training.checkpoint import read_published_checkpoint
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.run_state import checkpoint_name
 
@@ -103,7 +103,7 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
 
 def scheduler_bounds(config: TuneConfig, space: Space, *, num_rows: int) -> SchedulerBounds:
     """Return how long the longest trial of a space is, and from where on a trial may be stopped."""
-    plans = [make_plan(num_rows, train=trial.train) for trial in corner_configs(config, space)]
+    plans = [make_batch_sampler(num_rows, train=trial.train) for trial in corner_configs(config, space)]
     max_examples = max(plan.num_examples(plan.num_steps) for plan in plans)
     grace = config.search.grace_examples or math.ceil(max_examples / config.search.reduction_factor**2)
     return SchedulerBounds(grace_examples=grace, max_examples=max_examples)
@@ -163,7 +163,9 @@ def write_best_model(work: BestModelWork) -> Metrics:
     model = inputs.build_model(config, device=ray_train.set_up_worker(work.grant))
     best = trial.best(work.metric)
     assert best is not None, "the best trial has a value"
-    model.load_state_dict(recall(folder_of(work.job_dir, trial.number), checkpoint_name(best.step)).model)
+    model.load_state_dict(
+        read_published_checkpoint(folder_of(work.job_dir, trial.number), checkpoint_name(best.step)).model
+    )
     predictions, metrics = predict(model, inputs=inputs, config=config)
     predictions.write(work.job_dir, rank=0)
     write_model(model, inputs=inputs, config=config, job_dir=work.job_dir, trained_by=work.job_id)

@@ -33,10 +33,10 @@ from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.truncation import uncut_sequence_lengths
-from bertjobs.training.batches import Plan, make_plan
+from bertjobs.training.batches import BatchSampler, make_batch_sampler
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.finetune import finetune
-from bertjobs.training.metrics_log import read_record
+from bertjobs.training.metrics_log import read_metrics_log
 from bertjobs.training.progress import EpochResult, Progress
 
 QUEUE_POLL_S = 0.05
@@ -90,7 +90,7 @@ def _train(
     hooks = TrialHooks(
         number,
         metric=work.metric,
-        plan=make_plan(train.num_rows, train=config.train),
+        plan=make_batch_sampler(train.num_rows, train=config.train),
         folder=folder,
         progress=work.progress,
         report=report,
@@ -188,7 +188,7 @@ class TrialHooks:
         number: int,
         *,
         metric: str,
-        plan: Plan,
+        plan: BatchSampler,
         folder: JobDir,
         progress: ProgressHandle,
         report: Report,
@@ -208,7 +208,7 @@ class TrialHooks:
         latest = self._folder.read_json(LATEST)
         if not self._folder.exists(f"checkpoints/{latest['name']}"):
             return None
-        lines = [line for line in read_record(self._folder) if line["kind"] == "epoch"]
+        lines = [line for line in read_metrics_log(self._folder) if line["kind"] == "epoch"]
         self.history = [self._evaluation(line) for line in lines if line["step"] <= latest["step"]]
         return str(latest["name"])
 

@@ -15,7 +15,7 @@ from bertjobs.runs.tune.trial_resources import TrialResources
 from bertjobs.runs.tune.trial_worker import LATEST, TrialHooks, TrialWork, count_correct, cut_ratio, run_trial
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.batches import make_plan
+from bertjobs.training.batches import make_batch_sampler
 from bertjobs.training.metrics import metrics_of
 from bertjobs.training.progress import EpochResult, Progress
 
@@ -34,7 +34,7 @@ class Actor:
         self.progress.append({"number": number, **values})
 
 
-PLAN = make_plan(100, train=TrainSection(batch_size=30, epochs=2))  # 4 steps an epoch
+PLAN = make_batch_sampler(100, train=TrainSection(batch_size=30, epochs=2))  # 4 steps an epoch
 
 
 def hooks_in(

@@ -100,7 +100,7 @@ def test_a_row_is_the_same_however_the_batch_is_split_over_ranks_and_microbatche
     parts: dict[int, tuple] = {}
     for rank in range(2):
         own = share_of_rank(examples.lengths_B, rank=rank, world_size=2)
-        for part in split_microbatches(examples.lengths_B[own], max_tokens=256, at_least=2):
+        for part in split_microbatches(examples.lengths_B[own], max_tokens=256, min_microbatches=2):
             parts |= rows_of(batch_of(examples, own[part], objective))
     assert parts == whole
 
