@@ -27,6 +27,12 @@ _TIMEOUT_S = 30.0
 _CHUNK_BYTES = 1 << 20
 
 
+def digest_of(path: Path, algorithm: str) -> str:
+    """Return the digest of a file's content in hex; `algorithm` is a name of `hashlib`."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, algorithm).hexdigest()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checksum:
     """The published checksum of a file."""
@@ -36,9 +42,8 @@ class Checksum:
     digest: str
 
     def of(self, path: Path) -> str:
-        """Return what the file hashes to."""
-        with path.open("rb") as f:
-            return hashlib.file_digest(f, self.algorithm).hexdigest()
+        """Return the checksum of a file by the same algorithm."""
+        return digest_of(path, self.algorithm)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
-"""Paths and URIs of a job's artefacts, and how they are published: written under a new name, then moved into
-place. Knows folders and bytes, not what is in them.
+"""The folders of jobs, on a local path or any file system of `pyarrow.fs`, and how artefacts are published in
+them: written under a new name, then moved into place. Knows files and folders, not what is in them.
 
 A job's folder, under `BERTJOBS_STORAGE/<job id>/`:
 
@@ -32,7 +32,7 @@ from bertjobs.errors import StorageError
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://")
 _UNPUBLISHED = re.compile(r"\.new-[0-9a-f]{8}")
 _REPLACED = re.compile(r"\.old-(.+)-[0-9a-f]{8}")
-"""What a folder is called before it is published, and while another takes its place."""
+"""Names of a folder before it is published, and while it is being replaced."""
 
 
 class JobDir:
@@ -45,27 +45,27 @@ class JobDir:
 
     @property
     def is_remote(self) -> bool:
-        """Whether it is reached by an address, not by a path."""
+        """Whether it has an address of another file system, not a local path."""
         return self._is_remote
 
     def path_of(self, name: str) -> str:
-        """Return where an artefact is, for a person or another program."""
+        """Return the path or address of an artefact."""
         return f"{self.uri}/{name}" if self._is_remote else str(self._local / name)
 
     def check_writable(self) -> None:
-        """Write and remove a small file. Raises: StorageError: it cannot be done."""
+        """Check that files can be written, with a small one. Raises: StorageError: they cannot."""
         name = f".probe-{uuid.uuid4().hex[:8]}"
         self.write_bytes(name, b"bertjobs")
         self.remove(name)
 
     def recover(self) -> None:
-        """Put in order what a process that was killed left: a folder that was being replaced is put back, and
-        what was being written is dropped. Only for an attempt that begins, when nobody else writes here.
+        """Clean up after a process that was killed: restore a folder that was being replaced, and remove what
+        was not published. Only at the start of an attempt, when no other process writes here.
 
         Raises: StorageError: no right.
         """
         if self._is_remote:
-            return  # nothing is renamed there, and what is being written lies in a temporary folder
+            return  # there nothing is renamed, and unpublished files are in a local temporary folder
         with _storage_errors(str(self._local)):
             for folder in [*self._local.glob("*"), *self._local.glob("*/*")]:
                 if found := _REPLACED.fullmatch(folder.name):
@@ -75,7 +75,7 @@ class JobDir:
                     shutil.rmtree(folder)
 
     def exists(self, name: str) -> bool:
-        """Return whether the file or folder is there. Raises: StorageError: that cannot be told."""
+        """Return whether the file or folder exists. Raises: StorageError: it cannot be determined."""
         with _storage_errors(self.path_of(name)):
             if not self._is_remote:
                 return (self._local / name).exists()
@@ -92,7 +92,10 @@ class JobDir:
                 return bytes(f.read())
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write one file so that a reader sees all of it or none. Raises: StorageError: no room, no right."""
+        """Write one file atomically: a reader sees all of it or the former one.
+
+        Raises: StorageError: no room, no permission.
+        """
         with _storage_errors(self.path_of(name)):
             if not self._is_remote:
                 write_atomically(self._local / name, data)
@@ -111,10 +114,10 @@ class JobDir:
 
     @contextmanager
     def new_dir(self, name: str) -> Iterator[Path]:
-        """Give a local folder to fill; publish it under `name` when the block ends well, else drop it.
+        """Yield an empty local folder; publish it under `name` if the block succeeds, else remove it.
 
-        A folder of that name which is already there is replaced. Raises: StorageError: no room, no right, in
-        the block too, which is there to write.
+        A published folder of that name is replaced. Raises: StorageError: no room, no permission; also for
+        errors of the disk in the block.
         """
         with _storage_errors(self.path_of(name)), self._scratch() as scratch:
             yield scratch
@@ -126,14 +129,14 @@ class JobDir:
 
     @contextmanager
     def open_dir(self, name: str) -> Iterator[Path]:
-        """Give a published folder as a local path; a remote one is downloaded for the time of the block.
+        """Yield a published folder as a local path; a remote one is downloaded and removed after the block.
 
-        Raises: StorageError: it is not there or cannot be read. What the block raises is left as it is.
+        Raises: StorageError: it does not exist or cannot be read. Errors of the block are left as they are.
         """
         if not self._is_remote:
             if not self.exists(name):
                 raise StorageError(
-                    f"{self.path_of(name)} is not there.",
+                    f"{self.path_of(name)} does not exist",
                     hint="Set BERTJOBS_STORAGE to where it is.",
                 )
             yield self._local / name
@@ -143,9 +146,9 @@ class JobDir:
             yield Path(scratch)
 
     def list(self, name: str) -> list[str]:
-        """Return the names directly under a folder, sorted; nothing where there is no such folder.
+        """Return the names directly under a folder, sorted; none if the folder does not exist.
 
-        What is not published yet, or no longer, is not listed. Raises: StorageError: it cannot be read.
+        Folders that are not published are left out. Raises: StorageError: it cannot be read.
         """
         with _storage_errors(self.path_of(name)):
             if not self._is_remote:
@@ -159,9 +162,9 @@ class JobDir:
             return sorted(info.base_name for info in fs.get_file_info(selector))
 
     def remove(self, name: str) -> None:
-        """Remove a file or folder if it is there. Raises: StorageError: no right to a file.
+        """Remove a file or folder if it exists. Raises: StorageError: no permission to remove a file.
 
-        What is left of a folder (a network file system keeps open files) costs room and nothing else.
+        Files of a folder that cannot be removed (a network file system keeps open ones) are left behind.
         """
         with _storage_errors(self.path_of(name)):
             if self._is_remote:
@@ -180,7 +183,7 @@ class JobDir:
 
     @contextmanager
     def _scratch(self) -> Iterator[Path]:
-        """Make an empty folder on the disk where the result will lie, so that publishing is a rename."""
+        """Make an empty folder on the disk of the result, so that publishing it is a rename."""
         if self._is_remote:
             with tempfile.TemporaryDirectory(prefix="bertjobs-") as scratch:
                 yield Path(scratch)
@@ -211,7 +214,7 @@ class JobDir:
         )
 
     def _filesystem(self) -> tuple[Any, str]:
-        from pyarrow.fs import FileSystem  # 120 ms that local paths need not pay
+        from pyarrow.fs import FileSystem  # imported here: it takes 120 ms, which local paths do not need
 
         with _storage_errors(self.uri):
             fs, base = FileSystem.from_uri(self.uri)
@@ -219,16 +222,18 @@ class JobDir:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the target, flush to disk, rename over it."""
+    """Write a file so that a reader sees all of it or the former one. Raises: OSError: no room, no
+    permission."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path beside the target to write to; flush it to disk and rename it over the target at the end.
+    """Yield a path beside the target to write to; after the block, flush it to disk and rename it to the
+    target.
 
-    Where the block raises, nothing is left and the target is as it was. Raises: OSError: no room, no right.
+    If the block raises, the target is unchanged. Raises: OSError: no room, no permission.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{_unique()}")
@@ -253,9 +258,9 @@ def _unique() -> str:
 
 
 def _share(folder: Path) -> None:
-    """Let those read the files who may read the folder: safetensors writes for the owner alone.
+    """Give the files the permissions of the folder: safetensors makes files that only their owner can read.
 
-    The folder was made under the umask, so its own mode tells what that allows.
+    The folder was made under the umask, so its own mode shows what that allows.
     """
     allowed = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
@@ -271,28 +276,28 @@ def _move_into_place(scratch: Path, target: Path) -> None:
     old = target.with_name(f".old-{target.name}-{_unique()}")
     target.rename(old)
     try:
-        scratch.rename(target)  # killed before this, `recover` puts the old one back
+        scratch.rename(target)  # if the process is killed before this, `recover` restores the old folder
     except OSError:
         old.rename(target)
         raise
     shutil.rmtree(old, ignore_errors=True)
 
 
-_REMEDIES = {
+_HINTS = {
     errno.ENOSPC: "The disk is full: free room there, or set BERTJOBS_STORAGE to another place.",
     errno.EDQUOT: "The quota is used up: free room there, or set BERTJOBS_STORAGE to another place.",
     errno.EROFS: "The file system is read-only: set BERTJOBS_STORAGE to a writable place.",
-    errno.EACCES: "It may not be written by this user: change its rights, or set BERTJOBS_STORAGE.",
-    errno.EPERM: "It may not be written by this user: change its rights, or set BERTJOBS_STORAGE.",
+    errno.EACCES: "This user may not write there: change the permissions, or set BERTJOBS_STORAGE.",
+    errno.EPERM: "This user may not write there: change the permissions, or set BERTJOBS_STORAGE.",
     errno.ENOTDIR: "A file is where a folder should be: remove it, or set BERTJOBS_STORAGE to a folder.",
     errno.EEXIST: "A file is where a folder should be: remove it, or set BERTJOBS_STORAGE to a folder.",
-    errno.EFBIG: "Files may not grow that large: raise `ulimit -f`, or set BERTJOBS_STORAGE.",
+    errno.EFBIG: "The file is larger than this user may write: raise `ulimit -f`, or set BERTJOBS_STORAGE.",
 }
 
-_REMEDY = "Check the path and its rights, or set BERTJOBS_STORAGE to another place."
+_HINT = "Check the path and its permissions, or set BERTJOBS_STORAGE to another place."
 
 _OS_ERROR = re.compile(r"\bos error (\d+)\b")
-"""How a Rust library, such as safetensors, says errno inside an error of its own."""
+"""How a Rust library, such as safetensors, gives errno inside an error of its own."""
 
 
 @contextmanager
@@ -307,12 +312,12 @@ def _storage_errors(where: str) -> Iterator[None]:
         if found := _OS_ERROR.search(str(e)):
             number = int(found[1])
             raise _storage_error(where, number, os.strerror(number)) from e
-        # pyarrow's own errors (no such scheme, refused credentials) are ValueErrors and subclasses of these.
+        # pyarrow's own errors (unknown scheme, refused credentials) have no common base but their module.
         if type(e).__module__.startswith("pyarrow"):
             raise _storage_error(where, 0, str(e)) from e
         raise
 
 
 def _storage_error(where: str, number: int, cause: str) -> StorageError:
-    hint = _REMEDIES.get(number, _REMEDY)
-    return StorageError(f"{where}: {cause.rstrip('.')}.", hint=hint)
+    hint = _HINTS.get(number, _HINT)
+    return StorageError(f"{where}: {cause.rstrip('.')}", hint=hint)

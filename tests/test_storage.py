@@ -95,11 +95,11 @@ def test_a_reader_sees_all_of_a_file_or_the_former_one(tmp_path, monkeypatch):
 def test_a_missing_file_is_named(job_dir, tmp_path):
     with pytest.raises(StorageError) as raised:
         job_dir.read_bytes("metrics.json")
-    assert raised.value.message == f"{tmp_path}/j-1/metrics.json: No such file or directory."
+    assert raised.value.message == f"{tmp_path}/j-1/metrics.json: No such file or directory"
     assert "BERTJOBS_STORAGE" in raised.value.hint
 
 
-def test_removing_takes_files_and_folders_and_does_not_mind_what_is_not_there(job_dir):
+def test_removing_works_for_files_folders_and_what_does_not_exist(job_dir):
     job_dir.write_bytes("a", b"")
     publish(job_dir, "checkpoints/one", "1")
     for name in ("a", "checkpoints/one", "never"):
@@ -107,7 +107,7 @@ def test_removing_takes_files_and_folders_and_does_not_mind_what_is_not_there(jo
         assert not job_dir.exists(name)
 
 
-def test_a_listing_is_sorted_shows_what_is_published_and_is_empty_where_nothing_is(job_dir):
+def test_a_listing_is_sorted_has_only_what_is_published_and_may_be_empty(job_dir):
     assert job_dir.list("checkpoints") == []
     for name in ("b", "a"):
         publish(job_dir, f"checkpoints/{name}", name)
@@ -133,7 +133,7 @@ def test_a_folder_appears_when_its_block_has_ended(job_dir):
         assert (folder / "file").read_text() == "whole"
 
 
-def test_a_folder_takes_the_place_of_the_former_one(job_dir, tmp_path):
+def test_a_folder_replaces_the_former_one(job_dir, tmp_path):
     with job_dir.new_dir("model") as folder:
         (folder / "only before").touch()
     publish(job_dir, "model", "second")
@@ -167,7 +167,7 @@ def test_a_rename_that_fails_puts_the_former_folder_back(job_dir, tmp_path, monk
 
 
 @pytest.mark.parametrize("name", ["model", "checkpoints/step-00000010"])
-def test_a_death_between_the_renames_loses_nothing(job_dir, tmp_path, monkeypatch, name):
+def test_a_process_killed_between_the_renames_loses_nothing(job_dir, tmp_path, monkeypatch, name):
     class Killed(BaseException):
         """Stands for SIGKILL: nothing is cleaned up after it."""
 
@@ -191,7 +191,7 @@ def test_a_death_between_the_renames_loses_nothing(job_dir, tmp_path, monkeypatc
     assert job_dir.list(Path(name).parent.name) == [Path(name).name]
 
 
-def test_recovering_drops_what_was_being_written_and_what_was_replaced(job_dir, tmp_path):
+def test_recovering_removes_what_was_being_written_and_what_was_replaced(job_dir, tmp_path):
     publish(job_dir, "model", "latter")
     for leftover in (".new-0123abcd", ".old-model-0123abcd"):
         (tmp_path / "j-1" / leftover).mkdir()
@@ -211,7 +211,7 @@ def test_there_is_nothing_to_recover_where_there_is_no_folder_yet(job_dir, tmp_p
     ("mask", "folder_mode", "file_mode"),
     [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600), (0o002, 0o775, 0o664)],
 )
-def test_others_may_read_what_the_umask_says(job_dir, tmp_path, mask, folder_mode, file_mode):
+def test_others_may_read_what_the_umask_allows(job_dir, tmp_path, mask, folder_mode, file_mode):
     with umask(mask):
         with job_dir.new_dir("model") as folder:
             (folder / "inner").mkdir()
@@ -226,22 +226,22 @@ def test_others_may_read_what_the_umask_says(job_dir, tmp_path, mask, folder_mod
     assert {modes[path] for path in modes if path.is_file()} == {file_mode}
 
 
-def test_an_error_of_the_one_who_reads_a_folder_is_not_blamed_on_the_storage(job_dir, tmp_path):
+def test_an_error_of_the_reader_of_a_folder_is_not_an_error_of_the_storage(job_dir, tmp_path):
     publish(job_dir, "model", "whole")
     with pytest.raises(FileNotFoundError), job_dir.open_dir("model"):
         (tmp_path / "something else").read_bytes()
 
 
-def test_opening_a_folder_that_is_not_there_says_where_it_was_looked_for(job_dir, tmp_path):
+def test_opening_a_folder_that_does_not_exist_names_its_path(job_dir, tmp_path):
     with pytest.raises(StorageError) as raised, job_dir.open_dir("model"):
         pytest.fail("there is nothing to open")
-    assert str(raised.value) == f"{tmp_path}/j-1/model is not there. Set BERTJOBS_STORAGE to where it is."
+    assert str(raised.value) == f"{tmp_path}/j-1/model does not exist. Set BERTJOBS_STORAGE to where it is."
 
 
 # Places that cannot be written
 
 
-def test_a_file_in_place_of_the_folder_is_named_with_the_remedy(tmp_path):
+def test_a_file_in_place_of_the_folder_is_named_with_what_to_do(tmp_path):
     (tmp_path / "jobs").touch()
     job_dir = JobDir(str(tmp_path / "jobs"), "j-1")
     for attempt in (job_dir.check_writable, lambda: publish(job_dir, "model", "")):
@@ -251,7 +251,7 @@ def test_a_file_in_place_of_the_folder_is_named_with_the_remedy(tmp_path):
         assert raised.value.hint.startswith("A file is where a folder should be: remove it")
 
 
-def test_a_read_only_place_is_named_with_the_remedy(tmp_path):
+def test_a_read_only_place_is_named_with_what_to_do(tmp_path):
     with mounted(tmp_path / "ro", options="ro,size=1m") as root:
         job_dir = JobDir(str(root), "j-1")
         for attempt in (job_dir.check_writable, lambda: publish(job_dir, "model", "")):
@@ -263,7 +263,7 @@ def test_a_read_only_place_is_named_with_the_remedy(tmp_path):
             )
 
 
-def test_a_full_disk_is_named_with_the_remedy_whoever_writes_and_keeps_what_was_published(tmp_path):
+def test_a_full_disk_is_named_with_what_to_do_whoever_writes_and_keeps_what_was_published(tmp_path):
     with mounted(tmp_path / "tiny", options="size=256k") as root:
         job_dir = JobDir(str(root), "j-1")
         publish(job_dir, "model", "former")
@@ -275,7 +275,7 @@ def test_a_full_disk_is_named_with_the_remedy_whoever_writes_and_keeps_what_was_
         for write in writers:
             with pytest.raises(StorageError) as raised, job_dir.new_dir("model") as folder:
                 write(folder)
-            assert raised.value.message == f"{root}/j-1/model: No space left on device."
+            assert raised.value.message == f"{root}/j-1/model: No space left on device"
             assert raised.value.hint.startswith("The disk is full: free room there, or set BERTJOBS_STORAGE")
         with pytest.raises(StorageError, match="The disk is full"):
             job_dir.write_bytes("a", too_large.tobytes())
@@ -283,7 +283,7 @@ def test_a_full_disk_is_named_with_the_remedy_whoever_writes_and_keeps_what_was_
         assert job_dir.read_bytes("model/file") == b"former"
 
 
-def test_the_limit_on_the_size_of_files_is_named_with_the_remedy(job_dir):
+def test_the_limit_on_the_size_of_files_is_named_with_what_to_do(job_dir):
     """Needs no mount: the kernel refuses the write as it does on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -297,7 +297,7 @@ def test_the_limit_on_the_size_of_files_is_named_with_the_remedy(job_dir):
     assert job_dir.list("") == []
 
 
-def test_an_error_that_is_not_of_the_storage_passes_a_new_folder_as_it_is(job_dir):
+def test_another_error_inside_a_new_folder_is_left_as_it_is(job_dir):
     with pytest.raises(ZeroDivisionError), job_dir.new_dir("model"):
         _ = 1 / 0
     with pytest.raises(StorageError, match="mine"), job_dir.new_dir("model"):
@@ -315,7 +315,7 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> JobDir:
     return JobDir("mock://bucket/jobs/", "j-1")
 
 
-def test_an_address_holds_the_same_as_a_folder(remote):
+def test_an_address_has_the_same_content_as_a_folder(remote):
     assert remote.path_of("model") == "mock://bucket/jobs/j-1/model"
     assert remote.list("checkpoints") == []
     assert not remote.exists("checkpoints")
@@ -350,7 +350,7 @@ def test_a_file_address_is_a_folder(tmp_path):
     assert (tmp_path / "j-1" / "model" / "file").read_text() == "whole"
 
 
-def test_an_address_that_nothing_opens_is_named_with_the_remedy():
+def test_an_address_of_an_unknown_scheme_is_named_with_what_to_do():
     with pytest.raises(StorageError) as raised:
         JobDir("nosuch://bucket/jobs", "j-1").check_writable()
     assert raised.value.message.startswith("nosuch://bucket/jobs/j-1")
@@ -358,7 +358,7 @@ def test_an_address_that_nothing_opens_is_named_with_the_remedy():
     assert "BERTJOBS_STORAGE" in raised.value.hint
 
 
-def test_local_folders_do_not_cost_the_import_of_pyarrow(tmp_path):
+def test_local_folders_do_not_import_pyarrow(tmp_path):
     code = (
         "import sys; from bertjobs.storage import JobDir; "
         f"JobDir({str(tmp_path)!r}, 'j-1').check_writable(); assert 'pyarrow' not in sys.modules"

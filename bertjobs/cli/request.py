@@ -42,7 +42,7 @@ def locate_inputs(kind: str, config: JobConfig, *, given: Mapping[str, str], cac
     Raises: ConfigError, DataError, ModelError: something that it names is not there, or a given value has no
         effect on this data; names the flag.
     """
-    config = locate_model(kind, config)
+    config = with_absolute_model(kind, config)
     assert isinstance(config, WithModel)
     found: dict[str, str] = {}
     if isinstance(config, PretrainConfig):
@@ -58,7 +58,7 @@ def locate_inputs(kind: str, config: JobConfig, *, given: Mapping[str, str], cac
     return with_values(config, found)
 
 
-def locate_model(kind: str, config: JobConfig) -> JobConfig:
+def with_absolute_model(kind: str, config: JobConfig) -> JobConfig:
     """Return the config with the absolute path of its model, where that is a path.
 
     Raises: ConfigError, ModelError: it is nothing that could be a model, or has too few positions.

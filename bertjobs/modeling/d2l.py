@@ -5,7 +5,6 @@ The files do not say how many heads the model has; the registry knows it for the
 Source: Dive into Deep Learning, section 16.7 (d2l `load_pretrained_model`), and d2l's `BERTModel`.
 """
 
-import hashlib
 import json
 import stat
 import tempfile
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bertjobs.errors import ModelError
-from bertjobs.fetch import Checksum, Progress, Remote, fetch_file
+from bertjobs.fetch import Checksum, Progress, Remote, digest_of, fetch_file
 from bertjobs.modeling.config import BertConfig, LoadedModel
 
 _FILES = ("vocab.json", "pretrained.params")
@@ -111,7 +110,7 @@ def _num_heads(source: Path, *, given: int | None) -> int:
 
 def _unpack(path: Path, *, cache: Path) -> Path:
     """Unpack the two files into a folder named by the archive's checksum; return it."""
-    sha1 = _sha1(path)
+    sha1 = digest_of(path, "sha1")
     published = REGISTRY[path.name].sha1 if path.name in REGISTRY else sha1
     if sha1 != published:
         raise ModelError(
@@ -244,8 +243,3 @@ def _huggingface_name(name: str, *, source: Path) -> str:
             if rest.startswith(prefix):
                 return f"bert.encoder.layer.{index}.{ours}{rest.removeprefix(prefix)}"
     raise ModelError(f"{source} holds {name}, which d2l's BERT has not.", hint=_AGAIN)
-
-
-def _sha1(path: Path) -> str:
-    with path.open("rb") as f:
-        return hashlib.file_digest(f, "sha1").hexdigest()

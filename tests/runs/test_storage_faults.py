@@ -29,7 +29,7 @@ def test_a_disk_that_is_full_in_the_middle_of_a_run_ends_it_with_the_remedy(clus
         "--set", "train.checkpoint_steps=2", "--output", str(tiny_disk / "run"), code=2,
     )  # fmt: skip
     folder = tiny_disk / "run"
-    assert f"error: {folder}/checkpoints/step-00000002: No space left on device." in said
+    assert f"error: {folder}/checkpoints/step-00000002: No space left on device" in said
     assert "hint: The disk is full: free room there, or set BERTJOBS_STORAGE to another place." in said
     assert "Traceback" not in said
     assert json.loads((folder / "config.json").read_text())["train"]["max_steps"] == 4

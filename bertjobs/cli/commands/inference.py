@@ -12,7 +12,7 @@ import click
 from bertjobs.cli.options import config_options, resolve
 from bertjobs.cli.output.render import print_json, print_line, print_note
 from bertjobs.cli.output.reports import print_masked_texts, print_representations
-from bertjobs.cli.request import locate_model
+from bertjobs.cli.request import with_absolute_model
 from bertjobs.config import EncodeConfig
 from bertjobs.errors import DataError
 from bertjobs.settings import load_settings
@@ -41,7 +41,7 @@ def model_options(*paths: str) -> Callable[..., Any]:
             typed = {option.path: given.pop(str(option.name)) for option in options}
             always = {"data.path": STDIN, "text.pair_separator": PAIR_SEPARATOR}
             flags = always | {path: value for path, value in typed.items() if value is not None}
-            return command(config=locate_model("encode", resolve("encode", flags)), **given)
+            return command(config=with_absolute_model("encode", resolve("encode", flags)), **given)
 
         # Where click's decorators keep what a command takes, the last first.
         configured.__click_params__ = [*getattr(command, "__click_params__", []), *reversed(options)]  # type: ignore[attr-defined]

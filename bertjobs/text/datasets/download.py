@@ -1,4 +1,4 @@
-"""The published data sets: where they are, what they hash to, and what to do without them."""
+"""The published data sets: their addresses, their checksums, and how they are downloaded and unpacked."""
 
 import os
 import shutil
@@ -16,15 +16,15 @@ from bertjobs.text.source_file import open_archive
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A data set at its official address."""
+    """A published data set."""
 
     url: str
     checksum: Checksum
 
 
 PUBLISHED = {
-    # The authors publish no checksums. SNLI's is the one that ParlAI and NLIDatasets.jl hold downloads
-    # against; CoLA's, an MD5, is torchtext's. Both archives have not changed for years.
+    # The authors publish no checksums. SNLI's is that of ParlAI and NLIDatasets.jl; CoLA's, an MD5, is
+    # that of torchtext. Both archives have not changed for years.
     "snli": Published(
         url="https://nlp.stanford.edu/projects/snli/snli_1.0.zip",
         checksum=Checksum(
@@ -35,8 +35,8 @@ PUBLISHED = {
         url="https://nyu-mll.github.io/CoLA/cola_public_1.1.zip",
         checksum=Checksum(algorithm="md5", digest="9f6d88c3558ec424cd9d66ea03589aba"),
     ),
-    # The first address, research.metamind.io on S3, answers 403 by now; WikiText's author keeps the same
-    # archives. The digests are those by which CorpusLoaders.jl and others know the files of both places.
+    # The first address, research.metamind.io on S3, answers 403 by now; WikiText's author serves the same
+    # archives. The checksums are those of CorpusLoaders.jl and others, for the files of both addresses.
     "wikitext-2": Published(
         url="https://wikitext.smerity.com/wikitext-2-v1.zip",
         checksum=Checksum(
@@ -53,12 +53,12 @@ PUBLISHED = {
 
 
 def get(name: str, *, cache: Path, base_url: str | None = None, progress: Progress | None = None) -> Path:
-    """Return the archive of a task, or the folder of a corpus, downloaded unless it is in the cache already.
+    """Return the archive of a task, or the folder of a corpus, downloaded unless it is in the cache.
 
-    `base_url` is a mirror that has the file under the same name; the checksum holds for it too. A corpus is
+    `base_url` is a mirror with a file of the same name; the checksum is verified all the same. A corpus is
     unpacked, because its spans are read by seeking.
 
-    Raises: DownloadError: no network, cut short, or not the published file; says what to put where.
+    Raises: DownloadError: no network, interrupted, or not the published file; says what to put where.
         StorageError: the cache cannot be written.
     """
     published = PUBLISHED[name]
@@ -77,8 +77,8 @@ def get(name: str, *, cache: Path, base_url: str | None = None, progress: Progre
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:
-    """Unpack a corpus's files into a folder that appears when all are there."""
-    with open_archive(archive) as opened:  # it refuses members that point elsewhere
+    """Unpack the files of a corpus into a folder, which appears when it is complete."""
+    with open_archive(archive) as opened:  # which refuses members with a path outside of the archive
         members = {PurePosixPath(name).name: name for name in opened.namelist()}
     scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
@@ -92,7 +92,7 @@ def _unpacked(archive: Path, folder: Path) -> Path:
             scratch.replace(folder)
     except OSError as e:
         raise StorageError(
-            f"{folder} cannot be written: {e.strerror or e}.",
+            f"{folder} cannot be written: {e.strerror or e}",
             hint="Free room there, or set BERTJOBS_CACHE to another place.",
         ) from e
     finally:
