@@ -7,7 +7,6 @@ import pytest
 from bertjobs.jobs.job import State
 from bertjobs.jobs.quotas import QuotaStore
 from bertjobs.jobs.retry import Failure, decide
-from bertjobs.jobs.scheduling.admission import MAX_STARTS
 from bertjobs.jobs.scheduling.types import Node
 from bertjobs.jobs.store.connection import WrongState
 
@@ -121,68 +120,3 @@ def test_a_user_over_the_limit_waits_with_numbers_and_holds_nobody_up(world, sub
     quotas.limit("ada", gpus=None)
     world.turn()
     assert world.store.get(second).state is State.STARTING
-
-
-def test_waiting_jobs_share_a_reason_that_is_written_once_when_its_number_changes(world, submit, monkeypatch):
-    world.ray.nodes = [Node(id="n1", cpus=64, gpus=8, used_gpus=1)]
-    first, *waiting = (submit(resources={"gpus": gpus}) for gpus in (4, 8, 8, 8))
-    world.turn()
-    assert {world.store.get(job_id).message for job_id in waiting} == {"Needs 8 GPUs, 3 free."}
-    assert {job.message for job in world.store.list(states=[State.QUEUED])} == {"Needs 8 GPUs, 3 free."}
-    world.ray.nodes = [Node(id="n1", cpus=64, gpus=8, used_gpus=5)]
-    written = []
-    write_reasons = world.dispatcher._store.write_reasons
-    monkeypatch.setattr(
-        world.dispatcher._store, "write_reasons", lambda r: (written.append(r), write_reasons(r))
-    )
-    world.turn(3)
-    assert written == [], "nothing has changed"
-    world.ray.nodes = [Node(id="n1", cpus=64, gpus=8, used_gpus=4)]
-    world.turn()
-    (reasons,) = written
-    assert (len(reasons.texts), reasons.groups) == (1, {})
-    assert world.store.get(waiting[0]).message == "Needs 8 GPUs, 4 free."
-    world.store.hold(waiting[0])
-    assert world.store.get(waiting[0]).reason == "Held"
-    assert world.store.get(first).reason == "Admitted"
-
-
-def test_what_changes_behind_the_dispatchers_back_is_seen_in_the_next_pass(world, submit):
-    first, second = submit(), submit()
-    world.turn()
-    urgent = submit(priority=5)
-    world.store.hold(second)
-    world.turn()
-    assert world.store.get(urgent).reason == "InsufficientCpus"
-    world.driver(first).end(
-        decide(Failure(word="UserError", message="no"), num_faults=0, num_charged=0, max_retries=0),
-        nonce="n",
-        metrics={},
-        artifacts={},
-    )
-    world.ray.ends(f"bj-{first}-a1", "FAILED", exit_code=1)
-    world.store.release(second)
-    world.turn()
-    assert world.store.get(urgent).state is State.STARTING
-    assert world.store.get(second).place == 1
-
-
-def test_a_pass_starts_so_many_and_the_next_follows_at_once(world, submit):
-    world.ray.nodes = [Node(id=f"n{n}", cpus=64, gpus=8) for n in range(MAX_STARTS // 8 + 2)]
-    for _ in range(MAX_STARTS + 3):
-        submit(resources={"gpus": 1})
-    world.turn()
-    assert (len(world.ray.jobs), world.dispatcher.has_more) == (MAX_STARTS, True)
-    world.turn()
-    assert (len(world.ray.jobs), world.dispatcher.has_more) == (MAX_STARTS + 3, False)
-
-
-def test_a_ray_job_carries_who_and_what_it_is_for(world, submit):
-    job_id = submit(name="first", user="ada")
-    world.turn()
-    assert world.ray.metadata[f"bj-{job_id}-a1"] == {
-        "job_id": job_id,
-        "kind": "finetune",
-        "name": "first",
-        "user": "ada",
-    }

@@ -8,6 +8,7 @@ from bertjobs.errors import LeaseLost
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import RetryDecision
+from bertjobs.jobs.scheduling.admission import MAX_STARTS
 from bertjobs.jobs.scheduling.types import Node
 from bertjobs.jobs.store.connection import NotLeader, WrongState
 
@@ -357,3 +358,24 @@ def test_the_nodes_a_driver_reports_replace_the_plan_in_the_ledger(world, submit
     world.driver(job_id).report(nodes=["n2"] * 4)
     _, (live,) = world.dispatcher._store.live()
     assert list(live.placement) == ["n2"] and live.placement["n2"][1] == 4
+
+
+def test_a_pass_starts_so_many_and_the_next_follows_at_once(world, submit):
+    world.ray.nodes = [Node(id=f"n{n}", cpus=64, gpus=8) for n in range(MAX_STARTS // 8 + 2)]
+    for _ in range(MAX_STARTS + 3):
+        submit(resources={"gpus": 1})
+    world.turn()
+    assert (len(world.ray.jobs), world.dispatcher.has_more) == (MAX_STARTS, True)
+    world.turn()
+    assert (len(world.ray.jobs), world.dispatcher.has_more) == (MAX_STARTS + 3, False)
+
+
+def test_a_ray_job_carries_who_and_what_it_is_for(world, submit):
+    job_id = submit(name="first", user="ada")
+    world.turn()
+    assert world.ray.metadata[f"bj-{job_id}-a1"] == {
+        "job_id": job_id,
+        "kind": "finetune",
+        "name": "first",
+        "user": "ada",
+    }

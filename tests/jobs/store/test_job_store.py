@@ -1,54 +1,19 @@
 """The queue in a real Redis: submission, reading, and what people may do to a job."""
 
-import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import bertjobs.jobs.store
-from bertjobs.errors import ConfigError, QueueError
-from bertjobs.jobs.job import REOPENED_BY_RETRY, TRANSITIONS, Grant, State
-from bertjobs.jobs.retry import Failure, decide
-from bertjobs.jobs.store.connection import JobUnknown, open_connection
-from bertjobs.jobs.store.dispatch_store import DispatchStore
-from bertjobs.jobs.store.job_store import JobStore, connect
-from bertjobs.jobs.store.lease_store import LeaseStore
+from bertjobs.errors import QueueError
+from bertjobs.jobs.job import Grant, State
+from bertjobs.jobs.store.connection import JobUnknown
 
 pytestmark = pytest.mark.redis
 
 LUA = Path(bertjobs.jobs.store.__file__).parent / "lua"
 GRANT = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
-
-
-def test_python_and_lua_agree_on_every_transition(connection):
-    dump = (LUA / "common.lua").read_text() + "\nreturn cjson.encode({NEXT, REOPENED, WAITING, TERMINAL})"
-    following, reopened, waiting, terminal = json.loads(connection.client.eval(dump, 0, "{}"))
-    pairs = {(a, b) for a in following for b in following[a]}
-    assert set(following) == {str(state) for state in State}
-    assert pairs == {(str(a), str(b)) for a in TRANSITIONS for b in TRANSITIONS[a]}
-    assert set(reopened) == {str(state) for state in REOPENED_BY_RETRY}
-    assert set(waiting) == {str(state) for state in State if state.is_waiting}
-    assert set(terminal) == {str(state) for state in State if state.is_terminal}
-
-
-@pytest.mark.parametrize("source", list(State))
-@pytest.mark.parametrize("target", list(State))
-def test_lua_moves_a_job_exactly_where_the_table_allows(connection, store, source, target, submit):
-    job_id = submit()
-    connection.client.hset(f"bj:job:{job_id}", "state", str(source))
-    move = (LUA / "common.lua").read_text() + "\nreturn {pcall(move, arg.id, arg.to, 'Word', 'Sentence.')}"
-    connection.client.eval(move, 0, json.dumps({"id": job_id, "to": str(target)}))
-    moved = connection.client.hget(f"bj:job:{job_id}", "state")
-    assert moved == str(target if target in TRANSITIONS[source] else source)
-
-
-def test_no_script_walks_the_keyspace():
-    scripts = sorted(LUA.glob("*.lua"))
-    assert len(scripts) == 28
-    for script in scripts:
-        assert not re.search(r"call\('(KEYS|SCAN|FLUSH\w+)'", script.read_text()), script.name
 
 
 def test_a_submitted_job_is_stored_whole_and_queued(store):
@@ -160,86 +125,6 @@ def test_two_jobs_that_draw_the_same_id_both_get_one(store, monkeypatch, submit)
     ids = iter(["j-000000aaa", "j-000000aaa", "j-000000bbb"])
     monkeypatch.setattr("bertjobs.jobs.store.job_store.new_job_id", lambda: next(ids))
     assert [submit(), submit()] == ["j-000000aaa", "j-000000bbb"]
-
-
-def test_every_script_that_writes_leaves_the_same_when_it_is_sent_twice(
-    store, connection, monkeypatch, submit, let_pass
-):
-    """What redis-py does after a timeout: the first call was carried out, its answer was lost."""
-    run = connection.run
-
-    def run_twice(script, /, **arg):
-        run(script, **arg)
-        return run(script, **arg)
-
-    monkeypatch.setattr(connection, "run", run_twice)
-    dispatch = DispatchStore(connection, owner="here:1", lease_s=60)
-    job_id = submit(max_retries=1)
-    assert sum(store.count().values()) == 1
-    store.hold(job_id)
-    store.release(job_id)
-    assert dispatch.lead()
-    live = dispatch.claim(job_id, grant=GRANT, placement={})
-    assert (live.number, live.token) == (1, 1)
-    lease = LeaseStore(connection, job_id=job_id, attempt=1, token=1, lease_s=15)
-    lease.report(progress={"step": 1})
-    lease.log_metrics({"loss": 1.0})
-    lease.log_metrics({"loss": 0.5})
-    lease.publish_checkpoint("step-1", step=1)
-    failed = decide(Failure(word="UserError", message="no"), num_faults=0, num_charged=0, max_retries=1)
-    assert lease.end(failed, nonce="n", metrics={}, artifacts={}) is State.RETRYING
-    assert store.get(job_id).num_charged == 1
-    let_pass(60)
-    dispatch.note_gone(dispatch.live()[1][0])
-    dispatch.promote()
-    store.cancel(job_id)
-    store.retry(job_id)
-    assert store.metrics(job_id) == [{"loss": 1.0}, {"loss": 0.5}]
-    expected = (
-        "Submitted Held Submitted Admitted Stepping Checkpoint BackoffUntil Submitted Cancelled Submitted"
-    )
-    assert [e.reason for e in store.events(job_id)] == expected.split()
-
-
-def test_a_password_in_the_address_is_refused_without_repeating_it(settings):
-    with pytest.raises(ConfigError, match="contains a password") as error:
-        connect(replace(settings, redis_url="redis://:s3cret@host/0"))
-    assert "s3cret" not in str(error.value)
-
-
-def test_no_address_and_a_wrong_one_say_what_to_set(settings):
-    with pytest.raises(ConfigError, match="BERTJOBS_REDIS_URL, or run `bertjobs cluster up`"):
-        connect(replace(settings, redis_url=None))
-    with pytest.raises(ConfigError, match="is not the address of a Redis"):
-        connect(replace(settings, redis_url="http://host"))
-
-
-def test_a_redis_that_is_down_is_an_error_with_a_remedy(settings):
-    with pytest.raises(QueueError, match=r"cannot be reached.*bertjobs cluster up"):
-        connect(replace(settings, redis_url="redis://127.0.0.1:1/0"))
-
-
-def test_a_wrong_password_is_an_error_that_names_the_variable(settings, connection):
-    connection.client.config_set("requirepass", "right")
-    try:
-        for given in ("wrong", None):
-            with pytest.raises(QueueError, match=r"refuses us.*BERTJOBS_REDIS_PASSWORD") as error:
-                connect(replace(settings, redis_password=given))
-            assert error.value.exit_code == 2
-        connect(replace(settings, redis_password="right")).close()
-    finally:
-        connection.client.config_set("requirepass", "")
-
-
-def test_a_user_without_rights_is_told_which_are_needed(settings, connection):
-    connection.client.acl_setuser("reader", enabled=True, passwords=["+pw"], categories=["+@connection"])
-    try:
-        limited = JobStore(open_connection(replace(settings, redis_user="reader", redis_password="pw")))
-        with pytest.raises(QueueError, match=r"does not let user reader do this.*BERTJOBS_REDIS_USER"):
-            limited.list()
-        limited.close()
-    finally:
-        connection.client.acl_deluser("reader")
 
 
 def test_a_redis_killed_and_started_again_has_lost_no_job(redis_server, store, submit):
