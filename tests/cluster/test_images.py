@@ -51,7 +51,7 @@ def test_what_is_copied_is_there_and_not_ignored():
 
 
 @pytest.mark.parametrize("target", ["control", "ray"])
-def test_an_image_runs_without_root_and_says_when_it_is_not_well(target):
+def test_an_image_runs_without_root_and_has_a_health_check(target):
     words = [word for word, _ in stages()[target]]
     (user,) = [arguments for word, arguments in stages()[target] if word == "USER"]
     assert user == "1000"
@@ -125,7 +125,7 @@ def test_the_control_image_has_all_that_its_commands_and_the_dispatcher_import()
     assert done.returncode == 0, done.stderr
 
 
-def test_every_service_is_pinned_and_comes_back():
+def test_every_service_is_pinned_and_restarts():
     services = compose()["services"]
     assert set(services) == {"redis", "ray-head", "ray-worker", "dispatcher", "prometheus", "grafana"}
     for service in services.values():
@@ -194,7 +194,7 @@ def test_the_storage_has_one_path_everywhere():
     assert 'BERTJOBS_STORAGE="${BERTJOBS_STORAGE:-/srv/bertjobs}"' in (DOCKER / "env.sh").read_text()
 
 
-def test_services_that_others_wait_for_say_when_they_are_well():
+def test_services_that_others_depend_on_have_a_health_check():
     services = compose()["services"]
     for service in services.values():
         for needed in service.get("depends_on", {}):

@@ -110,7 +110,7 @@ def test_the_driver_reaches_all_its_keys_but_those_of_the_leadership():
         assert all(key.startswith("bj:") for key in needed(user).keys)
 
 
-def test_every_script_is_some_users():
+def test_every_script_is_run_by_some_user():
     stores = {name for names in STORES.values() for name in names}
     run = set().union(*(scripts_of((JOBS / name).read_text()) for name in stores), *SCRIPTS_BESIDE.values())
     assert run == {path.stem for path in (JOBS / "store" / "lua").glob("*.lua")} - {"common"}
@@ -118,7 +118,7 @@ def test_every_script_is_some_users():
     assert runners == stores
 
 
-def test_a_job_goes_its_whole_way_with_each_hand_holding_its_own_rights(connect, as_user):
+def test_a_whole_job_runs_with_the_rights_of_each_user(connect, as_user):
     users, dispatcher = JobStore(connect("cli")), DispatchStore(connect("dispatcher"), owner="a", lease_s=60)
     job, _ = users.submit("finetune", {}, storage="/nowhere", resources=NO_RESOURCES, user="ada")
     users.hold(job.id)
@@ -146,7 +146,7 @@ def test_a_job_goes_its_whole_way_with_each_hand_holding_its_own_rights(connect,
     dispatcher.resign()
 
 
-def test_what_the_dispatcher_reads_and_writes_of_others_jobs_it_may(connect):
+def test_the_dispatcher_may_read_and_change_the_jobs_of_users(connect):
     users, dispatcher = JobStore(connect("cli")), DispatchStore(connect("dispatcher"), owner="b", lease_s=60)
     submitted = [
         users.submit("finetune", {}, storage="/nowhere", resources=NO_RESOURCES, user="ada")[0] for _ in "ab"
@@ -168,7 +168,7 @@ def test_what_the_dispatcher_reads_and_writes_of_others_jobs_it_may(connect):
         users.cancel(job.id)
 
 
-def test_the_rules_of_sharing_are_users_to_set_and_no_drivers(connect):
+def test_users_may_set_quotas_and_drivers_may_not(connect):
     quotas = QuotaStore(connect("cli"))
     quotas.limit("ada", gpus=2)
     assert quotas.read().max_gpus == {"ada": 2.0}
@@ -195,7 +195,7 @@ def test_the_rules_of_sharing_are_users_to_set_and_no_drivers(connect):
         ("driver", ["HSET", "bj:limits", "ada", "1000"]),
     ],
 )
-def test_what_is_nobodys_business_is_refused(connect, user, words):
+def test_other_commands_and_keys_are_refused(connect, user, words):
     connection = connect(user)
     refused = pytest.raises(QueueError, match=f"does not let user {user} do this: ")
     with refused, connection.errors():
@@ -210,7 +210,7 @@ def test_a_driver_can_neither_submit_nor_lead(connect):
         DispatchStore(connection, owner="driver", lease_s=60).lead()
 
 
-def test_who_has_no_or_another_password_is_refused_and_told_what_to_set(as_user):
+def test_a_wrong_or_missing_password_is_refused_with_what_to_set(as_user):
     cli = as_user("cli")
     remedy = r"BERTJOBS_REDIS_USER .* BERTJOBS_REDIS_PASSWORD_FILE"
     with pytest.raises(QueueError, match=rf"user cli has another password, or does not exist.*{remedy}"):
@@ -246,20 +246,20 @@ def test_a_ca_file_without_tls_and_one_that_is_not_there_are_refused(as_user, tm
         open_connection(replace(cli, redis_ca_file=tmp_path / "missing.crt"))
 
 
-def test_tls_at_a_plaintext_port_says_so(as_user, file_server):
+def test_tls_at_a_plaintext_port_is_explained(as_user, file_server):
     url = file_server.url.replace("http://127.0.0.1", "rediss://localhost")
     with pytest.raises(QueueError, match="does not use TLS on this port"):
         open_connection(replace(as_user("cli"), redis_url=url))
 
 
 @pytest.mark.parametrize("user", ["cli", "dispatcher"])
-def test_the_doctor_may_look_as_either_user(connect, user):
+def test_the_doctor_may_check_as_either_user(connect, user):
     found = [*check_redis(connect(user)), *check_queue(connect(user))]
     assert {check.name for check in found if check.verdict != "ok"} <= {"dispatcher"}  # none leads here
     assert len(found) == 8
 
 
-def test_it_keeps_what_it_was_told_and_drops_nothing(connect):
+def test_redis_persists_everything_and_evicts_nothing(connect):
     client = connect("cli").client
     assert client.info("persistence")["aof_enabled"] == 1
     assert client.info("memory")["maxmemory_policy"] == "noeviction"

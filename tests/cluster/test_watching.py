@@ -64,13 +64,13 @@ def labels_in(expression: str) -> set[str]:
     return set(selected) | set(grouped)
 
 
-def test_a_name_that_nobody_writes_would_be_noticed():
+def test_an_unknown_series_would_be_noticed():
     assert names_in('sum by (le) (rate(bertjobs_x_bucket{a="bertjobs_y"}[5m])) > 2') == {"bertjobs_x_bucket"}
     assert labels_in('sum by (le, b) (x{a="1", c!~"2"})') == {"le", "b", "a", "c"}
     assert "bertjobs_x_bucket" not in written()
 
 
-def test_every_series_that_is_asked_for_is_written_and_has_the_labels():
+def test_every_series_in_a_query_is_written_and_has_the_labels():
     series = written()
     assert len(expressions()) > 30
     for expression in expressions():

@@ -27,7 +27,7 @@ def leaves(world, job_id):
     world.ray.ends(world.store.get(job_id).attempt.submission_id, "SUCCEEDED")
 
 
-def test_draining_sends_what_runs_back_uncharged_and_starts_nothing_until_it_is_over(world, submit, quotas):
+def test_draining_requeues_running_jobs_uncharged_and_starts_nothing_until_it_ends(world, submit, quotas):
     running, waiting = submit(max_retries=1), submit()
     world.turn()
     world.driver(running).report(progress={"step": 1})
@@ -56,7 +56,7 @@ def test_draining_sends_what_runs_back_uncharged_and_starts_nothing_until_it_is_
     assert (job.state, job.num_attempts, job.checkpoint) == (State.STARTING, 2, "step-3")
 
 
-def test_a_claim_that_was_decided_before_the_draining_is_refused(world, submit, quotas):
+def test_a_claim_that_was_decided_before_the_queue_was_drained_is_refused(world, submit, quotas):
     job_id = submit()
     world.turn()
     grant = world.store.get(job_id).attempt.grant
@@ -66,7 +66,7 @@ def test_a_claim_that_was_decided_before_the_draining_is_refused(world, submit, 
         world.dispatcher._store.claim(second, grant=grant, placement={})
 
 
-def test_a_driver_that_does_not_leave_a_drained_queue_is_stopped_and_its_job_goes_back(world, submit, quotas):
+def test_a_driver_that_does_not_exit_after_a_drain_is_stopped_and_its_job_is_requeued(world, submit, quotas):
     job_id = submit()
     world.turn()
     world.driver(job_id).report(progress={"step": 1})
@@ -86,7 +86,7 @@ def test_a_driver_that_does_not_leave_a_drained_queue_is_stopped_and_its_job_goe
     assert job.attempts[0].reason == "Draining"
 
 
-def test_an_attempt_that_has_not_heard_of_a_draining_that_is_over_goes_on(world, submit, quotas):
+def test_an_attempt_that_has_not_read_a_drain_command_that_was_taken_back_continues(world, submit, quotas):
     job_id = submit()
     world.turn()
     quotas.drain(by="ada")
@@ -104,7 +104,7 @@ def test_a_cancelled_job_is_cancelled_in_a_drained_queue_too(world, submit, quot
     assert world.store.get(job_id).state is State.CANCELLED
 
 
-def test_a_user_over_the_limit_waits_with_numbers_and_holds_nobody_up(world, submit, quotas):
+def test_a_user_over_the_limit_waits_with_numbers_and_delays_nobody(world, submit, quotas):
     world.ray.nodes = [Node(id="n1", cpus=100, gpus=10)]
     quotas.limit("ada", gpus=3)
     first, second, third = (submit(resources={"gpus": gpus}) for gpus in (2, 2, 1))

@@ -56,7 +56,7 @@ def everything(connection):
     return sorted(connection.client.keys("bj:job:*"))
 
 
-def test_a_job_whose_time_is_over_is_forgotten_and_its_results_stay(
+def test_a_job_whose_retention_time_is_over_is_forgotten_and_its_results_stay(
     connection, store, finished, later, tmp_path
 ):
     job_id = finished(keep_s=60.0, idempotency_key="nightly")
@@ -77,7 +77,7 @@ def test_a_job_whose_time_is_over_is_forgotten_and_its_results_stay(
     assert list(Retention(connection).clean()) == []
 
 
-def test_a_job_that_another_follows_or_uses_is_only_thinned_until_that_is_forgotten(
+def test_a_job_that_another_follows_or_uses_is_only_pruned_until_that_one_is_forgotten(
     connection, store, submit, finished, later, tmp_path
 ):
     for link in ("after", "uses"):
@@ -97,7 +97,7 @@ def test_a_job_that_another_follows_or_uses_is_only_thinned_until_that_is_forgot
             store.get(model)
 
 
-def test_what_has_not_ended_or_whose_driver_may_live_is_never_touched(
+def test_a_job_that_has_not_ended_or_whose_driver_may_run_is_never_touched(
     world, connection, store, submit, later, tmp_path
 ):
     running, waiting = submit(keep_s=1.0, storage=str(tmp_path)), submit(keep_s=1.0)
@@ -142,7 +142,7 @@ def test_the_leader_cleans_up_by_itself_and_a_standby_does_not(
     assert store.list() == []
 
 
-def test_forgetting_twice_is_forgetting_once(connection, finished, monkeypatch):
+def test_forgetting_a_job_twice_changes_nothing_more(connection, finished, monkeypatch):
     finished()
     run = connection.run
     monkeypatch.setattr(

@@ -46,7 +46,7 @@ def lines_of(paths, member):
     return paths.log_file(member).read_text().rpartition("\n")[0].splitlines()
 
 
-def test_all_start_and_the_second_time_none(settings, paths):
+def test_all_members_start_and_the_second_time_none(settings, paths):
     assert start(settings, paths) == [
         f"Starting Redis, Ray and the dispatcher under {settings.home}; `bertjobs cluster down` stops it."
     ]
@@ -57,7 +57,7 @@ def test_all_start_and_the_second_time_none(settings, paths):
 
 
 @pytest.mark.parametrize("member", WATCHED)
-def test_the_one_that_was_killed_is_restarted_and_the_others_stay(settings, paths, member):
+def test_a_killed_member_is_restarted_and_the_others_stay(settings, paths, member):
     start(settings, paths)
     before = {m: read_record(paths.record_file(m)) for m in WATCHED}
     process.stop(before[member], first=signal.SIGKILL, grace_s=5)
@@ -68,7 +68,7 @@ def test_the_one_that_was_killed_is_restarted_and_the_others_stay(settings, path
     assert all(r.is_alive for r in after.values())
 
 
-def test_a_ray_that_must_move_to_other_ports_takes_its_dispatcher_along(settings, paths):
+def test_a_ray_that_moves_to_other_ports_gets_a_new_dispatcher(settings, paths):
     start(settings, paths)
     before = {m: read_record(paths.record_file(m)) for m in WATCHED}
     process.stop(before["ray"], first=signal.SIGKILL, grace_s=5)
@@ -107,7 +107,7 @@ def test_the_drivers_environment_names_this_stack_and_no_other(settings, paths, 
     }
 
 
-def test_down_ends_all_in_order_and_what_they_had_started(settings, paths, monkeypatch):
+def test_down_stops_all_members_in_order_with_their_descendants(settings, paths, monkeypatch):
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)"
     script = f"import subprocess, sys, time\n{child}\nprint('started', flush=True)\ntime.sleep(600)"
     monkeypatch.setattr(ray_head, "command", lambda paths, *, ports: [sys.executable, "-c", script])

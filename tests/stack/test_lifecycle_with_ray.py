@@ -98,7 +98,7 @@ def listening(pids):
     return found
 
 
-def test_up_brings_all_members_and_status_says_so(settings):
+def test_up_starts_all_members_and_status_shows_it(settings):
     up(settings)
     assert states(settings) == dict.fromkeys(MEMBERS, "up")
     assert stack.status(settings)["state"] == "up"
@@ -180,7 +180,7 @@ def read_bytes(path):
         return b""
 
 
-def test_a_second_stack_lives_beside_it_and_goes_with_its_drivers(settings, other):
+def test_a_second_stack_runs_beside_it_and_stops_with_its_drivers(settings, other):
     first, second = up(settings), up(other)
     started_job(second, "stubborn", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)")
     until(lambda: cluster_of(second).job("stubborn").status == "RUNNING", "the driver runs")
@@ -192,7 +192,7 @@ def test_a_second_stack_lives_beside_it_and_goes_with_its_drivers(settings, othe
     assert read_record(first.record_file("ray")).address != head.address
 
 
-def test_a_home_removed_under_a_stack_ends_it(other):
+def test_deleting_the_home_stops_the_stack(other):
     paths = up(other)
     records = {m: read_record(paths.record_file(m)) for m in MEMBERS}
     shutil.rmtree(other.home)

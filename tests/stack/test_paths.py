@@ -72,7 +72,7 @@ def test_a_short_folder_that_others_can_enter_is_refused(tmp_path):
         runtime.rmdir()
 
 
-def test_a_home_with_blanks_and_signs_works(tmp_path, client):
+def test_a_home_with_blanks_and_special_characters_works(tmp_path, client):
     odd = load_settings({"BERTJOBS_HOME": str(tmp_path / "my home 50%?#ü")})
     paths = stack_paths(odd)
     try:

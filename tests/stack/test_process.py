@@ -35,7 +35,7 @@ def test_a_process_that_ignores_sigterm_is_killed():
         assert child.wait(timeout=10) == -signal.SIGKILL
 
 
-def test_a_session_whose_number_a_stranger_has_now_is_left_alone(sleeper):
+def test_a_session_whose_pid_another_process_has_now_is_left_alone(sleeper):
     gone = replace(process.identify(sleeper.pid), started=process.launch.boot() + ":1")
     assert process.descendants("ray", home="/nowhere", leader=gone) == []
 

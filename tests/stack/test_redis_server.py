@@ -55,7 +55,7 @@ def append_only_file(paths):
     return found[0] if found else paths.redis_dir / "appendonly.aof"
 
 
-def test_it_starts_says_so_and_answers(settings, paths, client):
+def test_the_server_starts_with_an_announcement_and_answers(settings, paths, client):
     said = []
     url = ensure_redis(settings, said)
     assert client(url).ping()
@@ -65,7 +65,7 @@ def test_it_starts_says_so_and_answers(settings, paths, client):
     assert servers_of(settings) == [record.pid]
 
 
-def test_a_second_command_finds_it_and_says_nothing(settings, paths):
+def test_a_second_command_finds_the_server_and_prints_nothing(settings, paths):
     ensure_redis(settings)
     first = read_record(paths.record_file("redis"))
     said = []
@@ -143,7 +143,7 @@ def test_a_broken_append_only_file_is_reported_with_the_log(settings, paths):
     assert servers_of(settings) == []
 
 
-def test_a_server_without_record_is_adopted_not_doubled(settings, paths, client, monkeypatch):
+def test_a_server_without_a_record_is_adopted_not_started_again(settings, paths, client, monkeypatch):
     client(ensure_redis(settings)).set("job", "j-1")
     first = read_record(paths.record_file("redis"))
     paths.record_file("redis").unlink()
@@ -167,7 +167,7 @@ def test_a_foreign_writer_of_the_data_is_refused(settings, paths, monkeypatch):
         lock.close(fd)
 
 
-def test_a_recycled_pid_is_neither_trusted_nor_killed(settings, paths, sleeper, client):
+def test_a_reused_pid_is_neither_trusted_nor_killed(settings, paths, sleeper, client):
     ensure_redis(settings)
     stack.down(settings, announce=lambda line: None)
     alien = process.identify(sleeper.pid)
@@ -226,7 +226,7 @@ def fake_server(folder, version):
     script.chmod(0o755)
 
 
-def test_down_stops_it_and_can_be_said_twice(settings, paths):
+def test_down_stops_the_server_and_can_be_repeated(settings, paths):
     ensure_redis(settings)
     record = read_record(paths.record_file("redis"))
     said = []

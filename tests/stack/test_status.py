@@ -18,7 +18,7 @@ def ensure_redis(settings, said=None):
     return stack.ensure(settings, announce=announce, need_ray=False).redis_url
 
 
-def test_status_says_what_runs(settings):
+def test_status_shows_what_runs(settings):
     assert stack.status(settings)["state"] == "off"
     ensure_redis(settings)
     found = stack.status(settings)

@@ -5,7 +5,7 @@ import itertools
 from bertjobs.stack import process, watchdog
 
 
-def test_the_watchdog_restarts_at_once_then_ever_later():
+def test_the_watchdog_restarts_at_once_then_with_growing_delays():
     deaths = {member: [] for member in watchdog.WATCHED}
     times = [now / 2 for now in range(600) if "ray" in watchdog.restarts_due({}, deaths, now=now / 2)]
     gaps = [b - a for a, b in itertools.pairwise(times)]
@@ -13,7 +13,7 @@ def test_the_watchdog_restarts_at_once_then_ever_later():
     assert max(gaps) <= 60.0
 
 
-def test_the_watchdog_forgives_after_a_quiet_time_and_leaves_the_living_alone(sleeper):
+def test_the_watchdog_resets_the_delay_after_a_quiet_time_and_leaves_running_members_alone(sleeper):
     deaths = {member: [] for member in watchdog.WATCHED}
     alive = process.identify(sleeper.pid)
     known = {"redis": alive, "dispatcher": alive}

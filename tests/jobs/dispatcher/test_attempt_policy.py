@@ -85,19 +85,19 @@ def test_each_case_has_its_action(facts, ray_job, expected):
     assert type(next_action(replace(LIVE, **facts), ray_job, timeouts=TIMEOUTS, observed_s=1000)) is expected
 
 
-def test_silence_before_the_dispatcher_watched_does_not_count():
+def test_silence_before_the_dispatcher_observed_redis_does_not_count():
     silent = replace(LIVE, heartbeat_ago_s=500)
     assert type(next_action(silent, RUNNING, timeouts=TIMEOUTS, observed_s=14)) is NoAction
     assert type(next_action(silent, RUNNING, timeouts=TIMEOUTS, observed_s=15)) is StopRayJob
 
 
-def test_a_long_message_of_ray_is_cut_to_its_last_words():
+def test_a_long_message_of_ray_is_cut_to_its_end():
     job = RayJob(status="FAILED", message="noise " * 500 + "ValueError: the cause", exit_code=1)
     end = next_action(LIVE, job, timeouts=TIMEOUTS, observed_s=1000)
     assert end.failure.message.endswith("ValueError: the cause") and len(end.failure.message) < 400
 
 
-def test_what_ends_in_a_drained_queue_has_been_drained_whoever_ended_it():
+def test_an_attempt_that_ends_in_a_drained_queue_counts_as_drained_whoever_ended_it():
     drained = replace(LIVE, drained_ago_s=5)
     end = next_action(drained, RayJob(status="STOPPED", message=""), timeouts=TIMEOUTS, observed_s=1000)
     assert end.failure.word == "Drained"
@@ -105,7 +105,7 @@ def test_what_ends_in_a_drained_queue_has_been_drained_whoever_ended_it():
     assert next_action(never_started, None, timeouts=TIMEOUTS, observed_s=1000).failure.word == "Drained"
 
 
-def test_an_attempt_that_ages_ages_in_all_it_has():
+def test_ageing_an_attempt_changes_all_its_ages():
     older = replace(LIVE, cancel_ago_s=3, time_left_s=60).aged(10)
     assert (older.claimed_ago_s, older.progress_ago_s, older.heartbeat_ago_s, older.cancel_ago_s) == (
         110,

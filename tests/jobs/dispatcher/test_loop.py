@@ -64,7 +64,7 @@ def dashboard():
     server.server_close()
 
 
-def test_the_loop_starts_a_job_serves_its_metrics_and_gives_the_leadership_up(
+def test_the_loop_starts_a_job_serves_metrics_and_resigns(
     settings, connection, store, submit, dashboard, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "a-token-of-sixteen-characters-or-more")
@@ -93,6 +93,6 @@ def test_the_loop_starts_a_job_serves_its_metrics_and_gives_the_leadership_up(
         assert s.connect_ex(("127.0.0.1", port)) != 0, "its port is closed"
 
 
-def test_without_an_address_of_ray_there_is_nothing_to_dispatch_to(settings):
+def test_the_dispatcher_needs_the_address_of_ray(settings):
     with pytest.raises(ConfigError, match="There is no Ray address"):
         run(replace(settings, ray_address=None), should_stop=lambda: True)

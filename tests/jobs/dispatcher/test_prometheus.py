@@ -58,7 +58,7 @@ def scrape(metrics):
     server.close()
 
 
-def test_the_queue_is_told_by_state_and_reason_with_what_is_granted(world, submit, scrape):
+def test_jobs_are_counted_by_state_and_reason_with_what_is_granted(world, submit, scrape):
     world.ray.nodes = [Node(id="n1", cpus=16, gpus=2)]
     job_id = submit(resources={"gpus": 1})
     for _ in range(2):
@@ -104,7 +104,7 @@ def test_an_attempt_is_counted_once_with_its_failure_and_silence_while_it_lasts(
     assert not [key for key in found if key[0] == "bertjobs_silence_seconds"]
 
 
-def test_a_standby_says_only_that_it_does_not_lead(world, submit, scrape):
+def test_a_standby_reports_only_that_it_does_not_lead(world, submit, scrape):
     submit()
     world.connection.client.set("bj:leader", "other", px=60_000)
     assert not world.dispatcher.run_pass()
@@ -113,7 +113,7 @@ def test_a_standby_says_only_that_it_does_not_lead(world, submit, scrape):
     assert not [key for key in found if key[0] == "bertjobs_jobs"]
 
 
-def test_a_port_that_is_taken_says_which_variable_to_change(metrics):
+def test_a_port_in_use_is_an_error_that_names_the_variable(metrics):
     with socket.socket() as s:
         s.bind(("0.0.0.0", 0))
         s.listen()

@@ -33,7 +33,7 @@ def test_waiting_jobs_share_a_reason_that_is_written_once_when_its_number_change
     assert world.store.get(first).reason == "Admitted"
 
 
-def test_what_changes_behind_the_dispatchers_back_is_seen_in_the_next_pass(world, submit):
+def test_what_others_change_in_redis_is_seen_in_the_next_pass(world, submit):
     first, second = submit(), submit()
     world.turn()
     urgent = submit(priority=5)

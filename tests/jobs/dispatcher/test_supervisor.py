@@ -50,7 +50,7 @@ def test_a_job_goes_from_the_queue_to_success_and_frees_what_it_held(world, subm
     )
 
 
-def test_gpus_that_no_node_has_leave_the_job_queued_with_what_to_do_and_cancel_ends_it(world, submit):
+def test_a_job_that_exceeds_the_cluster_waits_with_advice_and_can_be_cancelled(world, submit):
     job_id, small = submit(resources={"gpus": 8}), submit()
     world.turn(3)
     job = world.store.get(job_id)
@@ -95,7 +95,7 @@ def test_ray_going_down_between_grant_and_start_sends_the_same_id_later(world, s
     assert list(world.ray.jobs) == [f"bj-{job_id}-a1"]
 
 
-def test_a_refused_start_is_retried_without_charge_and_given_up_in_the_end(world, submit):
+def test_a_refused_start_is_retried_uncharged_and_fails_in_the_end(world, submit):
     world.ray.refuses = True
     job_id = submit()
     for _ in range(40):
@@ -106,7 +106,7 @@ def test_a_refused_start_is_retried_without_charge_and_given_up_in_the_end(world
     assert "Given up after 7 faults" in job.message and job.num_attempts == 7
 
 
-def test_a_killed_driver_is_seen_by_its_exit_code_and_goes_on_from_its_checkpoint(world, submit):
+def test_a_killed_driver_is_detected_by_its_exit_code_and_resumes_from_its_checkpoint(world, submit):
     job_id = running(world, submit)
     world.driver(job_id).publish_checkpoint("step-10", step=10)
     world.ray.ends(f"bj-{job_id}-a1", "FAILED", exit_code=-9, message="killed")
@@ -176,7 +176,7 @@ def test_no_second_attempt_starts_while_the_first_is_not_known_to_be_gone(world,
     assert world.store.get(job_id).num_attempts == 2
 
 
-def test_silence_while_redis_was_away_is_not_the_drivers(world, submit):
+def test_silence_while_redis_was_down_does_not_count_against_the_driver(world, submit):
     job_id = running(world, submit)
     world.passes(100)
     world.dispatcher.reset()
@@ -211,7 +211,7 @@ def test_of_two_dispatchers_one_waits_and_the_old_one_is_fenced_off(world, submi
     assert not world.dispatcher.run_pass()
 
 
-def test_cancelling_tells_the_driver_and_stops_it_when_it_does_not_leave(world, submit):
+def test_cancelling_tells_the_driver_and_stops_it_when_it_does_not_exit(world, submit):
     job_id = running(world, submit)
     assert world.store.cancel(job_id, by="ada").state is State.CANCELLING
     assert world.driver(job_id).report() == "cancel"
@@ -240,7 +240,7 @@ def test_a_job_cancelled_before_ray_took_it_ends_without_a_driver(world, submit)
     assert world.connection.client.scard("bj:live") == 0
 
 
-def test_a_driver_that_was_done_before_it_heard_of_the_cancellation_has_succeeded(world, submit):
+def test_a_driver_that_finished_before_it_read_the_cancel_command_has_succeeded(world, submit):
     job_id = running(world, submit)
     world.store.cancel(job_id)
     finish(world, job_id)
@@ -261,7 +261,7 @@ def test_a_job_over_its_time_limit_is_told_to_stop_and_times_out(world, submit):
     assert world.store.retry(job_id).used_s == 0
 
 
-def test_a_gang_that_never_comes_up_is_stopped_at_the_start_deadline(world, submit):
+def test_a_gang_that_never_starts_is_stopped_at_the_start_deadline(world, submit):
     job_id = submit()
     world.turn()
     world.driver(job_id).report(phase="waiting for workers")
@@ -275,7 +275,7 @@ def test_a_gang_that_never_comes_up_is_stopped_at_the_start_deadline(world, subm
     assert "StartDeadline" in world.store.get(job_id).message
 
 
-def test_a_driver_that_ended_before_it_spoke_says_what_ray_saw(world, submit):
+def test_a_driver_that_ended_before_its_first_report_shows_rays_message(world, submit):
     job_id = submit()
     world.turn()
     world.ray.ends(f"bj-{job_id}-a1", "FAILED", exit_code=1, message="No module named bertjobs")
@@ -296,7 +296,7 @@ def test_a_ray_that_was_restarted_and_forgot_a_silent_driver_gets_a_new_attempt(
     assert job.state is State.RETRYING and "no longer knows" in job.message
 
 
-def test_a_job_waits_for_what_it_follows_and_fails_with_it(world, submit):
+def test_a_job_waits_for_its_dependency_and_fails_with_it(world, submit):
     first = submit()
     second = submit(after=[first])
     third = submit(after=[second])
@@ -351,7 +351,7 @@ def test_a_storage_that_cannot_be_written_does_not_stop_the_dispatcher(world, su
     assert world.store.get(job_id).attempt.log_is_complete
 
 
-def test_the_nodes_a_driver_reports_replace_the_plan_in_the_ledger(world, submit):
+def test_the_nodes_that_a_driver_reports_replace_the_planned_placement(world, submit):
     world.ray.nodes = [Node(id="n1", cpus=8, gpus=4), Node(id="n2", cpus=8, gpus=4)]
     job_id = submit(resources={"gpus": 4})
     world.turn()
@@ -360,7 +360,7 @@ def test_the_nodes_a_driver_reports_replace_the_plan_in_the_ledger(world, submit
     assert list(live.placement) == ["n2"] and live.placement["n2"][1] == 4
 
 
-def test_a_pass_starts_so_many_and_the_next_follows_at_once(world, submit):
+def test_a_pass_starts_at_most_max_starts_jobs_and_the_next_follows_at_once(world, submit):
     world.ray.nodes = [Node(id=f"n{n}", cpus=64, gpus=8) for n in range(MAX_STARTS // 8 + 2)]
     for _ in range(MAX_STARTS + 3):
         submit(resources={"gpus": 1})
@@ -370,7 +370,7 @@ def test_a_pass_starts_so_many_and_the_next_follows_at_once(world, submit):
     assert (len(world.ray.jobs), world.dispatcher.has_more) == (MAX_STARTS + 3, False)
 
 
-def test_a_ray_job_carries_who_and_what_it_is_for(world, submit):
+def test_a_ray_job_has_the_job_and_its_user_as_metadata(world, submit):
     job_id = submit(name="first", user="ada")
     world.turn()
     assert world.ray.metadata[f"bj-{job_id}-a1"] == {

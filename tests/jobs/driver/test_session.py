@@ -18,7 +18,7 @@ def test_a_session_knows_its_job_and_its_grant(session):
 
 
 @pytest.mark.parametrize(("attempt", "token"), [(1, 2), (2, 1), (0, 1)])
-def test_a_token_that_does_not_own_the_job_opens_nothing(settings, started, attempt, token):
+def test_a_session_with_a_token_that_does_not_own_the_job_is_refused(settings, started, attempt, token):
     with pytest.raises(LeaseLost):
         JobSession.open(settings, job_id=started, attempt=attempt, token=token)
 
@@ -68,7 +68,7 @@ def test_success_carries_metrics_and_artefacts(world, session):
         session.publish_checkpoint("late", 1)
 
 
-def test_a_users_error_is_retried_as_often_as_asked_and_then_final(world, session, settings):
+def test_a_users_error_is_retried_max_retries_times_and_then_final(world, session, settings):
     assert session.finish(DataError("dev.jsonl:3 is broken.")) is State.RETRYING
     world.ray.ends(session.attempt.submission_id, "FAILED", exit_code=1)
     world.turn()
@@ -80,7 +80,7 @@ def test_a_users_error_is_retried_as_often_as_asked_and_then_final(world, sessio
     assert (job.reason, job.message, job.num_charged) == ("DataError", "dev.jsonl:3 is broken.", 1)
 
 
-def test_a_cancelled_driver_hears_of_it_and_ends_as_cancelled(world, session):
+def test_a_cancelled_driver_gets_the_command_and_ends_as_cancelled(world, session):
     assert session.command() is None
     world.store.cancel(session.job.id)
     session.set_phase("training")
@@ -88,7 +88,7 @@ def test_a_cancelled_driver_hears_of_it_and_ends_as_cancelled(world, session):
     assert session.finish(Cancelled("stopped")) is State.CANCELLED
 
 
-def test_a_driver_stopped_by_nobody_we_know_goes_on_later(world, session):
+def test_a_driver_that_was_stopped_from_outside_is_retried(world, session):
     assert session.finish(Cancelled("SIGTERM")) is State.RETRYING
     assert "DriverStopped" in world.store.get(session.job.id).message
 
@@ -103,7 +103,7 @@ def test_a_lost_lease_stays_lost(world, session):
             call()
 
 
-def test_progress_while_redis_is_down_is_dropped_and_training_goes_on(session, monkeypatch, caplog):
+def test_progress_while_redis_is_down_is_dropped_and_training_continues(session, monkeypatch, caplog):
     def down(*_, **__):
         raise RedisDown("Redis is away.")
 
@@ -118,7 +118,7 @@ def test_progress_while_redis_is_down_is_dropped_and_training_goes_on(session, m
     assert session._has_stepped
 
 
-def test_finishing_outlasts_a_restart_of_redis(redis_server, world, session):
+def test_finishing_waits_for_a_restart_of_redis(redis_server, world, session):
     redis_server.kill()
     finish, outages = session._store.end, []
 

@@ -90,14 +90,14 @@ def test_a_submission_that_ray_says_exists_is_adopted(dashboard):
     assert {seen[2] for seen in dashboard.seen} == {"Bearer secret"}
 
 
-def test_a_submission_that_failed_says_the_last_line_of_rays_traceback(dashboard):
+def test_a_failed_submission_shows_the_last_line_of_rays_traceback(dashboard):
     dashboard.answers["POST", "/api/jobs/"] = (500, "Traceback ...\nNo available agent to submit job\n")
     dashboard.answers["GET", "/api/jobs/x"] = (404, "Job x does not exist")
     with pytest.raises(RayRefused, match="Ray refused: No available agent"):
         RayApi(dashboard.address, token=None).start("x", entrypoint="true", env={}, metadata={})
 
 
-def test_what_ray_does_not_know_is_nothing_and_stopping_it_is_no_error(dashboard):
+def test_a_job_that_ray_does_not_know_is_none_and_stopping_it_is_not_an_error(dashboard):
     for method, path in (("GET", "/api/jobs/x"), ("POST", "/api/jobs/x/stop"), ("GET", "/api/jobs/x/logs")):
         dashboard.answers[method, path] = (404, "Job x does not exist")
     ray = RayApi(dashboard.address, token=None)
@@ -114,7 +114,7 @@ def test_a_refused_token_and_a_proxy_without_ray_are_an_unreachable_ray(dashboar
         RayApi(dashboard.address, token=None).job("x")
 
 
-def test_nothing_behind_the_address_and_no_json_are_an_unreachable_ray(dashboard):
+def test_an_address_without_a_server_and_a_reply_without_json_are_an_unreachable_ray(dashboard):
     with pytest.raises(RayUnreachable, match="BERTJOBS_RAY_ADDRESS"):
         RayApi("http://127.0.0.1:1", token=None).job("x")
     dashboard.answers["GET", "/api/jobs/x"] = (200, "<html>")
@@ -137,7 +137,7 @@ def test_the_token_is_found_where_ray_looks_for_it(tmp_path, monkeypatch):
         ray_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")})
 
 
-def test_the_driver_is_told_no_password(settings):
+def test_the_drivers_environment_contains_no_password(settings):
     given = replace(settings, redis_password="s3cret")
     env = driver_environment(given)
     assert "s3cret" not in str(env)

@@ -44,7 +44,7 @@ def looks(ray, times):
         assert ray.answered.acquire(timeout=30)
 
 
-def test_the_first_question_waits_for_the_first_look_and_the_others_for_nothing(watch):
+def test_the_first_call_waits_for_the_first_poll_and_later_calls_do_not_wait(watch):
     watch, ray = watch
     watch.start()
     threading.Timer(0.05, ray.may_answer.set).start()
@@ -53,7 +53,7 @@ def test_the_first_question_waits_for_the_first_look_and_the_others_for_nothing(
     assert watch.cluster().cpus == 2
 
 
-def test_a_job_that_was_not_looked_at_yet_is_taken_for_one_on_its_way(watch):
+def test_a_job_that_was_not_polled_yet_counts_as_pending(watch):
     watch, ray = watch
     ray.may_answer.set()
     watch.watch(["a"])

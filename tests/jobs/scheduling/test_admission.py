@@ -83,7 +83,7 @@ def test_a_job_without_gpus_passes_one_that_is_short_of_gpus_only_while_cpus_are
     assert words(decisions) == ["InsufficientGpus", "BehindPriority"]
 
 
-def test_a_job_the_cluster_could_never_hold_holds_nobody_up():
+def test_a_job_that_the_cluster_could_never_hold_delays_nobody():
     assert words(admit([job("huge", 16), job("small", 1)], cluster=EIGHT, allocations=[])) == [
         "ExceedsCluster",
         "start",
@@ -116,7 +116,7 @@ def test_every_word_that_a_waiting_job_shows_is_in_the_table_of_reasons():
     assert set(REASONS) > SHORT_OF_RESOURCES
 
 
-def test_what_others_use_is_not_free_and_what_has_just_gone_is_not_others():
+def test_what_others_use_is_not_free_and_what_was_just_released_is_not_others_use():
     node = Node(id="n", cpus=64, gpus=8, used_cpus=10, used_gpus=5)
     view = Cluster(nodes=(node,))
     ours, gone = allocation("a", 8, 2), allocation("b", 1, 3, is_gone=True)
@@ -145,7 +145,7 @@ SHAPES = st.tuples(st.integers(0, 8), st.integers(1, 12), st.one_of(st.none(), s
 
 
 @given(queue=st.lists(SHAPES, max_size=8), held=st.lists(SHAPES, max_size=4))
-def test_no_pass_grants_more_than_there_is_and_everyone_gets_one_verdict(queue, held):
+def test_no_pass_grants_more_than_there_is_and_every_job_gets_one_decision(queue, held):
     allocations, used_cpus, used_gpus = [], 0, 0
     for number, (gpus, cpus, limit) in enumerate(held):
         if used_gpus + gpus <= 8 and used_cpus + cpus <= 64:

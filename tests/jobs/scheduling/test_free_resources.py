@@ -18,7 +18,7 @@ from bertjobs.jobs.scheduling.sizing import fits
     cpus=st.integers(1, 4),
     data=st.integers(0, 4),
 )
-def test_a_plan_takes_the_whole_gang_and_never_more_than_is_free(free, workers, gpus, cpus, data):
+def test_a_placement_holds_the_whole_gang_and_never_more_than_is_free(free, workers, gpus, cpus, data):
     grant = Grant(workers=workers, gpus_per_worker=gpus, cpus_per_worker=cpus, data_cpus=data)
     plan = FreeResources(free).place(grant)
     assert fits(grant, free) is (plan is not None)

@@ -55,7 +55,7 @@ def test_gpus_that_cannot_be_shared_evenly_name_both_flags():
         ([(8, 2), (8, 2)], asked(gpus=4, workers=1), "cannot hold 1 worker of 4 GPUs and"),
     ],
 )
-def test_what_an_empty_cluster_could_not_hold_says_what_to_do(nodes, resources, sentence):
+def test_a_gang_that_an_empty_cluster_could_not_hold_comes_with_advice(nodes, resources, sentence):
     view = cluster(*nodes)
     reason = exceeds(view, size_workers(view, resources))
     assert reason.word == "ExceedsCluster" and sentence in reason.message

@@ -1,19 +1,14 @@
 """The queue in a real Redis: submission, reading, and what people may do to a job."""
 
 import re
-from pathlib import Path
 
 import pytest
 
-import bertjobs.jobs.store
 from bertjobs.errors import QueueError
-from bertjobs.jobs.job import Grant, State
+from bertjobs.jobs.job import State
 from bertjobs.jobs.store.connection import JobUnknown
 
 pytestmark = pytest.mark.redis
-
-LUA = Path(bertjobs.jobs.store.__file__).parent / "lua"
-GRANT = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
 
 
 def test_a_submitted_job_is_stored_whole_and_queued(store):
@@ -56,7 +51,7 @@ def test_a_known_key_finds_its_first_job(store, submit):
     assert sum(store.count().values()) == 1
 
 
-def test_the_queue_goes_by_priority_then_by_submission(store, submit):
+def test_the_queue_is_ordered_by_priority_then_by_submission(store, submit):
     a, b, c = submit(), submit(priority=5), submit(priority=5)
     assert [store.get(job_id).place for job_id in (b, c, a)] == [1, 2, 3]
     assert [job.id for job in store.list()] == [c, b, a]
@@ -74,7 +69,7 @@ def test_a_list_filters_by_state_and_user_and_stops_at_its_limit(store, submit):
     assert store.list(states=[State.RUNNING]) == []
 
 
-def test_a_job_is_found_by_a_beginning_that_is_its_alone(store, submit, monkeypatch):
+def test_a_job_is_found_by_an_unambiguous_prefix(store, submit, monkeypatch):
     ids = iter(["j-000000aaa", "j-000001bbb"])
     monkeypatch.setattr("bertjobs.jobs.store.job_store.new_job_id", lambda: next(ids))
     a, b = submit(), submit()
@@ -87,7 +82,7 @@ def test_a_job_is_found_by_a_beginning_that_is_its_alone(store, submit, monkeypa
         store.get("")
 
 
-def test_cancel_ends_a_waiting_job_at_once_and_twice_is_once(store, submit):
+def test_cancel_ends_a_waiting_job_at_once_and_a_second_call_changes_nothing(store, submit):
     job_id = submit()
     assert store.cancel(job_id, by="ada").state is State.CANCELLED
     assert store.cancel(job_id).message == "Cancelled by ada."

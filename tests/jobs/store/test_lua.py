@@ -48,7 +48,7 @@ def test_no_script_walks_the_keyspace():
         assert not re.search(r"call\('(KEYS|SCAN|FLUSH\w+)'", script.read_text()), script.name
 
 
-def test_every_script_that_writes_leaves_the_same_when_it_is_sent_twice(
+def test_every_script_that_writes_leaves_the_same_state_when_it_is_sent_twice(
     store, connection, monkeypatch, submit, let_pass
 ):
     """What redis-py does after a timeout: the first call was carried out, its answer was lost."""

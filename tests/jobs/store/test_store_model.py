@@ -187,7 +187,7 @@ def facts_of(attempts):
     }
 
 
-def test_any_history_leaves_redis_as_the_model_says(connection):
+def test_any_history_leaves_redis_as_the_model_predicts(connection):
     StoreMachine.connection = connection
     run_state_machine_as_test(
         StoreMachine, settings=settings(max_examples=25, stateful_step_count=40, deadline=None)

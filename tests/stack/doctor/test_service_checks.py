@@ -41,7 +41,7 @@ def test_a_redis_that_is_too_old_is_broken(version, verdict):
     assert check.remedy == ("" if verdict == "ok" else "Update Redis to 6.2 or later.")
 
 
-def test_a_redis_that_forgets_or_drops_is_broken():
+def test_a_redis_without_persistence_or_with_eviction_is_broken():
     assert service_checks.check_persistence(WELL).verdict == "ok"
     without = service_checks.check_persistence(WELL | {"aof_enabled": 0})
     assert (without.verdict, without.remedy[:22]) == ("broken", "Set `appendonly yes` i")
@@ -71,7 +71,7 @@ def test_a_redis_that_is_nearly_full_is_a_warning():
         ("redis://10.0.0.1:6379/0", "warning"),
     ],
 )
-def test_passwords_that_cross_a_network_in_the_clear_are_a_warning(url, verdict):
+def test_unencrypted_passwords_on_a_network_are_a_warning(url, verdict):
     assert service_checks.check_encryption(url).verdict == verdict
 
 
@@ -92,7 +92,7 @@ def test_our_version_of_ray_is_that_of_the_project():
     assert f">={service_checks.RAY_SERIES},<2.61" in project
 
 
-def test_a_dashboard_that_everyone_may_use_is_a_warning():
+def test_a_dashboard_that_requires_no_token_is_a_warning():
     assert service_checks.check_token(is_open=True, has_token=True).verdict == "warning"
     assert service_checks.check_token(is_open=False, has_token=True).verdict == "ok"
 
@@ -106,7 +106,7 @@ def test_clocks_that_are_apart_are_a_warning(ahead_s, verdict):
     assert check.found.startswith("node 10.0.0.1 is ")
 
 
-def test_the_leader_and_its_age_are_said_and_none_is_broken(redis_server):
+def test_the_leader_is_shown_with_its_age_and_no_leader_is_broken(redis_server):
     connection = open_connection(redis_server.settings())
     connection.client.flushall()
     assert verdicts(service_checks.check_queue(connection)) == {"dispatcher": "broken", "clock": "ok"}
@@ -117,7 +117,7 @@ def test_the_leader_and_its_age_are_said_and_none_is_broken(redis_server):
     assert leader.found.startswith("host (pid 7) leads, renewed ")
 
 
-def test_a_real_redis_is_judged_by_what_it_says_of_itself(redis_server):
+def test_a_real_redis_is_checked_by_its_own_info(redis_server):
     connection = open_connection(redis_server.settings())
     try:
         assert set(verdicts(service_checks.check_redis(connection)).values()) == {"ok"}
@@ -128,12 +128,12 @@ def test_a_real_redis_is_judged_by_what_it_says_of_itself(redis_server):
         connection.close()
 
 
-def test_nothing_that_was_started_is_no_fault_of_an_embedded_stack(settings):
+def test_an_embedded_stack_that_was_not_started_is_not_a_fault(settings):
     assert verdicts(examine(settings)) == {"stack": "unknown", "storage": "ok"}
     assert not (settings.home / "stack").exists()
 
 
-def test_what_is_down_is_named_and_keeps_nothing_else_from_being_looked_at(settings):
+def test_a_service_that_is_down_does_not_keep_the_others_from_being_checked(settings):
     shared = replace(settings, redis_url="redis://127.0.0.1:1/0", ray_address="http://127.0.0.1:1")
     found = list(examine(shared))
     assert verdicts(found) == {
@@ -163,7 +163,7 @@ def node(address: str, **found) -> dict[str, object]:
     return {"node": address, "own_address": address, **well, **found}
 
 
-def test_nodes_that_are_well_are_one_line():
+def test_healthy_nodes_are_one_line():
     checks = list(node_checks.checks_of([node("10.0.0.1"), node("10.0.0.2")], storage="/s"))
     assert verdicts(checks) == {"clock": "ok", "nodes": "ok"}
     assert checks[-1].found == "2 nodes: /s can be written, and Redis knows the driver"
@@ -185,7 +185,7 @@ def test_a_node_that_differs_is_named():
         assert f"10.0.0.{address}" in check.found
 
 
-def test_a_node_that_takes_itself_for_the_loopback_is_told_how_to_be_reached():
+def test_a_node_that_resolves_its_name_to_loopback_is_a_warning_with_a_remedy():
     loopback, *_ = node_checks.checks_of([node("10.0.0.1", own_address="127.0.1.1")], storage="/s")
     assert loopback.verdict == "warning"
     assert "node 10.0.0.1 resolves its own name to 127.0.1.1" in loopback.found
