@@ -94,7 +94,7 @@ def _local_files(kind: str, config: JobConfig, *, cache: Path) -> dict[str, Path
             found["data.path"] = downloads_dir(cache) / archive
         if values["data.corpus"] in PUBLISHED_CORPORA:
             train, *_ = find_files(values["data.corpus"], None, split="train", cache=cache)
-            found["data.path"] = train.parent
+            found["data.path"] = train.path.parent
     return found
 
 

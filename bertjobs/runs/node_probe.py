@@ -1,8 +1,8 @@
-"""What `bertjobs doctor` runs on every node, as a Ray Job: `python -m bertjobs.runs.node_probe STORAGE`.
+"""Check every node for `bertjobs doctor`, as a Ray Job: `python -m bertjobs.runs.node_probe STORAGE`.
 
 Prints a line per node, `bertjobs-node` and a JSON object: `node` (its address), `version` and `code` (which
-bertjobs, and where it lies), `storage` and `redis` (what is wrong with them there, or nothing), `ahead_s`
-(its clock against Redis'), `own_address` (what its host name means there: gloo listens on it).
+bertjobs, and its path), `storage` and `redis` (what is wrong with them there, or null), `ahead_s` (its clock
+against that of Redis), `own_address` (to which its host name resolves there: gloo listens on it).
 """
 
 import json
@@ -25,14 +25,14 @@ PATIENCE_S = 30.0
 
 
 def main(storage: str) -> None:
-    """Ask every living node; one that does not answer in time says so."""
+    """Check every node that is alive and print the results; one that does not answer in time has an error."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
     addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     tasks = {
-        ray.remote(num_cpus=0, max_retries=0)(look)
+        ray.remote(num_cpus=0, max_retries=0)(probe_node)
         .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False))
         .remote(storage): address
         for node_id, address in addresses.items()
@@ -47,8 +47,8 @@ def main(storage: str) -> None:
     ray.shutdown()
 
 
-def look(storage: str) -> dict[str, Any]:
-    """Look at the storage, and at Redis with the rights that drivers have here."""
+def probe_node(storage: str) -> dict[str, Any]:
+    """Check the storage, and Redis with the rights that drivers have on this node."""
     code = str(Path(bertjobs.__file__).parent)
     facts = {"version": bertjobs.__version__, "code": code, "own_address": _own_address()}
     return {**facts, "storage": _storage(storage), **_redis()}
@@ -73,7 +73,7 @@ def _redis() -> dict[str, Any]:
     try:
         connection = open_connection(load_settings())
         with connection.errors():
-            seconds, micros = connection.client.time()  # type: ignore[misc]
+            seconds, micros = connection.client.time()
     except BertjobsError as e:
         return {"redis": str(e), "ahead_s": 0.0}
     ahead_s = time.time() - (int(seconds) + int(micros) / 1e6)

@@ -9,6 +9,7 @@ from bertjobs.config import ConfigLayer, load_config
 from bertjobs.errors import ConfigError
 from bertjobs.runs.input_files import content_key, fetch_inputs, send_inputs
 from bertjobs.settings import Settings, load_settings
+from bertjobs.text.corpus.files import member_name
 
 
 @pytest.fixture
@@ -95,6 +96,15 @@ def test_a_download_that_only_this_machine_has_travels_too(shared, tmp_path):
     sent = send_inputs("finetune", finetune(), settings=shared, announce=quiet)
     assert Path(sent.data.path).name == "snli_1.0.zip"
     assert Path(sent.data.path).read_bytes() == b"zip"
+
+
+def test_a_downloaded_corpus_that_only_this_machine_has_is_sent_too(shared):
+    folder = shared.cache / "downloads" / "wikitext-2"
+    folder.mkdir(parents=True)
+    (folder / member_name("train")).write_text("train")
+    sent = send_inputs("pretrain", pretrain("wikitext-2"), settings=shared, announce=quiet)
+    assert sent.data.corpus == "wikitext-2"
+    assert (Path(sent.data.path) / member_name("train")).read_text() == "train"
 
 
 def test_what_the_nodes_see_stays_where_it_is(shared, data, tmp_path):

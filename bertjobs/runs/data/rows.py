@@ -1,6 +1,7 @@
 """Read the rows that a run trains, validates or evaluates on, in the driver: a wrong file fails early."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,23 +41,20 @@ def read_training_rows(task: Task, data: DataSection, *, cache: Path) -> tuple[R
 
     Raises: DataError: a file is missing, empty or broken, or has no labels.
     """
-    read = {"on_bad_row": data.on_bad_row, "cache": cache, "require_labels": True}
-    train = read_split(task, data.path, split="train", **read)
+    read = partial(read_split, task, data.path, on_bad_row=data.on_bad_row, cache=cache, require_labels=True)
+    rows = partial(_rows, on_bad_row=data.on_bad_row)
+    train = read(split="train")
     if valid_split := data.valid_split or default_valid_split(task, data.path, cache=cache):
-        valid = read_split(task, data.path, split=valid_split, **read)
+        valid = read(split=valid_split)
         return (
-            _rows(train, "train", on_bad_row=data.on_bad_row, limit=data.limit_train),
-            _rows(valid, valid_split, on_bad_row=data.on_bad_row, limit=data.limit_valid),
+            rows(train, "train", limit=data.limit_train),
+            rows(valid, valid_split, limit=data.limit_valid),
         )
-    parts = holdout(train.table.num_rows, ratio=data.valid_ratio, seed=data.split_seed)
-    held_out = (
-        f"all but {data.valid_ratio:g} by {data.split_seed}",
-        f"{data.valid_ratio:g} by {data.split_seed}",
-    )
-    limits = (data.limit_train, data.limit_valid)
-    return tuple(
-        _rows(train, "train", on_bad_row=data.on_bad_row, limit=limit, held_out=name, part=part)
-        for part, name, limit in zip(parts, held_out, limits, strict=True)
+    train_part, valid_part = holdout(train.table.num_rows, ratio=data.valid_ratio, seed=data.split_seed)
+    name = f"{data.valid_ratio:g} by {data.split_seed}"
+    return (
+        rows(train, "train", limit=data.limit_train, held_out=f"all but {name}", part=train_part),
+        rows(train, "train", limit=data.limit_valid, held_out=name, part=valid_part),
     )
 
 

@@ -7,7 +7,8 @@ from bertjobs.config.search_space import gpus_per_trial, workers_per_trial
 from bertjobs.config.tune import TuneConfig
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.job import Grant
-from bertjobs.jobs.scheduling.sizing import QUANTUM, describe_gang
+from bertjobs.jobs.scheduling.free_resources import QUANTUM
+from bertjobs.jobs.scheduling.sizing import describe_gang
 
 
 @dataclass(frozen=True, kw_only=True)
