@@ -53,7 +53,7 @@ class EncodeTrainSection(Section):
     batch_size: Count = 256
     """Texts per batch of a worker; does not change the result in fp32."""
     precision: Precision = "auto"
-    """`auto` computes in fp32 on a CPU, and on a GPU in bf16 where it has it. In bf16 a result may change in
+    """`auto` computes in fp32 on a CPU, and in bf16 on a GPU that has it. In bf16 a result may change in
     the third digit with the rows that share its batch."""
 
 

@@ -1,9 +1,5 @@
 """The parameters of fine-tuning and of evaluation, and the rules over several of them."""
 
-from typing import Annotated
-
-from pydantic import Field
-
 from bertjobs.config.rules import (
     DECAY_RATIO_UNUSED,
     NUM_HEADS_UNUSED,
@@ -19,6 +15,7 @@ from bertjobs.config.rules import (
 from bertjobs.config.sections import (
     Count,
     JobConfig,
+    LoopSection,
     MaxLen,
     OnBadRow,
     OpenRatio,
@@ -105,27 +102,15 @@ class EvalModelSection(Section):
     """Model to evaluate: a job id, or the folder of a fine-tuned checkpoint."""
 
 
-class TrainSection(Section):
+class TrainSection(LoopSection):
     epochs: Count = 3
     """Number of passes over the training split; 3 as in BERT's recipe for GLUE."""
     max_steps: Count | None = None
     """Number of optimizer steps, instead of --epochs; warmup and decay follow it."""
     batch_size: Count = 32
     """Examples per optimizer step, over all workers and accumulation; 32 as in BERT, appendix A.3."""
-    accumulation: Count = 1
-    """Least number of microbatches into which each worker splits its part of a batch; saves memory, the
-    result is the same."""
-    microbatch_tokens: Annotated[int, Field(ge=64)] = 16384
-    """Most tokens, padding included, in one microbatch of a worker; bounds memory."""
-    eval_batch_size: Count = 128
-    """Examples per evaluation batch, over all workers; does not change the result."""
     seed: Seed = 0
     """Seed of new weights, order of the examples and dropout."""
-    precision: Precision = "auto"
-    """`auto` trains in bf16 where the CPU (avx512_bf16, AMX) or the GPU has it, else in fp32; on a CPU it
-    evaluates in fp32. `bf16` and `fp32` hold for both. Weights are always fp32."""
-    deterministic: bool = False
-    """Use only deterministic kernels; slower on CUDA, no difference on a CPU."""
     checkpoint_steps: Count | None = None
     """Write a checkpoint every N optimizer steps, and after each epoch; default: only after each epoch."""
     eval_steps: Count | None = None
@@ -139,7 +124,7 @@ class EvalTrainSection(Section):
     batch_size: Count = 32
     """Examples per batch, over all workers; 32 as in CoLA's published MCC per batch."""
     precision: Precision = "auto"
-    """`auto` computes in fp32 on a CPU, and on a GPU in bf16 where it has it. In bf16 a result may change in
+    """`auto` computes in fp32 on a CPU, and in bf16 on a GPU that has it. In bf16 a result may change in
     the third digit with the rows that share its batch."""
 
 

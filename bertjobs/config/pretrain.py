@@ -18,11 +18,11 @@ from bertjobs.config.rules import (
 from bertjobs.config.sections import (
     Count,
     JobConfig,
+    LoopSection,
     MaxLen,
     OnBadRow,
     OpenRatio,
     OptimSection,
-    Precision,
     Probability,
     Ratio,
     Section,
@@ -121,7 +121,7 @@ class PretrainOptimSection(OptimSection):
     """Share of the budget in which the learning rate rises from 0 to its peak; 0.01 as in BERT."""
 
 
-class PretrainTrainSection(Section):
+class PretrainTrainSection(LoopSection):
     epochs: Count = 1
     """Budget: passes over the corpus; used where no other budget is given."""
     max_steps: Count | None = None
@@ -132,27 +132,15 @@ class PretrainTrainSection(Section):
     """Budget: seconds of training over all attempts, without validation and checkpoints."""
     batch_size: Count = 256
     """Examples per optimizer step, over all workers and accumulation; 256 as in BERT."""
-    accumulation: Count = 1
-    """Least number of microbatches into which each worker splits its part of a batch; saves memory, the
-    result is the same."""
-    microbatch_tokens: Annotated[int, Field(ge=64)] = 16384
-    """Most tokens, padding included, in one microbatch of a worker; bounds memory."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third
     more work."""
     eval_steps: Count | None = None
     """Validate every N optimizer steps, and at the end; default: only at the end."""
-    eval_batch_size: Count = 128
-    """Examples per validation batch, over all workers; does not change the result."""
     eval_examples: Count = 4096
     """Most examples of the validation corpus to use; 4096 keeps validation short."""
     seed: Seed = 0
     """Seed of new weights, order of the examples, pairs, masks and dropout."""
-    precision: Precision = "auto"
-    """`auto` trains in bf16 where the CPU (avx512_bf16, AMX) or the GPU has it, else in fp32; on a CPU it
-    evaluates in fp32. `bf16` and `fp32` hold for both. Weights are always fp32."""
-    deterministic: bool = False
-    """Use only deterministic kernels; slower on CUDA, no difference on a CPU."""
     checkpoint_steps: Count | None = None
     """Write a checkpoint every N optimizer steps, with each validation and at the end; default: only with
     each validation and at the end."""

@@ -72,6 +72,23 @@ class OptimSection(Section):
     them; 0 trains everything."""
 
 
+class LoopSection(Section):
+    """What the training loop reads, whatever it trains."""
+
+    accumulation: Count = 1
+    """Least number of microbatches into which each worker splits its part of a batch; saves memory, the
+    result is the same."""
+    microbatch_tokens: Annotated[int, Field(ge=64)] = 16384
+    """Most tokens, padding included, in one microbatch of a worker; bounds memory."""
+    eval_batch_size: Count = 128
+    """Examples per evaluation batch, over all workers; does not change the result."""
+    precision: Precision = "auto"
+    """`auto` trains in bf16 where the CPU (avx512_bf16, AMX) or the GPU has it, else in fp32; on a CPU it
+    evaluates in fp32. `bf16` and `fp32` apply to both. Weights are always fp32."""
+    deterministic: bool = False
+    """Use only deterministic kernels; slower on CUDA, no difference on a CPU."""
+
+
 class ResourcesSection(Section):
     gpus: Annotated[int, Field(ge=0)] = 0
     """Number of GPUs, granted all at once; 0 uses CPUs."""
