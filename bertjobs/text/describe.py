@@ -1,7 +1,4 @@
-"""What a split looks like: counts per label, lengths, and what each truncation strategy would cut.
-
-What a corpus looks like: documents, sentences, tokens and their lengths, a shard at a time.
-"""
+"""Statistics of a data set in JSON types, for `data inspect`: of a split of a task, or of a corpus."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -67,7 +64,7 @@ def _label_counts(split: Split) -> dict[str, int]:
 
 
 def describe_lengths(lengths: np.ndarray) -> dict[str, Any]:
-    """Return mean, quantiles and a histogram in JSON types; there is one length at least."""
+    """Return mean, quantiles and a histogram in JSON types; `lengths` is not empty."""
     width = max(1, -(-int(lengths.max()) // NUM_BINS))
     counts = np.bincount(lengths // width)
     return {
@@ -98,12 +95,12 @@ def describe_corpus(shards: Sequence[Shard], tokenizer: Tokenizer | None) -> dic
     (`wordpieces`, or `words` between spaces where no tokenizer is given), and `sentences_per_document`,
     `document_lengths`, `sentence_lengths` (mean, quantiles, histogram; without special tokens).
 
-    Raises: DataError: see `read_shard`; or there is no text.
+    Raises: DataError: a shard cannot be read (see `read_shard`), or there is no text.
     """
     measured = [_measure(shard, tokenizer) for shard in shards]
     lengths, num_sentences = (np.concatenate(parts) for parts in list(zip(*measured, strict=True))[:2])
     if not len(lengths):
-        raise DataError("The corpus is empty: it has no text.", hint="Give files with text (--corpus).")
+        raise DataError("The corpus is empty: it has no text", hint="Give files with text (--corpus).")
     return {
         "documents": len(num_sentences),
         "sentences": len(lengths),

@@ -1,4 +1,4 @@
-"""The encoded form of a split: untruncated wordpiece numbers in Arrow, one list per text, label and index.
+"""The encoded form of a split: untruncated token ids in Arrow, one list per text, with label and index.
 
 Truncation comes later and costs nothing (see `truncation`), so the encoded form and its cache key depend on
 neither max_len nor the strategy.
@@ -27,7 +27,7 @@ def encode_table(table: pa.Table, tokenizer: Tokenizer) -> pa.Table:
     """Encode a split: columns `a`, `b` (pairs) as lists of uint16 or int32, `label` int32, `index` int64."""
     is_pair = "text_b" in table.column_names
     columns = ["text_a", "text_b"] if is_pair else ["text_a"]
-    # Both texts in one go, because they share most of their words.
+    # Both columns at once, because they share most of their words: each word is tokenized once.
     texts = pa.chunked_array(
         [c.cast(pa.string()) for name in columns for c in table[name].chunks], pa.string()
     )
@@ -84,7 +84,7 @@ class EncodedTable:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "EncodedTable":
-        """View a table of `encode_table`'s columns; one of several chunks is joined first, which copies."""
+        """View a table of `encode_table`'s columns; several chunks are joined first, which copies."""
         a_ids, a_offsets = _views(table["a"])
         b_ids, b_offsets = _views(table["b"]) if "b" in table.column_names else (None, None)
         return cls(
@@ -145,7 +145,7 @@ def write_arrow(table: pa.Table, path: Path) -> None:
             writer.write_table(table, max_chunksize=max(table.num_rows, 1))
     except OSError as e:
         raise StorageError(
-            f"The encoded data cannot be written to {path}: {e.strerror or e}.",
+            f"The encoded data cannot be written to {path}: {e.strerror or e}",
             hint="Free room there, or set BERTJOBS_CACHE to another place.",
         ) from e
 
@@ -160,12 +160,12 @@ def read_arrow(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as e:
         raise StorageError(
             f"The encoded data at {path} cannot be read: {str(e).splitlines()[0]}",
-            hint="Remove it, and it will be encoded anew.",
+            hint="Remove it, and the data will be encoded again.",
         ) from e
 
 
 def list_array(ids: np.ndarray, offsets: np.ndarray) -> pa.ListArray:
-    """Return lists that lie one after another in `ids` as an Arrow array."""
+    """Return a ragged array (ids, offsets) as an Arrow array of lists."""
     start, end = int(offsets[0]), int(offsets[-1])
     return pa.ListArray.from_arrays(
         pa.array((offsets - start).astype(np.int32)), pa.array(ids[start:end], pa.from_numpy_dtype(ids.dtype))
@@ -178,5 +178,5 @@ def _views(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array; copies only where it is of several chunks."""
+    """Return a column as one array; copies only if it has several chunks."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

@@ -15,7 +15,7 @@ def decode_line(raw: bytes) -> tuple[str, str | None]:
     except UnicodeDecodeError as e:
         return "", f"byte {raw[e.start]:#04x} at column {e.start + 1} is not UTF-8"
     if "\0" in line:
-        return "", "holds a zero byte, so it is not text"
+        return "", "contains a zero byte, so it is not text"
     return line.removesuffix("\n").removesuffix("\r"), None
 
 

@@ -1,7 +1,9 @@
-"""Lines of text and JSONL files, and rows of Parquet, as a bounded stream: planned as spans, read by spans.
+"""Single texts, a line or a row each, from text, JSONL and Parquet files, read in spans of lines.
 
-Planning looks for line ends only, so that every span knows the number of its first line; spans are read in
-any process and in any order. Blank lines are passed over.
+Planning looks for line ends only, so that every span knows the number of its first line. Spans are read in
+any process and in any order; memory is bounded by the span. Blank lines are left out.
+
+The plain version that the tests compare spans with is `read().split("\\n")`.
 """
 
 import logging
@@ -23,9 +25,9 @@ from bertjobs.text.source_file import SourceFile, data_errors
 log = logging.getLogger(__name__)
 
 LINES_PER_SPAN = 1024
-"""Progress is reported by the span, and rows are sorted by length inside it."""
+"""Most lines of a span. Progress is reported per span, and rows are sorted by length inside it."""
 SPAN_BYTES = 256 << 10
-"""A span of long lines ends soon after this."""
+"""A span with long lines ends at the first line end after this many bytes."""
 _LINE_FEED = 10
 _BOM = b"\xef\xbb\xbf"
 
@@ -39,7 +41,7 @@ class LineSpan:
     """Number of the first line, from 1."""
     num_lines: int
     begin: int
-    """Its first byte; in Parquet the row group's number."""
+    """Offset of its first byte; in Parquet the row group's number."""
     num_bytes: int
     """0 in Parquet."""
 
@@ -59,7 +61,7 @@ class Line(NamedTuple):
 def plan_lines(files: Sequence[SourceFile], data: LinesSection) -> list[LineSpan]:
     """Cut files into spans; with `data.limit`, of the first lines of all files together.
 
-    Raises: DataError: a file is missing, no text, empty, damaged, or lacks the column.
+    Raises: DataError: a file is missing, empty, not text, damaged, or lacks the column.
     """
     spans: list[LineSpan] = []
     left = data.limit
@@ -71,7 +73,7 @@ def plan_lines(files: Sequence[SourceFile], data: LinesSection) -> list[LineSpan
             spans.append(span)
             left = None if left is None else left - span.num_lines
     if not any(span.num_lines for span in spans):
-        raise DataError(f"--data {data.path}: there are no rows in it.", hint="Give files with text in them.")
+        raise DataError(f"--data {data.path}: there are no rows in it", hint="Give files with text in them.")
     return [span for span in spans if span.num_lines]
 
 
@@ -80,9 +82,9 @@ def read_lines(
 ) -> Iterator[pa.Table]:
     """Yield the span's texts in tables of `line` (int64) and `text`: one, or in Parquet several.
 
-    check: raises DataError for a text that is no good.
+    check: raises DataError for a text that the caller cannot use; such lines are bad, too.
 
-    Raises: DataError: a line cannot be read, or is no good, and is not to be skipped.
+    Raises: DataError: there is a bad line, and bad lines are not skipped.
     """
     is_parquet = span.path.endswith(".parquet")
     num_skipped = 0
@@ -96,7 +98,7 @@ def read_lines(
             message = f"{span.path}, {'row' if is_parquet else 'line'} {line.number}: {line.cause}."
             if data.on_bad_row == "error":
                 raise DataError(message, hint="Correct it, or skip and count such lines: --on-bad-row skip.")
-            if not num_skipped:  # one of a span is enough to see what is wrong
+            if not num_skipped:  # one per span is enough for the log
                 log.warning("skipped: %s", message)
             num_skipped += 1
         kept = [line for line in kept if not line.is_blank]
@@ -106,15 +108,15 @@ def read_lines(
 
 def _plan_text(file: SourceFile) -> Iterator[LineSpan]:
     """Yield spans of LINES_PER_SPAN lines, or of about SPAN_BYTES where that is less."""
-    next(file.lines())  # refuses what is not there, empty, or no text
-    cutter = _Cutter(str(file.path))
+    next(file.lines())  # raises where the file is missing, empty or binary
+    cutter = _SpanCutter(str(file.path))
     with data_errors(file), file.path.open("rb") as stream:
         while chunk := stream.read(SPAN_BYTES):
             yield from cutter.add(chunk)
-        yield from cutter.rest()
+        yield from cutter.finish()
 
 
-class _Cutter:
+class _SpanCutter:
     """Finds where spans end, in a file that is read chunk by chunk."""
 
     def __init__(self, path: str) -> None:
@@ -122,13 +124,14 @@ class _Cutter:
         self._first = 1
         self._begin = 0
         self._num_lines = 0
-        """Lines that have ended since `_begin`."""
+        """Complete lines since `_begin`."""
         self._offset = 0
         """Bytes read."""
         self._is_inside_line = False
 
     def add(self, chunk: bytes) -> Iterator[LineSpan]:
-        """Take the next bytes; yield the spans that end in them."""
+        """Read the next bytes; yield the spans that end in them."""
+        # Offsets in the file just after each line end of the chunk; the first `taken` of them are used up.
         ends = self._offset + 1 + np.flatnonzero(np.frombuffer(chunk, dtype=np.uint8) == _LINE_FEED)
         taken = 0
         while self._num_lines + len(ends) - taken >= LINES_PER_SPAN:
@@ -140,7 +143,7 @@ class _Cutter:
         self._offset += len(chunk)
         self._is_inside_line = not chunk.endswith(b"\n")
 
-    def rest(self) -> Iterator[LineSpan]:
+    def finish(self) -> Iterator[LineSpan]:
         """Yield what is left at the end of the file, whose last line may have no end."""
         if self._offset > self._begin:
             yield self._close(self._offset, self._num_lines + self._is_inside_line)
@@ -163,7 +166,9 @@ def _text_lines(span: LineSpan, column: str) -> Iterator[Line]:
         stream.seek(span.begin)
         content = stream.read(span.num_bytes)
     if len(content) < span.num_bytes:
-        raise DataError(f"{source} was changed while it was read.", hint="Leave it alone until the job ends.")
+        raise DataError(
+            f"{source} was changed while the job read it", hint="Do not change it while the job runs."
+        )
     for number, raw in enumerate(content.split(b"\n")[: span.num_lines], start=span.first):
         text, cause = decode_line(raw.removeprefix(_BOM) if number == 1 else raw)
         line = Line(number, text, cause)

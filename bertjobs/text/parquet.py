@@ -32,10 +32,10 @@ def check_text_column(schema: pa.Schema, column: str, source: SourceFile, *, fla
     hint = f"Name a column of texts ({flag})."
     if column not in schema.names:
         raise DataError(
-            f"{source}: there is no column {column!r}; the file has {', '.join(schema.names)}.", hint=hint
+            f"{source}: there is no column {column!r}; the file has {', '.join(schema.names)}", hint=hint
         )
     type_ = schema.field(column).type
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     if not (pa.types.is_string(type_) or pa.types.is_large_string(type_)):
-        raise DataError(f"{source}: the column {column!r} holds {type_}, not texts.", hint=hint)
+        raise DataError(f"{source}: the column {column!r} is of type {type_}, not of texts", hint=hint)

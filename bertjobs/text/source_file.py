@@ -82,20 +82,20 @@ class SourceFile:
                     self._refuse_binary(raw)
                 yield number, self._decode(raw, number)
             if number == 0:
-                raise DataError(f"{self} is empty.", hint="Give a file with rows (--data).")
+                raise DataError(f"{self} is empty", hint="Give a file with rows (--data).")
 
     def _refuse_binary(self, first: bytes) -> None:
         kind = binary_kind(first) or ("a binary file" if b"\0" in first else None)
         if kind is not None:
             raise DataError(
-                f"{self} is not text but {kind}.", hint="Give a file in the task's format (--data)."
+                f"{self} is not text but {kind}", hint="Give a file in the task's format (--data)."
             )
 
     def _decode(self, raw: bytes, number: int) -> str:
         line, cause = decode_line(raw)
         if cause is not None:
             raise DataError(
-                f"{self}, line {number}: {cause}.", hint="Give a text file saved as UTF-8 (--data)."
+                f"{self}, line {number}: {cause}", hint="Give a text file saved as UTF-8 (--data)."
             )
         return line
 
@@ -116,7 +116,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
             parts = PurePosixPath(name.replace("\\", "/"))
             if parts.is_absolute() or ".." in parts.parts or _DRIVE.match(name):
                 raise DataError(
-                    f"{path}: the member {name!r} points outside of the archive.",
+                    f"{path}: the member {name!r} points outside of the archive",
                     hint="Do not use this archive; fetch it again from its official address (data get).",
                 )
         yield archive
@@ -129,10 +129,10 @@ def data_errors(source: SourceFile) -> Iterator[None]:
         yield
     except _DAMAGED as e:
         raise DataError(
-            f"{source}: the archive is damaged or cut short ({e}).",
+            f"{source}: the archive is damaged or cut short ({e})",
             hint="Fetch it again, or give another file (--data).",
         ) from e
     except FileNotFoundError as e:
-        raise DataError(f"{source} is not there.", hint="Give the path of the data (--data).") from e
+        raise DataError(f"{source} does not exist", hint="Give the path of the data (--data).") from e
     except OSError as e:
-        raise DataError(f"{source} cannot be read: {e.strerror or e}.", hint="Check --data.") from e
+        raise DataError(f"{source} cannot be read: {e.strerror or e}", hint="Check --data.") from e

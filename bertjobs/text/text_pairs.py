@@ -21,13 +21,13 @@ def split_pair(text: str, separator: str | None) -> tuple[str, str | None]:
     parts = [text] if separator is None else text.split(separator)
     if len(parts) > 2:
         raise DataError(
-            f"The text {quoted(text)} has {len(parts) - 1} separators {separator!r}; a pair has one.",
-            hint="Give another --pair-separator.",
+            f"The text {quoted(text)} has {len(parts) - 1} separators {separator!r}; a pair has one",
+            hint="Give another `--pair-separator`.",
         )
     if not all(part.strip() for part in parts):
         half = "first" if not parts[0].strip() else "second"
         what = "text" if len(parts) == 1 else f"{half} half of the text"
-        raise DataError(f"The {what} {quoted(text)} is empty.", hint="Give a text with a word in it.")
+        raise DataError(f"The {what} {quoted(text)} is empty", hint="Give a text with a word in it.")
     return parts[0], parts[1] if len(parts) == 2 else None
 
 

@@ -130,7 +130,7 @@ class WordPieceTokenizer(Tokenizer):
             token_id = fast.token_to_id(token)
             if token_id is None:
                 raise ModelError(
-                    f"The vocabulary lacks its {name} token {token!r}.",
+                    f"The vocabulary lacks its {name} token {token!r}",
                     hint="Give the vocabulary that belongs to the weights (--vocab, --model).",
                 )
             ids[name] = token_id
@@ -152,7 +152,7 @@ class WordPieceTokenizer(Tokenizer):
         model = json.loads(self._fast.to_str())["model"]
         if model["type"] != "WordPiece":
             raise ModelError(
-                f"The vocabulary is {model['type']}, whose tokens do not tell where words begin.",
+                f"The vocabulary is {model['type']}, whose tokens do not tell where words begin",
                 hint="Give a WordPiece vocabulary (--vocab), or leave out --whole-word.",
             )
         prefix = model["continuing_subword_prefix"]
@@ -216,7 +216,7 @@ class WordTokenizer(Tokenizer):
         for name in self._SPECIALS:
             if f"<{name}>" not in self._id_of:
                 raise ModelError(
-                    f"The vocabulary lacks the token '<{name}>'.", hint="Give a vocab.json as d2l saves it."
+                    f"The vocabulary lacks the token '<{name}>'", hint="Give a vocab.json that d2l has saved."
                 )
         self.vocab_size = len(self._words)
         self.cls_id, self.sep_id, self.pad_id = (self._id_of[f"<{n}>"] for n in ("cls", "sep", "pad"))

@@ -29,7 +29,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     try:
         content = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise ModelError(f"{file} cannot be read: {e}.", hint="Give a vocabulary file (--vocab).") from e
+        raise ModelError(f"{file} cannot be read: {e}", hint="Give a vocabulary file (--vocab).") from e
     if file.suffix != ".json":
         return _from_vocab_txt(file, content)
     parsed = _parse_json(file, content)
@@ -38,7 +38,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if isinstance(parsed, dict) and "model" in parsed:
         return WordPieceTokenizer(_from_json(file, content), _specials(file.parent))
     raise ModelError(
-        f"{file} is neither a tokenizer.json nor a d2l vocab.json (a list of words).",
+        f"{file} is neither a tokenizer.json nor a d2l vocab.json (a list of words)",
         hint="Give vocab.txt, tokenizer.json or d2l's vocab.json (--vocab).",
     )
 
@@ -50,8 +50,8 @@ def _find(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise ModelError(
-        f"{path} holds no vocabulary (tokenizer.json, vocab.txt, or d2l's vocab.json).",
-        hint="Give the folder of a whole checkpoint (--model), or a vocabulary file (--vocab).",
+        f"{path} has no vocabulary (tokenizer.json, vocab.txt, or d2l's vocab.json)",
+        hint="Give the folder of a complete checkpoint (--model), or a vocabulary file (--vocab).",
     )
 
 
@@ -60,14 +60,17 @@ def _from_vocab_txt(file: Path, content: str) -> WordPieceTokenizer:
     pieces = [piece.removesuffix("\r") for piece in pieces]
     place_of = {piece: i for i, piece in enumerate(pieces)}
     if len(pieces) < 6 or "\0" in content:
-        raise ModelError(f"{file} is no vocabulary: it has {len(pieces)} lines.", hint="One piece a line.")
+        raise ModelError(
+            f"{file} is not a vocabulary: it has {len(pieces)} lines",
+            hint="Give a file with one wordpiece per line (--vocab).",
+        )
     specials = _specials(file.parent)
     settings = _settings(file.parent)
     lowercase = {"do_lower_case": not _is_cased(pieces), **settings}["do_lower_case"]
     if specials["unk"] not in place_of:
         raise ModelError(
-            f"{file} lacks the unk token {specials['unk']!r}, so it is no WordPiece vocabulary.",
-            hint="Give a vocab.txt as BERT checkpoints bring it, one piece a line (--vocab).",
+            f"{file} lacks the unk token {specials['unk']!r}, so it is not a WordPiece vocabulary",
+            hint="Give a vocab.txt as BERT checkpoints have it, one wordpiece per line (--vocab).",
         )
     return WordPieceTokenizer(
         bert_tokenizer(place_of, lowercase=bool(lowercase), specials=specials), specials
@@ -75,7 +78,7 @@ def _from_vocab_txt(file: Path, content: str) -> WordPieceTokenizer:
 
 
 def _is_cased(pieces: list[str]) -> bool:
-    """Whether words stand there in capitals; an uncased vocabulary has them in `[CLS]` and the like only."""
+    """Return whether any word has a capital letter; in an uncased vocabulary only `[CLS]` and the like do."""
     return any(piece.isascii() and piece.isalpha() and piece != piece.lower() for piece in pieces)
 
 
@@ -102,11 +105,14 @@ def _from_json(file: Path, content: str) -> FastTokenizer:
     try:
         return FastTokenizer.from_str(content)
     except Exception as e:  # the library raises bare Exception for a file it does not understand
-        raise ModelError(f"{file} is not understood: {e}.", hint="Give a whole tokenizer.json.") from e
+        raise ModelError(
+            f"{file} is not a tokenizer that the `tokenizers` library can read: {e}",
+            hint="Give a complete tokenizer.json.",
+        ) from e
 
 
 def _specials(folder: Path) -> dict[str, str]:
-    """Return the special tokens as the checkpoint's settings name them, BERT's where they say nothing."""
+    """Return the special tokens that `tokenizer_config.json` names; BERT's for those it does not name."""
     settings = _settings(folder)
     named = {}
     for name, default in BERT_SPECIALS.items():
@@ -128,4 +134,4 @@ def _parse_json(file: Path, content: str) -> Any:
     try:
         return json.loads(content)
     except ValueError as e:
-        raise ModelError(f"{file} is damaged: {e}.", hint="Fetch the checkpoint again.") from e
+        raise ModelError(f"{file} is damaged: {e}", hint="Fetch the checkpoint again.") from e

@@ -82,7 +82,7 @@ def train_words(texts: Iterable[pa.Array], *, min_count: int) -> WordTokenizer:
     words = [word for word, count in num_of.items() if count >= min_count and word not in D2L_SPECIALS]
     if not words:
         raise DataError(
-            f"No word occurs {min_count} times in the corpus.",
+            f"No word occurs {min_count} times in the corpus",
             hint="Lower --vocab-min-count, or give more text (--corpus).",
         )
     return WordTokenizer([*D2L_SPECIALS, *sorted(words, key=lambda word: (-num_of[word], word))])

@@ -124,7 +124,7 @@ def test_a_damaged_file_says_what_to_do(tokenizer: Tokenizer, tmp_path: Path) ->
     with pytest.raises(StorageError) as e:
         read_arrow(path)
     assert str(e.value).startswith(f"The encoded data at {path} cannot be read: ")
-    assert str(e.value).endswith("Remove it, and it will be encoded anew.")
+    assert str(e.value).endswith("Remove it, and the data will be encoded again.")
 
 
 def test_a_place_that_cannot_be_written_says_what_to_do(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_parquet_without_the_column_or_with_nulls_or_damaged_says_so(tmp_path):
     pq.write_table(pa.table({"text": ["a", None], "n": [1, 2]}), path)
     with pytest.raises(DataError, match=r"there is no column 'body'; the file has text, n\. .*--column"):
         read_all(path, column="body")
-    with pytest.raises(DataError, match=r"the column 'n' holds int64, not texts"):
+    with pytest.raises(DataError, match=r"the column 'n' is of type int64, not of texts"):
         read_all(path, column="n")
     with pytest.raises(DataError, match=r"x\.parquet, row 2: the text is null"):
         read_all(path)
@@ -168,5 +168,5 @@ def test_a_file_that_shrank_meanwhile_is_noticed(tmp_path):
     path.write_text("one\ntwo\n")
     (span,) = plan_lines([SourceFile(path)], section(path))
     path.write_text("one\n")
-    with pytest.raises(DataError, match="was changed while it was read"):
+    with pytest.raises(DataError, match="was changed while the job read it"):
         list(read_lines(span, section(path)))

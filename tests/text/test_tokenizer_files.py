@@ -321,8 +321,8 @@ def refused(path: Path) -> str:
 
 def test_a_folder_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path) == (
-        "PATH holds no vocabulary (tokenizer.json, vocab.txt, or d2l's vocab.json). "
-        "Give the folder of a whole checkpoint (--model), or a vocabulary file (--vocab)."
+        "PATH has no vocabulary (tokenizer.json, vocab.txt, or d2l's vocab.json). "
+        "Give the folder of a complete checkpoint (--model), or a vocabulary file (--vocab)."
     )
 
 
@@ -330,11 +330,11 @@ def test_a_folder_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("tokenizer.json", b'{"model": ', "PATH is damaged: Expecting value"),
-        ("tokenizer.json", b'{"model": {}}', "PATH is not understood: "),
+        ("tokenizer.json", b'{"model": {}}', "PATH is not a tokenizer that the `tokenizers`"),
         ("vocab.json", b'{"a": 1}', "PATH is neither a tokenizer.json nor a d2l vocab.json"),
         ("vocab.json", b'["a", "b"]', "The vocabulary lacks the token '<cls>'."),
-        ("vocab.txt", b"one\ntwo\n", "PATH is no vocabulary: it has 2 lines."),
-        ("vocab.txt", b"a\nb\nc\nd\ne\nf\ng\n", "PATH lacks the unk token '[UNK]', so it is no WordPiece"),
+        ("vocab.txt", b"one\ntwo\n", "PATH is not a vocabulary: it has 2 lines."),
+        ("vocab.txt", b"a\nb\nc\nd\ne\nf\ng\n", "PATH lacks the unk token '[UNK]', so it is not a WordPiece"),
         ("vocab.txt", b"[UNK]\nb\nc\nd\ne\nf\ng\n", "The vocabulary lacks its pad token '[PAD]'."),
         ("vocab.txt", b"\xff\xfe\x00", "PATH cannot be read: 'utf-8' codec can't decode"),
     ],

@@ -1,8 +1,9 @@
-"""The encoded form of a shard: a row per sentence, untruncated ids; no objective, max_len or seed is in it.
+"""Blocks: the encoded form of a corpus, as Arrow tables and as numpy arrays that view them.
 
-An encoded block of a corpus as numpy arrays over Arrow's own memory, and blocks put together.
+A block is an encoded shard, or several joined: a row per sentence, untruncated. It depends on no objective,
+max_len or seed, so it is encoded once and cached under `corpus_key`.
 
-S: sentences, D: documents of a block.
+Shape suffixes: S: sentences, D: documents of a block.
 """
 
 import hashlib
@@ -25,8 +26,9 @@ CORPUS_ENCODER_VERSION = 1
 """Raise it when the same corpus would be encoded differently."""
 
 _READING = ("column", "document", "sentences", "on_bad_row", "limit_documents", "block_bytes")
-"""Fields of the data section that decide what stands in the blocks."""
+"""Fields of the data section that decide what is in the blocks."""
 _GOLDEN = 0.6180339887498949
+"""Multiples of the golden ratio, modulo 1, are spread evenly however many are taken."""
 _DROPPED = b"bertjobs.num_dropped"
 
 
@@ -75,7 +77,7 @@ def encode_shard(shard: Shard, tokenizer: Tokenizer) -> pa.Table:
     num_sentences = np.fromiter((len(d) for d in found.documents), np.int64, len(found.documents))
     sentences = pa.array((s for d in found.documents for s in d), pa.large_string())
     num_dropped = found.num_dropped
-    del found  # the texts are the largest thing here
+    del found  # frees the texts, which take more memory than anything else here
     ids, offsets = tokenizer.encode_column(sentences)
     is_kept = np.diff(offsets) > 0
     documents = np.repeat(np.arange(len(num_sentences)), num_sentences)[is_kept]
@@ -91,11 +93,12 @@ def encode_shard(shard: Shard, tokenizer: Tokenizer) -> pa.Table:
 def split_documents(table: pa.Table, *, ratio: float, seed: int) -> dict[str, pa.Table]:
     """Split an encoded shard into `train` and `valid`, the latter a share of its documents, evenly spaced.
 
-    seed: where the even spacing begins; with the shard's number the first document of a corpus is held out,
-        and over many shards the share is exact.
+    seed: where the even spacing begins. With the number of each shard as its seed, the share is exact over
+        many shards, and the first document of the corpus is held out.
     """
     is_valid = (table["document"].to_numpy() * ratio + seed * _GOLDEN) % 1.0 < ratio
-    valid = table.filter(pa.array(is_valid)).replace_schema_metadata(None)  # so what was dropped counts once
+    # Only `train` keeps the number of dropped lines, so that they count once.
+    valid = table.filter(pa.array(is_valid)).replace_schema_metadata(None)
     return {"train": table.filter(pa.array(~is_valid)), "valid": valid}
 
 
@@ -118,7 +121,7 @@ def corpus_key(
 
 
 def _renumbered(documents: np.ndarray) -> np.ndarray:
-    """Close the gaps in ascending numbers."""
+    """Number the distinct values of an ascending array from 0."""
     return np.cumsum(np.diff(documents, prepend=documents[:1]) != 0)
 
 
@@ -193,6 +196,6 @@ def group_small_blocks(infos: Sequence[BlockInfo]) -> list[list[int]]:
 
 
 def _joined(offsets: Sequence[np.ndarray]) -> np.ndarray:
-    """Put offsets together, each going on where the one before ends."""
+    """Join offsets: each block's begin where the ones of the block before end."""
     begins = np.cumsum([0, *(o[-1] for o in offsets)])
     return np.concatenate([[0], *(o[1:] + begin for o, begin in zip(offsets, begins, strict=False))])

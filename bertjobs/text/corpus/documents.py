@@ -161,7 +161,7 @@ def _read_bytes(part: FileRange) -> bytes:
         content = stream.read(part.end - part.begin)
     if len(content) < part.end - part.begin:
         raise DataError(
-            f"{part.source} is shorter than it was when the job started reading it.",
+            f"{part.source} is shorter than it was when the job started reading it",
             hint="Submit again when nothing writes to the corpus any more (--corpus).",
         )
     return content
@@ -170,7 +170,7 @@ def _read_bytes(part: FileRange) -> bytes:
 def _refuse_binary(source: SourceFile, content: bytes) -> None:
     kind = binary_kind(content)
     if kind is not None:
-        raise DataError(f"{source} is not text but {kind}.", hint="Give files of text (--corpus).")
+        raise DataError(f"{source} is not text but {kind}", hint="Give files of text (--corpus).")
 
 
 def _refuse(
@@ -187,7 +187,7 @@ def _refuse(
     if part.format.container != "parquet":
         number += _count_lines(part.source, part.begin + num_bytes_before)
     raise DataError(
-        f"{part.source}, {part.format.unit} {number}: {cause}.",
+        f"{part.source}, {part.format.unit} {number}: {cause}",
         hint="Correct it, or skip and count such lines and rows: --on-bad-row skip.",
     )
 

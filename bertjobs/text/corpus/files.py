@@ -1,6 +1,7 @@
-"""Which files make up a corpus: a published one by its name, or a file, folder or glob of one's own.
+"""Which files make up a corpus: a published one by its name, or a file, folder or glob of the user.
 
-Knows no content, and imports nothing slow: the command line looks here before anything is queued.
+Knows nothing of their content, and imports nothing slow: the command line checks files before a job is
+queued.
 """
 
 import glob
@@ -17,7 +18,7 @@ __all__ = ["PUBLISHED_CORPORA", "SPLITS", "find_files", "member_name", "own_file
 SPLITS = ("train", "valid", "test")
 """Of the published corpora."""
 SUFFIXES = (".txt", ".text", ".tokens", ".jsonl", ".parquet")
-"""What is taken from a folder; a file that is named may end as it likes and is read as text."""
+"""Endings of the files that are taken from a folder; a file given by name is text if it has another."""
 
 
 def find_files(
@@ -27,7 +28,7 @@ def find_files(
 
     path: folder or zip that holds a published corpus; None is what `data get` downloaded.
 
-    Raises: DataError: there is none; says where was looked and what to do.
+    Raises: DataError: there are none; the message says where they were looked for.
     """
     if corpus in PUBLISHED_CORPORA:
         return (_published(corpus, path, split=split, cache=cache),)
@@ -35,9 +36,11 @@ def find_files(
 
 
 def own_files(given: str, *, flag: str, or_else: str = "") -> tuple[SourceFile, ...]:
-    """Return the files that a path, folder or glob of one's own names, sorted by name.
+    """Return the files of a path, folder or glob, sorted by name.
 
-    Raises: DataError: there is none; says which flag named it, and what else it takes.
+    flag: what the user gave them with. or_else: what else it takes, for the hint.
+
+    Raises: DataError: there are none.
     """
     path = Path(given).expanduser()
     with data_errors(SourceFile(path)):  # a name that is too long, a folder that may not be entered
@@ -50,14 +53,14 @@ def own_files(given: str, *, flag: str, or_else: str = "") -> tuple[SourceFile, 
             found = [Path(p) for p in matches if Path(p).is_file()]
     if not found:
         raise DataError(
-            f"{flag} {given}: there is no such {'corpus, ' if or_else else ''}file or folder with text.",
+            f"{flag} {given}: there is no such {'corpus, ' if or_else else ''}file or folder with text",
             hint=f"Give {or_else}files that end in {', '.join(SUFFIXES)}.",
         )
     return tuple(SourceFile(p) for p in sorted(found))
 
 
 def member_name(split: str) -> str:
-    """Return what a split of WikiText is called."""
+    """Return the file name of a split of WikiText."""
     return f"wiki.{split}.tokens"
 
 
@@ -75,6 +78,6 @@ def _published(corpus: str, path: str | None, *, split: str, cache: Path) -> Sou
                 if member == name or member.endswith(f"/{name}"):
                     return SourceFile(root, member)
     raise DataError(
-        f"{corpus}: {name} is not in {root}.",
+        f"{corpus}: {name} is not in {root}",
         hint=f"Run `bertjobs data get {corpus}`, or give the folder or zip that holds it (--data).",
     )

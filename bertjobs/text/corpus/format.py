@@ -96,6 +96,6 @@ def _check(document: Document, container: Container, source: SourceFile) -> None
         return
     has = "text, which has no rows" if container == "text" else f"{container}, whose documents are its rows"
     raise DataError(
-        f"--document {document}: {source} is {has}.",
+        f"--document {document}: {source} is {has}",
         hint="Leave --document out, or give other files (--corpus).",
     )

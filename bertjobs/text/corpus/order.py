@@ -1,7 +1,7 @@
-"""In which order the examples of a corpus are used: a function of (seed, epoch), with bounded memory.
+"""The order in which the examples of a corpus are used: a function of (seed, epoch), with bounded memory.
 
-Blocks are permuted, and examples are permuted inside windows of so many blocks, so that only a window's
-blocks need to be at hand. Every example is used once per epoch.
+Blocks are permuted, then examples are permuted inside windows of `shuffle_blocks` blocks, so that only the
+blocks of a window need to be in memory. Every example is used once per epoch.
 """
 
 import math
@@ -15,8 +15,8 @@ from bertjobs.text.batching import order_of_epoch
 from bertjobs.text.pretraining.hashed_random import Purpose, row_keys
 from bertjobs.text.ragged import Int64s
 
-_KEPT_WINDOWS = 2
-"""Permutations at hand: a batch may lie across a border."""
+_NUM_CACHED_WINDOWS = 2
+"""Permutations that are kept: a batch may need those of two windows."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class _Epoch:
     number: int
     blocks: Int64s
     begins: Int64s
-    """Places in the epoch at which windows begin, and where the last one ends."""
+    """Positions in the epoch at which windows begin, and where the last one ends."""
 
 
 class CorpusOrder:
@@ -42,11 +42,11 @@ class CorpusOrder:
 
     @property
     def num_examples(self) -> int:
-        """Of one epoch."""
+        """Examples of one epoch."""
         return int(self._offsets[-1])
 
     def first_of(self, block: int) -> int:
-        """Return the number of a block's first example in the whole corpus, whatever the order."""
+        """Return the number of a block's first example in the corpus; it does not depend on the order."""
         return int(self._offsets[block])
 
     def steps_per_epoch(self, batch_size: int) -> int:
@@ -55,7 +55,7 @@ class CorpusOrder:
 
     def batch(self, step: int, batch_size: int) -> tuple[int, list[tuple[int, Int64s]]]:
         """Return the epoch of a step, and its examples: block numbers, each with numbers inside the block."""
-        epoch, begin, end = self._places_of(step, batch_size)
+        epoch, begin, end = self._positions_of(step, batch_size)
         found = []
         for window in self._windows_between(epoch, begin, end):
             first = int(epoch.begins[window])
@@ -67,13 +67,13 @@ class CorpusOrder:
         ]
 
     def blocks_around(self, step: int, batch_size: int) -> list[int]:
-        """Return the blocks of the windows that a step lies in: what the steps around it need at hand."""
-        epoch, begin, end = self._places_of(step, batch_size)
+        """Return the blocks of the windows that a step is in: what the steps around it need in memory."""
+        epoch, begin, end = self._positions_of(step, batch_size)
         windows = self._windows_between(epoch, begin, end)
         blocks = np.concatenate([self._blocks_of(epoch, window) for window in windows])
         return [int(block) for block in blocks if self._counts[block]]
 
-    def _places_of(self, step: int, batch_size: int) -> tuple[_Epoch, int, int]:
+    def _positions_of(self, step: int, batch_size: int) -> tuple[_Epoch, int, int]:
         number, place = divmod(step, self.steps_per_epoch(batch_size))
         if number != self._epoch.number:
             self._epoch = self._order(number)
@@ -92,7 +92,7 @@ class CorpusOrder:
             examples = ragged.flat_indices(self._offsets[blocks], self._counts[blocks])
             seed = row_keys(np.array([window]), seed=self._seed, epoch=epoch.number, purpose=Purpose.ORDER)[0]
             self._windows[key] = examples[order_of_epoch(len(examples), seed=int(seed), epoch=epoch.number)]
-            while len(self._windows) > _KEPT_WINDOWS:
+            while len(self._windows) > _NUM_CACHED_WINDOWS:
                 del self._windows[next(iter(self._windows))]
         return self._windows[key]
 

@@ -43,7 +43,7 @@ def plan_shards(files: Sequence[SourceFile], data: CorpusSection) -> list[Shard]
     if not shards:
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
         raise DataError(
-            f"The corpus is empty: there is no text in {files[0]}{more}.",
+            f"The corpus is empty: there is no text in {files[0]}{more}",
             hint="Give files with text (--corpus).",
         )
     planned = [Shard(number=i, parts=tuple(parts)) for i, parts in enumerate(shards)]

@@ -1,4 +1,4 @@
-"""From rows as a reader found them to one Arrow table: labels numbered, bad rows refused or counted."""
+"""From the rows that a reader yields to one Arrow table: number labels, refuse or count bad rows."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -27,7 +27,7 @@ def build_table(
 ) -> tuple[pa.Table, dict[str, int]]:
     """Return the table of a split (`read_split.Split`), and how many rows were left out, by reason.
 
-    unit: what a row's place is the number of, `line` or `row`.
+    unit: what row numbers count, `line` or `row`.
 
     A file in which no row has a label is kept whole, with label -1, unless labels are required.
 
@@ -52,9 +52,9 @@ class _Kept:
         self._texts_b: list[str | None] = []
         self._labels: list[int] = []
         self._without_gold: list[int] = []
-        """Positions among the kept whose label is the task's `no_label`."""
+        """Positions of kept rows whose label is the task's `no_label`."""
         self._without_cell: list[tuple[int, int]] = []
-        """Positions among the kept whose label is empty or absent, with their places in the file."""
+        """Positions of kept rows whose label is empty or absent, with their numbers in the file."""
         self._num_broken = 0
         self._first_cause = ""
 
@@ -94,7 +94,7 @@ class _Kept:
         if is_unlabelled and require_labels:
             raise DataError(
                 f"{self._source}: none of its {num_unlabelled} rows has a label "
-                f"(column {self._task.columns.label!r} is empty or absent).",
+                f"(column {self._task.columns.label!r} is empty or absent)",
                 hint="This split is for predictions only; give one with labels (--data, --split).",
             )
         dropped: set[int] = set()
@@ -122,4 +122,4 @@ class _Kept:
                 f"{self._first_cause}",
                 hint="Check that the file is in the task's format (--task, --data).",
             )
-        return DataError(f"{self._source} has no rows.", hint="Give a file with rows (--data).")
+        return DataError(f"{self._source} has no rows", hint="Give a file with rows (--data).")

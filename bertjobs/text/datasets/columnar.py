@@ -30,7 +30,7 @@ def _read_table(source: SourceFile) -> pa.Table:
     with source.open() as stream:
         content = pa.py_buffer(stream.read())
     if content.size == 0:
-        raise DataError(f"{source} is empty.", hint="Give a file with rows (--data).")
+        raise DataError(f"{source} is empty", hint="Give a file with rows (--data).")
     try:
         if source.suffix == ".parquet":
             return pq.read_table(pa.BufferReader(content))

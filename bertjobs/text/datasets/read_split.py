@@ -1,4 +1,4 @@
-"""Read a split of a task into one Arrow table, whatever file it stands in; hold out a share of its rows."""
+"""Read a split of a task into one Arrow table, from any format; hold out a share of its rows."""
 
 import math
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class Split:
     """Columns `text_a`: string, `text_b`: string (pairs only), `label`: int32 (-1: has none),
     `index`: int64, the row's number among the kept rows from 0."""
     labels: tuple[str, ...]
-    """Names of the labels; a label's number is its place here."""
+    """Names of the labels; a label's number is its position here."""
     num_dropped: dict[str, int]
     """How many rows were left out, by reason: `no gold label`, `broken row`."""
     files: tuple[Path, ...]
-    """What was read, for the cache key: the archive itself where the rows stand in one."""
+    """The files that were read, for the cache key; an archive counts as a whole."""
 
 
 def read_split(
@@ -56,7 +56,7 @@ def read_split(
             require_labels=require_labels,
         )
     except DataError:
-        source.check_archive()  # a damaged member shows first as a broken row: name the real cause
+        source.check_archive()  # a broken row may come from a damaged archive: that is the real cause
         raise
     return Split(table=table, labels=task.labels, num_dropped=num_dropped, files=(source.path,))
 
@@ -73,7 +73,7 @@ def holdout(num_rows: int, *, ratio: float, seed: int) -> tuple[np.ndarray, np.n
     if not 0 < num_valid < num_rows:
         raise DataError(
             f"Holding out {ratio:g} of {num_rows} rows leaves {num_rows - num_valid} to train on and "
-            f"{num_valid} to validate on.",
+            f"{num_valid} to validate on",
             hint="Change data.valid_ratio (--valid-ratio), or give more rows (--data).",
         )
     permutation = np.random.RandomState(seed).permutation(num_rows)
@@ -90,7 +90,7 @@ _READERS: dict[str, tuple[Reader, str]] = {
     ".arrow": (read_columnar, "row"),
     ".feather": (read_columnar, "row"),
 }
-"""By ending: how rows are read, and what their places are counted in."""
+"""By ending: the reader, and what its row numbers count."""
 
 
 def _reader(task: Task, source: SourceFile) -> tuple[Reader, str]:
@@ -99,7 +99,7 @@ def _reader(task: Task, source: SourceFile) -> tuple[Reader, str]:
         return own_reader, "line"
     if source.suffix not in _READERS:
         raise DataError(
-            f"{source}: files ending in {source.suffix or 'nothing'!r} are not read.",
+            f"{source}: files ending in {source.suffix or 'nothing'!r} are not read",
             hint=f"Give a file ending in one of {', '.join(_READERS)} (--data, --split).",
         )
     return _READERS[source.suffix]

@@ -69,7 +69,7 @@ Records = Iterator[tuple[int, Sequence[str] | str]]
 def _with_header(source: SourceFile, columns: Columns, records: Records) -> Iterator[Row | BadRow]:
     place, header = next(records, (1, ()))
     if isinstance(header, str):
-        raise DataError(f"{source}, line {place}: {header}.", hint="The first line must name the columns.")
+        raise DataError(f"{source}, line {place}: {header}", hint="The first line must name the columns.")
     yield from rows_of(records, ColumnPicker(header, columns, source))
 
 
@@ -89,7 +89,7 @@ class ColumnPicker:
         for name in wanted:
             if name not in place_of:
                 raise DataError(
-                    f"{source}: there is no column {name!r}; the file has {', '.join(header)}.",
+                    f"{source}: there is no column {name!r}; the file has {', '.join(header)}",
                     hint="The first line must name the columns that the task reads (--task).",
                 )
         self._text_a = place_of[columns.text_a]

@@ -1,11 +1,8 @@
-"""Write the sample data that ships with the project: a seeded grammar's sentences in the official formats.
+"""Write the sample data: small SNLI, CoLA and WikiText sets of generated sentences, in the official formats.
 
-The labels follow from the texts, and as in SNLI itself much of that shows in the hypothesis alone (words of
-sleeping for a contradiction, purposes for a neutral): a tiny BERT from random weights learns it in a minute.
-
-Write the sample corpus: short articles of a seeded grammar's sentences, laid out as WikiText is published.
-
-A paragraph tells of one scene, so what comes next can be told from what comes from elsewhere.
+Labels follow from the texts, so that a tiny BERT with random weights learns them in a minute. As in SNLI
+itself, the hypothesis alone says much (sleeping is a contradiction, a purpose is neutral). In the corpus a
+paragraph describes one scene, so that next sentences can be distinguished from random ones.
 """
 
 import json
@@ -18,14 +15,14 @@ from bertjobs.text.datasets.sample_grammar import Pair, Premise, draw_pair, draw
 NUM_PAIRS = {"train": 600, "dev": 150, "test": 150}
 NUM_SENTENCES = {"in_domain_train": 600, "in_domain_dev": 120, "out_of_domain_dev": 120}
 DISAGREEMENT = 25
-"""Every so many dev pairs have no gold label, as about 2 % of the published ones."""
+"""One in this many dev pairs has no gold label, as about 2 % of the published ones."""
 
 
 def write_sample(folder: Path, *, seed: int = 0) -> list[Path]:
     """Write `snli_1.0/`, `cola_public/raw/` and `corpus/`, and return the files.
 
     SNLI's train and dev are jsonl, its test is txt; the corpus is laid out as WikiText. The same seed gives
-    the same bytes; no premise and no sentence stands in two splits.
+    the same bytes; no premise and no sentence is in two splits.
 
     Raises: OSError: the folder cannot be written.
     """

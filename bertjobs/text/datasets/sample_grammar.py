@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Premise:
-    """One scene, and what is known of it."""
+    """A sentence that describes a scene, and the facts of the scene."""
 
     text: str
     kind: str
@@ -62,7 +62,7 @@ def draw_premise(rng: random.Random) -> Premise:
 
 
 def draw_pair(rng: random.Random, premise: Premise, label: str) -> Pair:
-    """Draw a hypothesis that stands to the premise as the label says."""
+    """Draw a hypothesis with this label for the premise."""
     return Pair(premise.text, _sentence(_HYPOTHESES[label](rng, premise)), label)
 
 

@@ -1,4 +1,4 @@
-"""Which file holds a split: the names under which tasks are published, in a folder, a zip, or the cache."""
+"""Find the file of a split by the names under which tasks are published: in a folder, a zip, or the cache."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -20,9 +20,9 @@ def split_names(task: Task) -> list[str]:
 
 
 def find_split(task: Task, path: str | None, *, split: str, cache: Path) -> SourceFile:
-    """Return the file that holds a split; `split` is a name, or the path of a file.
+    """Return the file of a split; `split` is a name, or the path of a file.
 
-    Raises: DataError: it is not there; says where was looked and what to do.
+    Raises: DataError: there is none; the message says where it was looked for.
     """
     if split not in files_of(task).names:
         return _given_file(task, path, split)
@@ -30,13 +30,13 @@ def find_split(task: Task, path: str | None, *, split: str, cache: Path) -> Sour
     found = _find_named(task, root, split)
     if found is None and root.is_file() and root.suffix != ".zip":
         raise DataError(
-            f"{root} is one file, so it has no {split!r} split.",
+            f"{root} is one file, so it has no {split!r} split",
             hint="Give a folder or zip that has it (--data), or the path of one file (--split).",
         )
     if found is None:
         raise DataError(
-            f"{root} holds no {split!r} split of {task.name} (looked for "
-            f"{_listing(files_of(task).names[split])}).",
+            f"{root} has no {split!r} split of {task.name} (looked for "
+            f"{_listing(files_of(task).names[split])})",
             hint="Give the folder or zip that holds it (--data), or the path of one file (--split).",
         )
     return found
@@ -66,7 +66,7 @@ def _given_file(task: Task, path: str | None, split: str) -> SourceFile:
         if is_there:
             return SourceFile(candidate)
     raise DataError(
-        f"--split {split}: there is no such file, and it is no split of {task.name}.",
+        f"--split {split}: there is no such file, and it is not a split of {task.name}",
         hint=f"Choose one of {', '.join(files_of(task).names)}, or give the path of a file.",
     )
 
@@ -77,15 +77,15 @@ def _root(task: Task, path: str | None, cache: Path) -> Path:
         with data_errors(SourceFile(root)):  # a name that is too long, a folder that may not be entered
             is_there = root.exists()
         if not is_there:
-            raise DataError(f"--data {path}: there is no such folder or file.", hint="Check the path.")
+            raise DataError(f"--data {path}: there is no such folder or file", hint="Check the path.")
         return root
     archive = archive_of(task.name)
     if archive is None:
-        raise DataError(f"The task {task.name} needs its data.", hint="Give its folder or file (--data).")
+        raise DataError(f"The task {task.name} needs its data", hint="Give its folder or file (--data).")
     root = downloads_dir(cache) / archive
     if not root.exists():
         raise DataError(
-            f"No data was given for {task.name}, and none has been downloaded ({root} is not there).",
+            f"No data was given for {task.name}, and none has been downloaded ({root} does not exist)",
             hint=f"Run `bertjobs data get {task.name}`, or give a folder or zip (--data).",
         )
     return root
@@ -104,7 +104,7 @@ def _find_named(task: Task, root: Path, split: str) -> SourceFile | None:
             members = {_without_top(m): m for m in archive.namelist() if not m.startswith("__MACOSX/")}
             members |= {m: m for m in archive.namelist()}
         return _first(names, members.__contains__, lambda name: SourceFile(root, members[name]))
-    return SourceFile(root) if split == "train" else None  # one file is all there is: it is trained on
+    return SourceFile(root) if split == "train" else None  # a single table is trained on
 
 
 def _first(
@@ -114,7 +114,7 @@ def _first(
 
 
 def _without_top(member: str) -> str:
-    """Drop the archive's own top folder, whatever it is called."""
+    """Return a member's path without its top folder, which may have any name."""
     top, _, rest = member.partition("/")
     return rest or top
 

@@ -94,4 +94,4 @@ def _check_keys(
 
 
 def _error(path: Path, what: str, hint: str) -> ConfigError:
-    return ConfigError(f"--task {path}: {what}.", hint=hint)
+    return ConfigError(f"--task {path}: {what}", hint=hint)

@@ -23,7 +23,7 @@ def resolve_task(name_or_path: str) -> Task:
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml") and not path.is_file():
         raise ConfigError(
-            f"--task {name_or_path}: there is no such task.",
+            f"--task {name_or_path}: there is no such task",
             hint=f"Choose one of {', '.join(BUILT_IN)}, or give the path of a task file (.yaml).",
         )
     return task_file.read_task_file(path)

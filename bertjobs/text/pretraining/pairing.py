@@ -91,7 +91,7 @@ class Pairing:
         Raises: DataError: it is empty, has one document only (nsp), or one-sentence documents only.
         """
         if not any(info.num_tokens for info in infos):
-            raise DataError("The corpus is empty: it has no text.", hint="Give files with text (--corpus).")
+            raise DataError("The corpus is empty: it has no text", hint="Give files with text (--corpus).")
         if not self.is_pair:
             return
         pairs = self._objective.pairs
@@ -99,14 +99,14 @@ class Pairing:
         if pairs == "nsp" and num_documents < 2:
             raise DataError(
                 "The corpus is a single document, so there is none to take a random second segment from "
-                "(--pairs nsp).",
-                hint="Give more documents (--corpus), take smaller ones (--document), or give --pairs sop "
+                "(--pairs nsp)",
+                hint="Give more documents (--corpus), use smaller ones (--document), or give --pairs sop "
                 "or --pairs none.",
             )
         if not any(info.num_pairable for info in infos):
             raise DataError(
-                f"None of the {num_documents:,} documents has two sentences, so no next sentence can be "
-                f"shown (--pairs {pairs}).",
+                f"None of the {num_documents:,} documents has two sentences, so there is no next "
+                f"sentence to predict (--pairs {pairs})",
                 hint="Change what a document or a sentence is (--document, --sentences), or give "
                 "--pairs none.",
             )
@@ -118,7 +118,7 @@ class Pairing:
         """
         if self._objective.pairs == "nsp" and block.num_documents == 1:
             raise DataError(
-                "A block of one document has none to take a random second segment from (--pairs nsp).",
+                "A block of one document has no other to take a random second segment from (--pairs nsp)",
                 hint="Give more documents (--corpus), or --pairs sop or --pairs none.",
             )
         return self._chunks_of(block).num_examples

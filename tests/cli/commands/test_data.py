@@ -92,5 +92,5 @@ def test_a_broken_corpus_is_named_by_file_and_line(run: Run, tmp_path: Path) -> 
     path.write_bytes(b"fine\ncaf\xe9\n")
     result = run("data", "inspect", "--corpus", str(path))
     assert result.exit_code == 2
-    assert "latin.txt, line 2: byte 0xe9 at column 4 is not UTF-8." in result.stderr
+    assert "latin.txt, line 2: byte 0xe9 at column 4 is not UTF-8" in result.stderr
     assert "1 sentences" in run("data", "inspect", "--corpus", str(path), "--on-bad-row", "skip").stdout

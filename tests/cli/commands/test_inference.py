@@ -102,9 +102,9 @@ def test_masks_are_filled_with_probabilities(run: Run, model: str) -> None:
     [
         (["encode"], "--model is required"),
         (["encode", "--model", "MODEL"], "No text was given"),
-        (["encode", "", "--model", "MODEL"], "The text '' is empty."),
-        (["encode", "a|b|c", "--model", "MODEL"], "The text 'a|b|c' has 2 separators '|'; a pair has one."),
-        (["encode", "a|", "--model", "MODEL"], "The second half of the text 'a|' is empty."),
+        (["encode", "", "--model", "MODEL"], "The text '' is empty"),
+        (["encode", "a|b|c", "--model", "MODEL"], "The text 'a|b|c' has 2 separators '|'; a pair has one"),
+        (["encode", "a|", "--model", "MODEL"], "The second half of the text 'a|' is empty"),
         (["encode", "-", "-", "--model", "MODEL"], "- was given twice"),
         (
             ["encode", "he left", "--model", "MODEL", "--token", "crane"],

@@ -153,7 +153,7 @@ def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -
         ),
         (["--gpus", "3", "--workers", "2"], "--gpus and --workers: 3 GPUs cannot be shared evenly among 2"),
         (["--model", "org/name", "--vocab-size", "99"], "--vocab-size has no effect: pretrained weights"),
-        (["--task", "sli"], "--task sli: there is no such task."),
+        (["--task", "sli"], "--task sli: there is no such task"),
         (["--task", "nowhere.yaml"], "--task nowhere.yaml cannot be read: No such file or directory"),
         (["--data", "nowhere"], "--data nowhere: there is no such file or folder."),
         (["--vocab", "nowhere.txt"], "--vocab nowhere.txt: there is no such file or folder."),
@@ -258,7 +258,7 @@ def test_more_tokens_than_a_local_model_has_positions_are_refused(
         (["--model", "tiny"], "--model tiny: a model of random weights has learned nothing to evaluate."),
         (
             ["--model", "org/name", "--split", "tset"],
-            "--split tset: there is no such file, and it is no split",
+            "--split tset: there is no such file, and it is not a split",
         ),
         (["--model", "org/name", "--lr", "1"], "No such option '--lr'."),
     ],

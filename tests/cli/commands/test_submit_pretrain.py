@@ -34,8 +34,8 @@ def corpus(tmp_path: Path) -> str:
         ),
         (["--max-steps", "9", "--epochs", "2"], "--epochs has no effect: another budget sets the length"),
         (["--max-len", "600"], "--max-len 600: the model tiny has 512 positions."),
-        (["--corpus", "nowhere"], "--corpus nowhere: there is no such corpus, file or folder with text."),
-        (["--valid", "nowhere"], "--valid nowhere: there is no such file or folder with text."),
+        (["--corpus", "nowhere"], "--corpus nowhere: there is no such corpus, file or folder with text"),
+        (["--valid", "nowhere"], "--valid nowhere: there is no such file or folder with text"),
         (["--vocab", "nowhere"], "--vocab nowhere: there is no such file or folder."),
         (["--pairs", "none", "--segments", "sentence"], "--segments has no effect: without pairs"),
         (
@@ -59,7 +59,7 @@ def test_a_bad_input_exits_2_before_redis_is_touched(
 def test_a_published_corpus_that_is_not_there_says_how_to_get_it(run: Run, tmp_path: Path) -> None:
     result = run("submit", "pretrain", "--corpus", "wikitext-2", "--data", str(tmp_path))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"wikitext-2: wiki.train.tokens is not in {tmp_path}." in result.stderr
+    assert f"wikitext-2: wiki.train.tokens is not in {tmp_path}" in result.stderr
     assert "Run `bertjobs data get wikitext-2`" in result.stderr
 
 

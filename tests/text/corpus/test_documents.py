@@ -178,7 +178,7 @@ def test_bytes_that_are_no_utf8_are_named_by_file_and_line_in_any_span(tmp_path:
         ('{"body": "x"}', r"there is no field 'text' \(--column\); the row has body"),
         ('{"text": 5}', "the field 'text' is not a text but 5"),
         ('{"text": "\\u0000"}', None),
-        ("\0", "line 2: holds a zero byte"),
+        ("\0", "line 2: contains a zero byte"),
     ],
 )
 def test_a_broken_row_is_named_or_skipped_and_counted(tmp_path: Path, line: str, cause: str | None) -> None:
@@ -213,11 +213,11 @@ def test_what_cannot_be_a_corpus_is_refused_with_its_reason(tmp_path: Path) -> N
     empty.write_bytes(b"")
     for path, options, message in (
         (table, {}, "a.parquet: there is no column 'text'; the file has n. Name a column of texts"),
-        (table, {"column": "n"}, "the column 'n' holds int64, not texts"),
+        (table, {"column": "n"}, "the column 'n' is of type int64, not of texts"),
         (broken, {}, "b.parquet cannot be read as Parquet"),
         (packed, {}, "c.txt is not text but gzip-compressed"),
         (empty, {}, "The corpus is empty: there is no text in .*d.txt. Give files with text"),
-        (tmp_path / "e.txt", {}, "e.txt is not there"),
+        (tmp_path / "e.txt", {}, "e.txt does not exist"),
         (
             table,
             {"document": "line"},

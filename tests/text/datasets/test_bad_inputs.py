@@ -63,7 +63,7 @@ def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path: Path, read: Read) 
 
 def test_a_folder_without_the_split_says_what_was_looked_for(tmp_path: Path, read: Read) -> None:
     assert said(read, SNLI, tmp_path, split="dev") == (
-        "DIR holds no 'dev' split of snli (looked for snli_1.0_dev.jsonl, snli_1.0_dev.txt). "
+        "DIR has no 'dev' split of snli (looked for snli_1.0_dev.jsonl, snli_1.0_dev.txt). "
         "Give the folder or zip that holds it (--data), or the path of one file (--split)."
     )
 
@@ -73,7 +73,7 @@ def test_data_that_was_never_downloaded_says_how_to_get_it(tmp_path: Path, read:
         read(SNLI, None)
     archive = tmp_path / "cache" / "downloads" / "snli_1.0.zip"
     assert str(e.value) == (
-        f"No data was given for snli, and none has been downloaded ({archive} is not there). "
+        f"No data was given for snli, and none has been downloaded ({archive} does not exist). "
         "Run `bertjobs data get snli`, or give a folder or zip (--data)."
     )
 
@@ -84,7 +84,7 @@ def test_a_users_task_needs_its_data(read: Read) -> None:
 
 def test_a_split_that_is_neither_name_nor_file_lists_the_names(tmp_path: Path, read: Read) -> None:
     assert said(read, SNLI, tmp_path, split="development") == (
-        "--split development: there is no such file, and it is no split of snli. "
+        "--split development: there is no such file, and it is not a split of snli. "
         "Choose one of train, dev, test, or give the path of a file."
     )
 
@@ -142,7 +142,7 @@ def test_a_binary_file_is_called_what_it_is(
 def test_a_zero_byte_further_down_is_refused_with_its_line(tmp_path: Path, read: Read) -> None:
     (tmp_path / "f.tsv").write_bytes(b"text\tlabel\nfine\tgood\nodd\x00\tgood\n")
     assert said(read, MINE, tmp_path / "f.tsv") == (
-        "f.tsv, line 3: holds a zero byte, so it is not text. Give a text file saved as UTF-8 (--data)."
+        "f.tsv, line 3: contains a zero byte, so it is not text. Give a text file saved as UTF-8 (--data)."
     )
 
 
@@ -233,7 +233,7 @@ def test_a_missing_column_names_those_that_are_there(
 def test_a_text_column_of_numbers_is_refused(tmp_path: Path, read: Read) -> None:
     pq.write_table(pa.table({"text": [1, 2], "label": ["good", "bad"]}), tmp_path / "f.parquet")
     assert said(read, MINE, tmp_path / "f.parquet") == (
-        "f.parquet: the column 'text' holds int64, not texts. "
+        "f.parquet: the column 'text' is of type int64, not of texts. "
         "Name a column of texts (columns in the task file, --task)."
     )
 
@@ -317,11 +317,11 @@ def test_a_zip_that_points_outside_of_itself_is_refused(archive: Path, read: Rea
 
 def test_a_zip_without_the_split_says_so(archive: Path, read: Read) -> None:
     assert said(read, SNLI, archive, split="test") == (
-        "snli_1.0.zip holds no 'test' split of snli (looked for snli_1.0_test.jsonl, snli_1.0_test.txt). "
+        "snli_1.0.zip has no 'test' split of snli (looked for snli_1.0_test.jsonl, snli_1.0_test.txt). "
         "Give the folder or zip that holds it (--data), or the path of one file (--split)."
     )
 
 
 def test_a_folder_where_a_file_should_be_is_refused(tmp_path: Path, read: Read) -> None:
     (tmp_path / "x.jsonl").mkdir()
-    assert said(read, SNLI, tmp_path / "x.jsonl").startswith("DIR holds no 'train' split of snli")
+    assert said(read, SNLI, tmp_path / "x.jsonl").startswith("DIR has no 'train' split of snli")

@@ -224,14 +224,14 @@ def infos(*documents: list[list[int]]) -> list[BlockInfo]:
             "nsp",
             [[[3, 4]], []],
             "The corpus is a single document, so there is none to take a random second segment from "
-            "(--pairs nsp). Give more documents (--corpus), take smaller ones (--document), or give --pairs "
+            "(--pairs nsp). Give more documents (--corpus), use smaller ones (--document), or give --pairs "
             "sop or --pairs none.",
         ),
         (
             "sop",
             [[[3], [4]], [[5]]],
-            "None of the 3 documents has two sentences, so no next sentence can be shown (--pairs sop). "
-            "Change what a document or a sentence is (--document, --sentences), or give --pairs none.",
+            "None of the 3 documents has two sentences, so there is no next sentence to predict (--pairs "
+            "sop). Change what a document or a sentence is (--document, --sentences), or give --pairs none.",
         ),
     ],
 )
@@ -250,7 +250,9 @@ def test_what_can_be_made_is_accepted() -> None:
 
 
 def test_a_block_of_one_document_makes_no_random_pairs() -> None:
-    with pytest.raises(DataError, match="A block of one document has none to take a random second segment"):
+    with pytest.raises(
+        DataError, match="A block of one document has no other to take a random second segment"
+    ):
         pairing().num_examples(block_of([[3, 4]]))
     assert pairing(pairs="sop").num_examples(block_of([[3, 4]])) == 1
     assert pairing().num_examples(block_of([[3], [4]])) == 0
