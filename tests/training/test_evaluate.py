@@ -12,6 +12,8 @@ from bertjobs.training.evaluate import evaluate
 from bertjobs.training.metrics import Metrics, matthews
 
 TEXT = TextSection(max_len=32)
+FORCED = pytest.mark.parametrize("forced", ["bf16", "fp32"])
+"""What the processor counts as having."""
 
 
 def _evaluate(tiny: ModuleType, model: torch.nn.Module, table: EncodedTable, **others: object) -> Metrics:
@@ -91,3 +93,32 @@ def test_progress_ends_at_all_rows_and_the_mode_is_put_back(tiny: ModuleType) ->
     _evaluate(tiny, model, tiny.make_table(20, seed=5), on_progress=lambda done, n: calls.append((done, n)))
     assert calls == [(16, 20), (20, 20)]
     assert model.training
+
+
+@FORCED
+def test_auto_is_fp32_on_any_processor(
+    tiny: ModuleType, monkeypatch: pytest.MonkeyPatch, forced: str
+) -> None:
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", forced)
+    model, table = tiny.make_model(spread=0.2), tiny.make_table(45, seed=5)
+    assert _evaluate(tiny, model, table, precision="auto") == _evaluate(tiny, model, table, precision="fp32")
+
+
+def test_bf16_stays_near_fp32(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "bf16")
+    model, table = tiny.make_model(spread=0.2), tiny.make_table(45, seed=5)
+    probabilities: dict[str, np.ndarray] = {name: np.empty((45, 3)) for name in ("fp32", "bf16")}
+    losses = {
+        name: _evaluate(
+            tiny,
+            model,
+            table,
+            precision=name,
+            on_predictions=lambda rows, p, of=found: of.__setitem__(rows, p),
+        ).loss
+        for name, found in probabilities.items()
+    }
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=4 * tiny.BF16_EPS)
+    off = np.abs(probabilities["bf16"] - probabilities["fp32"]).max()
+    print(losses, off)
+    assert 0 < off < 4 * tiny.BF16_EPS

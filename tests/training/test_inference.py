@@ -98,11 +98,22 @@ def test_minilm_represents_as_in_transformers(minilm):
     check_against_transformers(minilm, PAIRS)
 
 
-def test_the_vector_of_a_text_does_not_depend_on_its_batch(folder, monkeypatch):
+@pytest.mark.parametrize("forced", ["bf16", "fp32"])
+def test_the_vector_of_a_text_does_not_depend_on_its_batch_on_any_processor(folder, monkeypatch, forced):
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", forced)
     alone = np.concatenate([represented(folder, [pair])[0] for pair in PAIRS])
     monkeypatch.setitem(inference.MAX_TOKENS_AT_ONCE, "cpu", 20)
     together, _ = represented(folder, PAIRS, batch_size=100)
     assert np.abs(alone - together).max() < 1e-5
+
+
+def test_vectors_in_bf16_stay_near_those_in_fp32(folder, monkeypatch):
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "bf16")
+    exact, _ = represented(folder, PAIRS, precision="fp32")
+    rounded, _ = represented(folder, PAIRS, precision="bf16")
+    errors = np.linalg.norm(rounded - exact, axis=1) / np.linalg.norm(exact, axis=1)
+    print(errors)
+    assert 0 < errors.min() and errors.max() < 8 * 2.0**-8
 
 
 def test_a_long_text_is_cut_as_it_was_in_training(folder):

@@ -1,9 +1,11 @@
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
 from bertjobs.errors import ConfigError
+from bertjobs.training.evaluate import evaluate
 from bertjobs.training.precision import has_bf16, inference_dtype, training_dtype
 
 CPU = torch.device("cpu")
@@ -66,3 +68,53 @@ def test_a_test_decides_what_the_processor_has(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "fp32")
     assert not has_bf16(CPU, cpuinfo=_cpuinfo(tmp_path, "amx_bf16"))
     assert training_dtype("auto", CPU, cpuinfo=_cpuinfo(tmp_path, "amx_bf16")) == torch.float32
+
+
+def test_auto_finetunes_in_bf16_and_reports_what_an_evaluation_finds_afterwards(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "bf16")
+    configs = {name: tiny.make_config(precision=name, epochs=1) for name in ("auto", "bf16", "fp32")}
+    runs = {name: tiny.run_finetune(tmp_path / name, config) for name, config in configs.items()}
+    losses = {name: tiny.losses_of(hooks) for name, (_, _, hooks) in runs.items()}
+    assert losses["auto"] == losses["bf16"] != losses["fp32"]
+    assert losses["auto"] == pytest.approx(losses["fp32"], rel=tiny.BF16_EPS)
+    result, model, _ = runs["auto"]
+    given = {
+        "labels": tiny.LABELS, "text": configs["auto"].text, "specials": tiny.Specials(),
+        "batch_size": configs["auto"].train.eval_batch_size,
+    }  # fmt: skip
+    valid = tiny.make_table(40, seed=2)
+    assert evaluate(model, valid, precision="auto", **given) == result.metrics
+    assert evaluate(model, valid, precision="fp32", **given) == result.metrics
+    assert evaluate(model, valid, precision="bf16", **given) == runs["bf16"][0].metrics != result.metrics
+
+
+def test_auto_pretrains_in_bf16_and_validates_in_fp32(
+    tiny: ModuleType, tiny_pretrain: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "bf16")
+    runs = {
+        name: tiny_pretrain.run_pretrain(
+            tmp_path / name, tiny_pretrain.make_config(precision=name, max_steps=4)
+        )
+        for name in ("auto", "bf16", "fp32")
+    }
+    losses = {name: tiny.losses_of(hooks) for name, (_, _, hooks) in runs.items()}
+    assert losses["auto"] == losses["bf16"] != losses["fp32"]
+    assert losses["auto"] == pytest.approx(losses["fp32"], rel=tiny.BF16_EPS)
+    (exact, ours, _), (rounded, theirs, _) = runs["auto"], runs["bf16"]
+    weights = theirs.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in ours.state_dict().items())
+    assert exact.metrics.loss != rounded.metrics.loss == pytest.approx(exact.metrics.loss, rel=tiny.BF16_EPS)
+
+
+def test_auto_trains_in_fp32_on_a_processor_without_bf16(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "fp32")
+    configs = {name: tiny.make_config(precision=name, max_steps=4) for name in ("auto", "fp32")}
+    auto, fp32 = (tiny.run_finetune(tmp_path / name, config)[2] for name, config in configs.items())
+    assert tiny.losses_of(auto) == tiny.losses_of(fp32)
+    with pytest.raises(ConfigError, match="--precision bf16"):
+        tiny.run_finetune(tmp_path / "bf16", tiny.make_config(precision="bf16", max_steps=4))

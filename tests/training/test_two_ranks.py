@@ -1,4 +1,4 @@
-"""Several gloo processes follow the losses of one: dropout on, a last batch with fewer rows than ranks."""
+"""Several gloo processes of one thread, in fp32 unless said, follow the losses of one: dropout on, a last batch with fewer rows than ranks."""
 
 import json
 import subprocess
@@ -84,6 +84,23 @@ def test_ranks_follow_the_losses_of_one(
         assert other["metrics"] == first["metrics"]
         theirs = load_file(many / f"rank{rank}.st")
         assert all(torch.equal(theirs[name], weights[name]) for name in weights)
+
+
+def test_ranks_follow_the_losses_of_one_in_bf16(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row's result is rounded another way beside other rows; ranks agree with each other all the same."""
+    monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "bf16")
+    train = {"epochs": 1, "precision": "bf16"}
+    _, _, hooks = tiny.run_finetune(tmp_path / "one", tiny.make_config(**train), num_rows=NUM_ROWS)
+    first, second = _run_ranks(tmp_path / "two", world_size=2, train=train)
+    assert len(first["steps"]) == len(hooks.progress) == 9
+    _, losses, norms = zip(*first["steps"], strict=True)
+    assert losses == pytest.approx([p.loss for p in hooks.progress], rel=tiny.BF16_EPS)
+    assert norms == pytest.approx([p.grad_norm for p in hooks.progress], rel=4 * tiny.BF16_EPS)
+    assert first["metrics"] == second["metrics"]
+    ours, theirs = (load_file(tmp_path / "two" / f"rank{rank}.st") for rank in (0, 1))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_ranks_stop_together_and_go_on_to_the_same_end(

@@ -1,4 +1,4 @@
-"""A very small model, rows it can learn, and hooks that remember; in fp32 on the CPU.
+"""A very small model, rows it can learn, and hooks that remember; on the CPU, in fp32 unless a test says bf16.
 
 Tests get this module as the fixture `tiny`, `two_ranks_worker.py` imports it.
 """
@@ -22,6 +22,8 @@ from bertjobs.training.progress import EpochResult, FinetuneResult, Progress
 
 VOCAB_SIZE = 120
 LABELS = ("no", "maybe", "yes")
+BF16_EPS = 2.0**-8
+"""The share by which rounding to bf16 changes a number at most: what two runs in bf16 may differ by."""
 
 
 @dataclass(frozen=True)
