@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cuda_autocast import CudaAutocast, fake_cuda_autocast
 
-
 OPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "softmax": lambda half, single: torch.softmax(half, dim=-1),
     "softmax as a method": lambda half, single: half.softmax(dim=-1),

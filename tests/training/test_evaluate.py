@@ -120,5 +120,4 @@ def test_bf16_stays_near_fp32(tiny: ModuleType, monkeypatch: pytest.MonkeyPatch)
     }
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=4 * tiny.BF16_EPS)
     off = np.abs(probabilities["bf16"] - probabilities["fp32"]).max()
-    print(losses, off)
     assert 0 < off < 4 * tiny.BF16_EPS

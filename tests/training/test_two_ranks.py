@@ -1,4 +1,7 @@
-"""Several gloo processes of one thread, in fp32 unless said, follow the losses of one: dropout on, a last batch with fewer rows than ranks."""
+"""Several gloo processes follow the losses of one: dropout on, a last batch with fewer rows than ranks.
+
+In fp32 where a test does not say bf16, and on one thread each.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A very small model, rows it can learn, and hooks that remember; on the CPU, in fp32 unless a test says bf16.
+"""A very small model, rows it can learn, and hooks that remember; on the CPU, in fp32 unless told otherwise.
 
 Tests get this module as the fixture `tiny`, `two_ranks_worker.py` imports it.
 """
