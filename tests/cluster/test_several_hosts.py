@@ -10,7 +10,7 @@ import pytest
 pytestmark = [pytest.mark.hosts, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 # Each of Ray's workers has two CPUs and so holds one training worker; the head's one is for reading data.
-ACROSS = "--preset demo --epochs 2 --checkpoint-steps 5 --workers 2 --cpus-per-worker 2"
+ACROSS = "--preset demo --precision fp32 --epochs 2 --checkpoint-steps 5 --workers 2 --cpus-per-worker 2"
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ STEPS = ("--max-steps", "120", "--checkpoint-steps", "20")
 
 def test_a_pretrained_model_survives_a_lost_worker_and_is_used_by_others(cluster, sample) -> None:
     corpus = sample / "corpus" / "train.tokens"
-    words = ("submit", "pretrain", "--preset", "demo", "--corpus", str(corpus), *STEPS)
+    words = ("submit", "pretrain", "--preset", "demo", "--corpus", str(corpus), *STEPS, "--precision", "fp32")
     undisturbed = cluster.run(*words).strip()
     disturbed = cluster.run(*words).strip()
     follower = cluster.run(

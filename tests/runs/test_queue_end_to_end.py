@@ -12,6 +12,7 @@ import pytest
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 FINETUNE = ("submit", "finetune", "--preset", "demo", "--epochs", "4")
+"""Trained with `--precision auto`, as users do: in bf16 or in fp32, and what is asserted holds in either."""
 
 
 def is_running_after(step: int) -> Any:

@@ -15,7 +15,7 @@ TRIAL_ACTOR = "ray::ImplicitFunc"
 def search(cluster, sample, *words: str) -> str:
     """Queue a search on the sample; return its id."""
     data = str(sample / "snli_1.0")
-    return cluster.run("tune", "--preset", "demo", "--data", data, *words).strip()
+    return cluster.run("tune", "--preset", "demo", "--precision", "fp32", "--data", data, *words).strip()
 
 
 def has_ended(status: dict[str, Any]) -> bool:
