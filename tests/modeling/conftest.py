@@ -1,10 +1,17 @@
-"""What the modeling tests share: small configurations and inputs, golden values."""
+"""What the modeling tests share: small configurations and inputs, golden values; one thread of a CPU."""
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from bertjobs.modeling import BertConfig, ModelInputs, pad_rows, row_keys
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Very small matrices are slower on several threads."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -22,8 +29,6 @@ def small_config() -> BertConfig:
 @pytest.fixture
 def pair_inputs() -> ModelInputs:
     """Three pairs of different lengths in one padded group, with keys for dropout."""
-    import torch
-
     ids = [[101 % 120, 7, 8, 9, 3], [101 % 120, 5, 3], [101 % 120, 4, 4, 4, 4, 4, 3]]
     segments = [[0] * 3 + [1] * (len(row) - 3) for row in ids]
     keys_B = row_keys(torch.arange(3), seed=0, step=0)

@@ -26,7 +26,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_is_full_in_the_middle_of_a_run_ends_it_with_the_remedy(cluster, sample, tiny_disk):
     said = cluster.run(
         "run", "finetune", "--preset", "demo", "--data", str(sample / "snli_1.0"), "--max-steps", "4",
-        "--precision", "fp32", "--set", "train.checkpoint_steps=2", "--output", str(tiny_disk / "run"), code=2,
+        "--precision", "fp32", "--set", "train.checkpoint_steps=2", "--output", str(tiny_disk / "run"),
+        code=2,
     )  # fmt: skip
     folder = tiny_disk / "run"
     assert f"error: {folder}/checkpoints/step-00000002: No space left on device" in said

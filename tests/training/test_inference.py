@@ -1,4 +1,4 @@
-"""Vectors and predictions are those of `transformers`, whatever the batches."""
+"""Vectors and predictions are those of `transformers`, whatever the batches. In fp32 where nothing is said."""
 
 import json
 
@@ -58,7 +58,7 @@ def represented(folder, pairs, *, max_len=40, **given):
         build_pretraining(loaded, seed=0).bert,
         text=TextSection(max_len=max_len),
         specials=tokenizer,
-        **({"pooling": "cls", "batch_size": 3} | given),
+        **({"pooling": "cls", "batch_size": 3, "precision": "fp32"} | given),
     )
     vectors = np.full((len(pairs), loaded.config.hidden_size), np.nan, dtype=np.float32)
     tokens = {}
@@ -101,9 +101,9 @@ def test_minilm_represents_as_in_transformers(minilm):
 @pytest.mark.parametrize("forced", ["bf16", "fp32"])
 def test_the_vector_of_a_text_does_not_depend_on_its_batch_on_any_processor(folder, monkeypatch, forced):
     monkeypatch.setenv("BERTJOBS_TEST_PRECISION", forced)
-    alone = np.concatenate([represented(folder, [pair])[0] for pair in PAIRS])
+    alone = np.concatenate([represented(folder, [pair], precision="auto")[0] for pair in PAIRS])
     monkeypatch.setitem(inference.MAX_TOKENS_AT_ONCE, "cpu", 20)
-    together, _ = represented(folder, PAIRS, batch_size=100)
+    together, _ = represented(folder, PAIRS, batch_size=100, precision="auto")
     assert np.abs(alone - together).max() < 1e-5
 
 
@@ -164,6 +164,7 @@ def test_d2l_weights_represent_the_golden_texts_as_d2l_does(data_root, tmp_path)
         specials=load_tokenizer(loaded.tokenizer_path),
         pooling="cls",
         batch_size=8,
+        precision="fp32",
     )
     texts = [tuple(text) for text in json.loads((golden / "config.json").read_text())["texts"]]
     table = encode_singles_and_pairs(texts, load_tokenizer(loaded.tokenizer_path))
