@@ -1,4 +1,4 @@
-"""Vectors and predictions are those of `transformers`, whatever the batches. In fp32 where nothing is said."""
+"""Vectors and predictions are those of `transformers` in fp32, whatever the batches."""
 
 import json
 
