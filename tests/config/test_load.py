@@ -5,14 +5,11 @@ from pathlib import Path
 import pytest
 
 from bertjobs.config import (
-    CONFIG_OF_KIND,
     ConfigLayer,
     FinetuneConfig,
-    describe_parameter,
     file_layer,
     given_values,
     load_config,
-    parameter_paths,
     preset_layer,
     set_layer,
     stored_layer,
@@ -121,26 +118,6 @@ def test_a_missing_config_file_is_named() -> None:
 def test_an_assignment_without_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"--set optim\.lr: expected a dotted path and a value"):
         set_layer(("optim.lr",))
-
-
-@pytest.mark.parametrize("kind", list(CONFIG_OF_KIND))
-def test_every_parameter_has_a_sentence_of_help_and_a_plain_type(kind: str) -> None:
-    found = [describe_parameter(kind, path) for path in parameter_paths(kind)]
-    assert len(found) > 10
-    for parameter in found:
-        assert parameter.help.endswith("."), parameter.path
-        plain = (dict,) if parameter.path == "search.space" else (str, int, float, bool)
-        assert parameter.type in plain, parameter.path
-    required = {"evaluate": ["model.source"], "encode": ["model.source", "data.path"]}
-    assert [p.path for p in found if p.is_required] == required.get(kind, [])
-
-
-def test_a_parameter_is_described_with_bounds_choices_and_default() -> None:
-    lr = describe_parameter("finetune", "optim.lr")
-    assert (lr.type, lr.bounds, lr.default, lr.is_optional) == (float, "> 0 and <= 1", 5e-5, False)
-    assert describe_parameter("finetune", "data.limit_train").is_optional
-    assert describe_parameter("finetune", "data.limit_train").bounds == ">= 1"
-    assert describe_parameter("finetune", "optim.schedule").choices == ("linear", "cosine", "constant", "wsd")
 
 
 def test_the_values_that_the_user_gave_are_known_with_their_names() -> None:
