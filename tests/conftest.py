@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,30 +13,39 @@ from file_server import FileServer, serving
 from redis_process import RedisProcess, running_redis
 
 # Where tests are spread over several processes (`-n`), a file's tests stay in one of them, since they share
-# servers and runs, and so do the files of one of these lists, which share a stack with a Ray of its own.
+# servers and runs, and so do the files of one of these groups, which share a stack with a Ray of its own.
 ONE_STACK = {
-    "queue": ("runs/test_queue_end_to_end", "runs/test_storage_faults", "runs/test_doctor_end_to_end"),
-    "search": (
-        "runs/test_tune_end_to_end",
-        "runs/test_represent_end_to_end",
-        "runs/test_pretrain_end_to_end",
-    ),
+    "runs/test_queue_end_to_end.py": "queue",
+    "runs/test_storage_faults.py": "queue",
+    "runs/test_doctor_end_to_end.py": "queue",
+    "runs/test_tune_end_to_end.py": "search",
+    "runs/test_represent_end_to_end.py": "search",
+    "runs/test_pretrain_end_to_end.py": "search",
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def group_of(nodeid: str) -> str:
+    """Return the name of the tests that must run in one process with this one."""
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    return ONE_STACK.get(file, file)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put each test into its group, and those with many slow tests first: none may begin last."""
-    tests = Path(__file__).parent
-    shared = {file: group for group, files in ONE_STACK.items() for file in files}
-    num_slow: Counter[str] = Counter()
-    group_of: dict[str, str] = {}
-    for item in items:
-        file = item.path.relative_to(tests).with_suffix("").as_posix()
-        group_of[item.nodeid] = group = shared.get(file, file)
-        num_slow[group] += item.get_closest_marker("slow") is not None
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: -num_slow[group_of[item.nodeid]])  # stable: otherwise the order stays
+    """Put the groups with many slow tests first, so that none of them begins last."""
+    num_slow = Counter(group_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -num_slow[group_of(item.nodeid)])  # stable: otherwise the order stays
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out whole groups, in the order above. (`--dist=loadgroup` has no effect with pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture
