@@ -82,13 +82,16 @@ class JobDir:
             fs, base = self._filesystem()
             return bool(fs.get_file_info(f"{base}/{name}").type.value)
 
-    def read_bytes(self, name: str) -> bytes:
-        """Read one file. Raises: StorageError: it is missing or cannot be read."""
+    def read_bytes(self, name: str, *, start: int = 0) -> bytes:
+        """Read one file, from byte `start` on. Raises: StorageError: it is missing or cannot be read."""
         with _storage_errors(self.path_of(name)):
             if not self._is_remote:
-                return (self._local / name).read_bytes()
+                with (self._local / name).open("rb") as f:
+                    f.seek(start)
+                    return f.read()
             fs, base = self._filesystem()
             with fs.open_input_file(f"{base}/{name}") as f:
+                f.seek(min(start, f.size()))
                 return bytes(f.read())
 
     def write_bytes(self, name: str, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""How a command comes to the queue: the configured Redis, or the embedded stack's, started if need be."""
+"""What commands on the queue share: the job store, the address of the dashboard, and the name of the user."""
 
 import getpass
 import os
@@ -11,7 +11,9 @@ from bertjobs.stack import ensure
 
 
 def open_queue(*, settings: Settings | None = None, needs_ray: bool = False) -> JobStore:
-    """Open the job store; a command that wants work done also sees to it that there is a Ray to do it.
+    """Open the job store; start the embedded stack where no addresses are set.
+
+    needs_ray: whether the command wants work done, so that Ray has to run too.
 
     Raises: ConfigError, QueueError, StorageError: Redis is down or refuses us, or the stack does not start.
     """
@@ -23,7 +25,7 @@ def open_queue(*, settings: Settings | None = None, needs_ray: bool = False) -> 
 def dashboard_page(job: Job) -> str | None:
     """Return the address of a job's latest attempt on Ray's dashboard; None before the first, or without Ray.
 
-    It holds no token: the dashboard asks for it.
+    The address contains no token: the dashboard asks for it.
     """
     address = ensure(load_settings(), announce=print_note, need_ray=False).dashboard_url
     if job.attempt is None or address is None:
@@ -32,8 +34,8 @@ def dashboard_page(job: Job) -> str | None:
 
 
 def current_user() -> str:
-    """Return who asks, for `--mine` and a job's user."""
+    """Return the user's name, for `--mine` and as a job's user."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has a number and no name
+    except (KeyError, OSError):  # a container whose user has a number but no name
         return f"uid-{os.getuid()}"

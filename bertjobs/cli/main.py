@@ -1,5 +1,5 @@
-"""The entry point: commands that are imported only when they run, and the border where errors become messages
-and exit codes. Imports nothing but click, so that `bertjobs --help` is immediate."""
+"""The entry point: the table of commands, each imported only when it runs, and the place where errors become
+messages and exit codes. Imports only click, so that `bertjobs --help` is immediate."""
 
 import importlib
 import sys
@@ -14,54 +14,54 @@ from bertjobs.errors import BertjobsError
 
 INTERRUPTED = 130
 
-# Section of `--help` -> command -> (where it is, its line of help). The line stands here, so that showing it
-# imports nothing.
+# Section of `--help` -> command -> (where it is, its line of help). The line is here so that `--help`
+# imports no command.
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Start work": {
         "submit": ("commands.submit:submit", "Queue a job and print its id."),
         "tune": (
             "commands.submit:tune",
-            "Search for the best configuration of a fine-tuning: many trials, the poor ones stopped early.",
+            "Search for the best configuration of a fine-tuning in many trials.",
         ),
-        "run": ("commands.submit:run", "Do the same work here and now, without the queue."),
+        "run": ("commands.submit:run", "Run a job's work here, without the queue."),
         "demo": ("commands.demo:demo", "Fine-tune and evaluate a tiny BERT on the sample data."),
     },
     "Follow jobs": {
-        "list": ("commands.jobs:list_jobs", "Show the jobs, latest first, and why the waiting ones wait."),
-        "status": ("commands.jobs:status", "Show everything that is known of one job."),
+        "list": ("commands.jobs:list_jobs", "List the jobs, newest first, and why waiting ones wait."),
+        "status": ("commands.jobs:status", "Show one job: settings, results and timeline."),
         "watch": ("commands.jobs:watch", "Follow one job live: step, loss, examples/s, time left."),
-        "wait": ("commands.jobs:wait", "Wait until a job has ended; fail if it did."),
+        "wait": ("commands.jobs:wait", "Wait until a job has ended; exit 1 if it did not succeed."),
         "logs": ("commands.logs:logs", "Print the log of a job; -f follows it."),
         "trials": ("commands.trials:trials", "Show the trials of a search."),
-        "plot": ("commands.plot:plot", "Draw loss and accuracy over the steps."),
+        "plot": ("commands.plot:plot", "Draw the curves of a job."),
     },
     "Use a model": {
         "encode": ("commands.inference:encode", "Print the vectors of texts, and of words in them."),
-        "fill-mask": ("commands.inference:fill_mask", "Show what a model expects at the masks of a text."),
+        "fill-mask": ("commands.inference:fill_mask", "Show what a model predicts for the masks of a text."),
     },
-    "Steer jobs": {
-        "cancel": ("commands.jobs:cancel", "End jobs, waiting or running."),
-        "retry": ("commands.jobs:retry", "Queue a job that ended once more, from its last checkpoint."),
-        "hold": ("commands.jobs:hold", "Keep a waiting job from starting."),
-        "release": ("commands.jobs:release", "Let a held job start."),
+    "Control jobs": {
+        "cancel": ("commands.jobs:cancel", "Cancel waiting or running jobs."),
+        "retry": ("commands.jobs:retry", "Queue ended jobs again; they resume from their last checkpoint."),
+        "hold": ("commands.jobs:hold", "Keep waiting jobs from starting."),
+        "release": ("commands.jobs:release", "Let held jobs start."),
     },
     "Data and presets": {
         "data": ("commands.data:data", "Download, generate or inspect data sets."),
-        "presets": ("commands.presets:presets", "List and show the presets of --preset."),
+        "presets": ("commands.presets:presets", "List and show the presets that --preset takes."),
     },
     "The stack": {
         "cluster": ("commands.cluster:cluster", "Start, show and stop the local Redis, Ray and dispatcher."),
         "dispatcher": ("commands.cluster:dispatcher", "Run the dispatcher of a shared Redis and Ray."),
         "doctor": (
             "commands.cluster:doctor",
-            "Check all that jobs need, and name the remedy for what is wrong.",
+            "Check everything that jobs need; say how to fix what is wrong.",
         ),
     },
 }
 
 
-class Lazy(Mapping[str, click.Command]):
-    """The commands by name, each imported when it is asked for."""
+class LazyCommands(Mapping[str, click.Command]):
+    """The commands by name; a command is imported when it is looked up."""
 
     _places: ClassVar = {
         name: place for commands in COMMANDS.values() for name, (place, _) in commands.items()
@@ -79,8 +79,8 @@ class Lazy(Mapping[str, click.Command]):
         return len(self._places)
 
 
-class Root(click.Group):
-    """`bertjobs` itself. A command's return value is its exit code; nothing returned is 0."""
+class RootGroup(click.Group):
+    """`bertjobs` itself. The return value of a command is its exit code; None is 0."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(len(name) for commands in COMMANDS.values() for name in commands)
@@ -92,21 +92,21 @@ class Root(click.Group):
         try:
             code = super().main(args, prog_name or "bertjobs", **{**extra, "standalone_mode": False})
         except BertjobsError as e:
-            report(e.message, e.hint)
+            print_error(e.message, e.hint)
             code = e.exit_code
         except NoArgsIsHelpError as e:
             click.echo(e.format_message(), err=True)
             code = 2
         except click.ClickException as e:
-            report(e.format_message(), _usage_hint(e))
+            print_error(e.format_message().rstrip("."), _usage_hint(e))
             code = 2
         except click.Abort:
             code = INTERRUPTED
         sys.exit(code)
 
 
-def report(message: str, hint: str = "") -> None:
-    """Say on stderr what is wrong, and under it what to do."""
+def print_error(message: str, hint: str = "") -> None:
+    """Print on stderr what is wrong, and under it what to do."""
     click.secho("error: ", fg="red", bold=True, nl=False, err=True)
     click.echo("\n       ".join(message.splitlines()), err=True)
     if hint:
@@ -115,14 +115,14 @@ def report(message: str, hint: str = "") -> None:
 
 def _usage_hint(e: click.ClickException) -> str:
     ctx = getattr(e, "ctx", None)
-    return f"`{ctx.command_path} --help` shows what it takes." if ctx else ""
+    return f"`{ctx.command_path} --help` shows its options." if ctx else ""
 
 
 @click.group(
     "bertjobs",
-    cls=Root,
-    commands=Lazy(),
-    epilog="With no addresses set, a local stack is started by the first command that needs it.",
+    cls=RootGroup,
+    commands=LazyCommands(),
+    epilog="Where no addresses are set, the first command that needs Redis or Ray starts a local stack.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, message="%(version)s")

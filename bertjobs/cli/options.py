@@ -1,13 +1,15 @@
-"""One table from flags to dotted paths; what a flag takes, its help and its default come from the schema."""
+"""The flags of the job kinds: one table from flags to dotted paths, and the command class that turns what was
+typed into a configuration. Type, choices, bounds, help and shown default of a flag come from the schema."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from bertjobs.cli.commands.trials import from_trial, origin_of
+from bertjobs.cli.search_job import from_trial_of, trial_layer
 from bertjobs.config import (
     ConfigLayer,
     JobConfig,
@@ -123,12 +125,9 @@ FLAGS: dict[str, dict[str, str]] = {
     },
 }
 
-# Paths that only --set and --config reach. None so far: every parameter deserves its flag.
-SET_ONLY: frozenset[str] = frozenset()
 
-
-class Given(click.ParamType[str]):
-    """A value as it was typed: the schema checks it, so a flag and `--set` say the same of a wrong one."""
+class UncheckedValue(click.ParamType[str]):
+    """A value as it was typed. The schema checks it, so that a flag and `--set` give the same error."""
 
     def __init__(self, parameter: Parameter) -> None:
         self.choices = parameter.choices or ()
@@ -149,7 +148,7 @@ class ConfigOption(click.Option):
         is_bool = parameter.type is bool
         super().__init__(
             [f"{flag}/{flag.replace('--', '--no-')}" if is_bool else flag],
-            type=None if is_bool else Given(parameter),
+            type=None if is_bool else UncheckedValue(parameter),
             default=None,
             multiple=parameter.type is dict,
             help=_help(parameter),
@@ -159,7 +158,7 @@ class ConfigOption(click.Option):
 
 
 _FLAG_WIDTH = 27
-_MERGING, _MERGED = "Where values come from (flags go over all of these)", ("preset", "config", "assign")
+_MERGING, _MERGED = "Sources of values (flags override all of these)", ("preset", "config", "assign")
 
 
 class JobCommand(click.Command):
@@ -180,15 +179,15 @@ class JobCommand(click.Command):
         merged = {name: ctx.params.pop(name) for name in _MERGED if name in ctx.params}
         layers = config_layers(self.kind, flags, **merged)
         config = load_config(self.kind, *layers)
-        if (named := origin_of(config)) is not None:
-            trial, name = from_trial(named)  # asks the queue, so only for a configuration that is valid
+        if (named := from_trial_of(config)) is not None:
+            trial, name = trial_layer(named)  # asks the queue, so only for a configuration that is valid
             whole_name = ConfigLayer({"origin.from_trial": name}, {}, is_given=False)
             config = load_config(self.kind, trial, *layers, whole_name)
         ctx.params |= {"config": config, "given": given_values(*layers)}
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show the options by section of the table, the command's own last."""
+        """Show the options by section of the table, those about the job itself last."""
         rows: dict[str, list[tuple[str, str]]] = {_MERGING: [], **{section: [] for section in FLAGS}}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
@@ -211,6 +210,31 @@ def config_options(kind: str) -> list[ConfigOption]:
         for flag, path in flags.items()
         if path in known
     ]
+
+
+def with_config_options(
+    kind: str, *paths: str, help_of: Mapping[str, str] | None = None
+) -> Callable[..., Any]:
+    """Give a command the flags of these parameters; it gets those that were typed, by path, as `typed`.
+
+    help_of: help texts that replace those of the schema, by path.
+    """
+    options = [option for option in config_options(kind) if option.path in paths]
+    for option in options:
+        option.help = (help_of or {}).get(option.path, option.help)
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def configured(**given: Any) -> Any:
+            values = {option.path: given.pop(str(option.name)) for option in options}
+            typed = {path: value for path, value in values.items() if value is not None}
+            return command(typed=typed, **given)
+
+        # Where click's decorators keep the parameters of a command, the last first.
+        configured.__click_params__ = [*getattr(command, "__click_params__", []), *reversed(options)]  # type: ignore[attr-defined]
+        return configured
+
+    return decorate
 
 
 def resolve(
@@ -241,7 +265,7 @@ def config_layers(
     Raises: ConfigError: there is no such preset, the file cannot be read, or an assignment has no `=`.
     """
     names = {path: flag for flags_ in FLAGS.values() for flag, path in flags_.items()}
-    layers = [ConfigLayer({}, names)]  # so that even a value nobody gave is called by its flag
+    layers = [ConfigLayer({}, names)]  # so that an error about a default names its flag
     if preset is not None:
         layers.append(preset_layer(kind, preset))
     if config is not None:
@@ -252,11 +276,23 @@ def config_layers(
 
 
 def _merging(kind: str) -> list[click.Option]:
-    preset = click.Option(["--preset"], metavar="NAME", help="A recipe; see `bertjobs presets list`.")
+    preset = click.Option(
+        ["--preset"], metavar="NAME", help="Start from a preset; see `bertjobs presets list`."
+    )
     return [
         *([preset] if preset_names(kind) else []),
-        click.Option(["--config"], type=Path, metavar="FILE", help="YAML file of sections."),
-        click.Option(["--set", "assign"], multiple=True, metavar="PATH=VALUE", help="As in optim.lr=3e-5."),
+        click.Option(
+            ["--config"],
+            type=Path,
+            metavar="FILE",
+            help="YAML file with sections, such as `optim: {lr: 3e-5}`.",
+        ),
+        click.Option(
+            ["--set", "assign"],
+            multiple=True,
+            metavar="PATH=VALUE",
+            help="Set one parameter, as in optim.lr=3e-5.",
+        ),
     ]
 
 

@@ -1,9 +1,13 @@
-"""A span of time on the command line."""
+"""Options and types that several commands share: `--json`, times in units, arguments that name jobs."""
 
 import re
 from typing import Any
 
 import click
+
+JSON_HELP = "Print one JSON document."
+json_option = click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
+jobs_argument = click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
 
 
 class Duration(click.ParamType[float]):
@@ -15,7 +19,9 @@ class Duration(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = self._PARTS.fullmatch(f"{value}s" if str(value).isdecimal() else str(value))
         if found is None or not any(found.groups()):
-            self.fail(f"{value} is no duration; give seconds, or as in 90s, 45m, 2h30m, 1d.", param, ctx)
+            self.fail(
+                f"{value} is not a duration; give seconds, or units as in 90s, 45m, 2h30m, 1d", param, ctx
+            )
         units_s = (86400.0, 3600.0, 60.0, 1.0)
         total_s = sum(int(n or 0) * unit_s for n, unit_s in zip(found.groups(), units_s, strict=True))
-        return total_s or self.fail("it must be more than no time at all.", param, ctx)
+        return total_s or self.fail(f"{value} is not allowed; it must be more than 0 seconds", param, ctx)

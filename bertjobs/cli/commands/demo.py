@@ -1,4 +1,4 @@
-"""`bertjobs demo`: the whole way once, on the sample data, by the commands that a user would type."""
+"""`bertjobs demo`: train, evaluate and plot on the sample data, with the commands that a user types."""
 
 import shlex
 import shutil
@@ -15,35 +15,35 @@ from bertjobs.errors import RunError
 @click.command()
 @click.argument("folder", type=Path, default=Path("demo"))
 def demo(folder: Path) -> None:
-    """Fine-tune and evaluate a tiny BERT on the sample data, and draw its curves, all under FOLDER."""
+    """Fine-tune and evaluate a tiny BERT on the sample data and draw its curves, all under FOLDER."""
     data, curves = folder / "data", folder / "curves.png"
-    _type("data", "sample", str(data))
+    _run_command("data", "sample", str(data))
     pairs = str(data / "snli_1.0")
-    model = _type("submit", "finetune", "--preset", "demo", "--data", pairs, "--name", "demo", "--wait")
-    test = _type("submit", "evaluate", "--model", model, "--data", pairs, "--split", "test", "--wait")
-    _type("plot", model, "--output", str(curves))
+    model = _run_command(
+        "submit", "finetune", "--preset", "demo", "--data", pairs, "--name", "demo", "--wait"
+    )
+    test = _run_command("submit", "evaluate", "--model", model, "--data", pairs, "--split", "test", "--wait")
+    _run_command("plot", model, "--output", str(curves))
     for job in (model, test):
-        print_line(_type("status", job))
-    print_line(_type("list", "--limit", "2"))
+        print_line(_run_command("status", job))
+    print_line(_run_command("list", "--limit", "2"))
     print_line(f"\nSample data  {data.absolute()}\nCurves       {curves.absolute()}")
-    print_line(f"Dashboard    {_type('cluster', 'dashboard')}\nStop it all  {_program()} cluster down")
+    print_line(f"Dashboard    {_run_command('cluster', 'dashboard')}\nStop it all  {_program()} cluster down")
 
 
 def _program() -> str:
-    """Return what to type for `bertjobs`, which is on no PATH after `make demo`."""
+    """Return the program to type: after `make demo`, `bertjobs` is not on PATH."""
     beside = Path(sys.executable).parent / "bertjobs"
     return str(beside) if shutil.which("bertjobs") is None and beside.exists() else "bertjobs"
 
 
-def _type(*words: str) -> str:
-    """Run one command as if it had been typed; return its answer.
+def _run_command(*words: str) -> str:
+    """Run one command as if it had been typed; return its stdout.
 
-    Raises: RunError: it failed; what was wrong stands on stderr by then.
+    Raises: RunError: it failed; it has printed its error to stderr.
     """
     click.secho(f"$ bertjobs {shlex.join(words)}", bold=True, err=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "bertjobs.cli.main", *words], stdout=subprocess.PIPE, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "bertjobs", *words], stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
-        raise RunError(f"`bertjobs {shlex.join(words)}` ended with exit code {done.returncode}.")
+        raise RunError(f"`bertjobs {shlex.join(words)}` ended with exit code {done.returncode}")
     return done.stdout.rstrip()

@@ -1,11 +1,5 @@
-"""`bertjobs list` and `bertjobs status`: what Redis knows of the jobs.
-
-`bertjobs cancel`, `retry`, `hold` and `release`: each asks the store for one change of each job.
-
-`bertjobs wait`: stay until a job has ended; the exit code is the job's.
-
-`bertjobs watch`: one job live, on stdout.
-"""
+"""The commands on queued jobs: `list`, `status`, `wait` and `watch` show them, `cancel`, `retry`, `hold` and
+`release` change them."""
 
 import sys
 from collections.abc import Callable
@@ -13,9 +7,10 @@ from collections.abc import Callable
 import click
 
 from bertjobs.cli.context import current_user, dashboard_page, open_queue
-from bertjobs.cli.main import report
+from bertjobs.cli.main import print_error
 from bertjobs.cli.output.follow import choose_display, wait_for
 from bertjobs.cli.output.render import print_job, print_jobs, print_json, print_line, print_note
+from bertjobs.cli.params import jobs_argument, json_option
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store.connection import RedisDown
@@ -29,13 +24,18 @@ DEFAULT_LIMIT = 50
     "states",
     multiple=True,
     type=click.Choice([str(state) for state in State], case_sensitive=False),
-    help="Only jobs in this state; may be given again.",
+    help="Only jobs in this state; can be repeated.",
 )
 @click.option("--mine", is_flag=True, help="Only my own jobs.")
 @click.option("--user", help="Only this user's jobs.")
-@click.option("--limit", type=click.IntRange(min=1), help=f"The newest so many.  [default: {DEFAULT_LIMIT}]")
-@click.option("--all", "all_jobs", is_flag=True, help="All jobs there are.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help=f"Show at most N jobs, the newest.  [default: {DEFAULT_LIMIT}]",
+    metavar="N",
+)
+@click.option("--all", "all_jobs", is_flag=True, help="Show all jobs.")
+@json_option
 def list_jobs(
     states: tuple[str, ...],
     mine: bool,
@@ -44,11 +44,11 @@ def list_jobs(
     all_jobs: bool,
     as_json: bool,
 ) -> None:
-    """Show the jobs, latest first, and why the waiting ones wait."""
+    """List the jobs, newest first, and why waiting ones wait."""
     if mine and user is not None:
-        raise click.UsageError("--mine and --user exclude each other.")
+        raise click.UsageError("--mine and --user exclude each other")
     if all_jobs and limit is not None:
-        raise click.UsageError("--limit and --all exclude each other.")
+        raise click.UsageError("--limit and --all exclude each other")
     jobs = open_queue().list(
         states=[State(state) for state in states] or None,
         limit=None if all_jobs else limit or DEFAULT_LIMIT,
@@ -59,16 +59,16 @@ def list_jobs(
         return
     print_jobs(jobs)
     if not jobs:
-        print_note("No jobs. `bertjobs submit finetune --help` shows how to make one.")
+        print_note("No jobs. `bertjobs submit finetune --help` shows how to submit one.")
     elif not all_jobs and len(jobs) == (limit or DEFAULT_LIMIT):
-        print_note(f"The newest {len(jobs)}; --all shows all.")
+        print_note(f"These are the newest {len(jobs)} jobs; `--all` shows all.")
 
 
 @click.command()
 @click.argument("job")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@json_option
 def status(job: str, as_json: bool) -> None:
-    """Show everything that is known of one job."""
+    """Show one job: settings, results and timeline."""
     store = open_queue()
     found = store.get(job)
     events = store.events(found.id)
@@ -80,30 +80,26 @@ def status(job: str, as_json: bool) -> None:
         print_job(found, events, dashboard=dashboard_page(found))
 
 
-_jobs = click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-
-
 @click.command()
-@_jobs
-@_json
+@jobs_argument
+@json_option
 def cancel(jobs: tuple[str, ...], as_json: bool) -> int:
-    """End jobs: a waiting one at once, a running one as soon as its driver has stopped."""
+    """Cancel jobs: a waiting one at once, a running one as soon as its driver has stopped."""
     store, by = open_queue(), current_user()
     return _for_each(jobs, lambda job: store.cancel(job, by=by), as_json=as_json)
 
 
 @click.command()
-@_jobs
-@_json
+@jobs_argument
+@json_option
 def retry(jobs: tuple[str, ...], as_json: bool) -> int:
-    """Queue jobs that ended badly once more; they go on from their last checkpoint."""
+    """Queue failed, cancelled or timed out jobs again; they resume from their last checkpoint."""
     return _for_each(jobs, open_queue(needs_ray=True).retry, as_json=as_json)
 
 
 @click.command()
-@_jobs
-@_json
+@jobs_argument
+@json_option
 def hold(jobs: tuple[str, ...], as_json: bool) -> int:
     """Keep waiting jobs from starting."""
     store, by = open_queue(), current_user()
@@ -111,17 +107,17 @@ def hold(jobs: tuple[str, ...], as_json: bool) -> int:
 
 
 @click.command()
-@_jobs
-@_json
+@jobs_argument
+@json_option
 def release(jobs: tuple[str, ...], as_json: bool) -> int:
     """Let held jobs start."""
     return _for_each(jobs, open_queue(needs_ray=True).release, as_json=as_json)
 
 
 def _for_each(jobs: tuple[str, ...], change: Callable[[str], Job], *, as_json: bool) -> int:
-    """Change every job that can be, report the others; the exit code is that of the last refusal.
+    """Change every job that can be changed and report the others; return the exit code of the last error.
 
-    With `--json`, one job prints its document and several a list of them.
+    With `--json`, one job is printed as a document and several as a list of documents.
     """
     changed, code = [], 0
     for job in jobs:
@@ -130,7 +126,7 @@ def _for_each(jobs: tuple[str, ...], change: Callable[[str], Job], *, as_json: b
         except RedisDown:
             raise
         except QueueError as e:
-            report(e.message, e.hint)
+            print_error(e.message, e.hint)
             code = e.exit_code
     if as_json and changed:
         documents = [job.to_json() for job in changed]
@@ -143,11 +139,11 @@ def _for_each(jobs: tuple[str, ...], change: Callable[[str], Job], *, as_json: b
 
 @click.command()
 @click.argument("job")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document when it has ended.")
+@json_option
 def wait(job: str, as_json: bool) -> int:
     """Wait until a job has ended; exit 1 if it did not succeed.
 
-    Ctrl-C stops the waiting, not the job.
+    Ctrl-C ends the waiting, not the job.
     """
     return wait_for(open_queue(needs_ray=True), job, as_json=as_json)
 
@@ -157,6 +153,6 @@ def wait(job: str, as_json: bool) -> int:
 def watch(job: str) -> int:
     """Follow one job live: step, loss, examples/s, time left.
 
-    A picture on a terminal, plain lines elsewhere. Ctrl-C stops the watching, not the job.
+    A live display on a terminal, plain lines elsewhere. Ctrl-C ends the display, not the job.
     """
     return wait_for(open_queue(needs_ray=True), job, as_json=False, display=choose_display(sys.stdout))

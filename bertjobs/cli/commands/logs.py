@@ -1,4 +1,4 @@
-"""`bertjobs logs`: the log that the dispatcher keeps beside a job's artefacts, an attempt after the other."""
+"""`bertjobs logs`: the copy of the driver's log that the dispatcher keeps in the job's folder, by attempt."""
 
 import time
 
@@ -8,6 +8,7 @@ from bertjobs.cli.context import open_queue
 from bertjobs.cli.main import INTERRUPTED
 from bertjobs.cli.output.render import print_bytes, print_note
 from bertjobs.errors import QueueError
+from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store.job_store import JobStore
 
@@ -16,56 +17,60 @@ POLL_S = 0.5
 
 @click.command()
 @click.argument("job")
-@click.option("-f", "--follow", is_flag=True, help="Stay and print what is added, until the job has ended.")
-@click.option("--attempt", type=click.IntRange(min=1), help="Which attempt's; default: the latest.")
+@click.option("-f", "--follow", is_flag=True, help="Print what is added until the job has ended.")
+@click.option("--attempt", type=click.IntRange(min=1), help="Log of this attempt; default: the latest.")
 def logs(job: str, follow: bool, attempt: int | None) -> int:
     """Print the log of a job."""
     store = open_queue(needs_ray=follow)
     found = store.get(job)
-    number = attempt or found.num_attempts
     if attempt is not None and attempt > found.num_attempts:
         raise QueueError(
-            f"--attempt {attempt}: {found.id} has had {found.num_attempts} attempt(s).",
-            hint=f"`bertjobs status {found.id}` shows them.",
+            f"--attempt {attempt}: {found.id} has had {_attempts(found.num_attempts)}",
+            hint=f"`bertjobs status {found.id}` shows its attempts.",
         )
     try:
         if follow:
-            _follow(store, found, number=max(1, number))
-        elif not _print_from(found, number, start=0):
+            _follow(store, found, attempt=attempt or max(1, found.num_attempts))
+        elif not _print_from(found, attempt or found.num_attempts, start=0):
             print_note(f"{found.id} is {found.state} and has no log yet.")
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
 
 
-def _follow(store: JobStore, job: Job, *, number: int) -> None:
-    """Print what is added until the job has ended and the last line was copied; go on to later attempts."""
+def _follow(store: JobStore, job: Job, *, attempt: int) -> None:
+    """Print what is added until the job has ended and its last line was copied; continue with later attempts."""
     start = 0
     while True:
-        is_last_look = _is_complete(job, number)
-        start += _print_from(job, number, start=start)
-        if is_last_look and job.num_attempts > number:
-            number, start = number + 1, 0
-            print_note(f"-- attempt {number} --")
-        elif is_last_look and job.state.is_terminal:
+        # Before the log is read: a line that was copied in between is then printed too.
+        is_last_read = _is_complete(job, attempt)
+        start += _print_from(job, attempt, start=start)
+        if is_last_read and job.num_attempts > attempt:
+            attempt, start = attempt + 1, 0
+            print_note(f"-- attempt {attempt} --")
+        elif is_last_read and job.state.is_terminal:
             return
         else:
             time.sleep(POLL_S)
             job = store.get(job.id)
 
 
-def _is_complete(job: Job, number: int) -> bool:
-    """Return whether nothing will be added: the attempt's log was copied to its end, or there was none."""
-    if job.num_attempts < number:
+def _is_complete(job: Job, attempt: int) -> bool:
+    """Return whether nothing will be added to the log: it was copied to its end, or there will be none."""
+    if job.num_attempts < attempt:
         return job.state.is_terminal
-    return job.attempts[number - 1].log_is_complete
+    return job.attempts[attempt - 1].log_is_complete
 
 
-def _print_from(job: Job, number: int, *, start: int) -> int:
-    """Print the log from a byte on; return how many bytes there were."""
-    name = f"logs/a{number}.log"
+def _print_from(job: Job, attempt: int, *, start: int) -> int:
+    """Print the log from a byte on; return how many bytes were printed."""
+    name = log_name(attempt)
     if not job.job_dir.exists(name):
         return 0
-    content = job.job_dir.read_bytes(name)[start:]
+    content = job.job_dir.read_bytes(name, start=start)
     print_bytes(content)
     return len(content)
+
+
+def _attempts(count: int) -> str:
+    return f"{count} attempt{'' if count == 1 else 's'}"

@@ -1,14 +1,15 @@
 """`bertjobs plot`: the curves of a job, also of one that is still running."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import click
 
-from bertjobs.cli.commands.trials import read_trials_of
 from bertjobs.cli.context import open_queue
 from bertjobs.cli.output.formatting import printable
 from bertjobs.cli.output.render import print_json, print_line
+from bertjobs.cli.params import json_option
+from bertjobs.cli.search_job import read_trials_of
 from bertjobs.errors import DataError, StorageError
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store.job_store import JobStore
@@ -19,50 +20,85 @@ CURVES = "plots/curves.png"
 
 @click.command()
 @click.argument("job")
-@click.option("-o", "--output", type=Path, metavar="FILE", help="Write this PNG instead of the job's own.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "-o", "--output", type=Path, metavar="FILE", help="Write the picture to this PNG file; not for a search."
+)
+@json_option
 def plot(job: str, output: Path | None, as_json: bool) -> None:
-    """Draw loss, scores and learning rate over the steps; print where the pictures are."""
+    """Draw loss, scores and learning rate over the steps; print the paths of the pictures."""
     store = open_queue()
     found = store.get(job)
-    pictures = [_draw(store, found, output)] if found.kind == "finetune" else []
-    if found.kind == "tune":
-        if output is not None:
-            raise click.UsageError("--output: a search has several pictures; they are in its own folder.")
-        pictures = [] if found.state.is_terminal else _draw_search(found)
-    if "plots" in found.artifacts:
-        pictures += [str(path) for path in found.artifacts["plots"] if path not in pictures]
-    if not pictures:
-        raise DataError(f"{found.id} is {found.state} and has no picture yet.")
+    if output is not None and found.kind == "tune":
+        raise click.UsageError(
+            f"--output {output}: {found.id} is a search, which has several pictures in its own folder"
+        )
+    if output is None:
+        pictures = _plot_in_folder(store, found)
+    else:
+        pictures = [_write_picture(output, _main_picture(store, found))]
     if as_json:
         print_json({"id": found.id, "plots": pictures})
     else:
         print_line("\n".join(pictures))
 
 
-def _draw(store: JobStore, job: Job, output: Path | None) -> str:
+def _plot_in_folder(store: JobStore, job: Job) -> list[str]:
+    """Draw into the job's folder what changes while it runs; return the paths of all its pictures."""
+    pictures: list[str] = []
+    if job.kind == "finetune":
+        job.job_dir.write_bytes(CURVES, _draw_finetuning(store, job))
+        pictures = [job.job_dir.path_of(CURVES)]
+    elif job.kind == "tune" and not job.state.is_terminal:
+        pictures = _draw_search(job)
+    pictures += [path for path in _stored_pictures(job) if path not in pictures]
+    if not pictures:
+        raise _no_picture(job)
+    return pictures
+
+
+def _main_picture(store: JobStore, job: Job) -> bytes:
+    """Return the picture that `--output` gets: the curves, or an evaluation's confusion matrix."""
+    if job.kind == "finetune":
+        return _draw_finetuning(store, job)
+    stored = _stored_pictures(job)
+    if not stored:
+        raise _no_picture(job)
+    return job.job_dir.read_bytes(f"plots/{PurePath(stored[0]).name}")
+
+
+def _write_picture(output: Path, png: bytes) -> str:
+    try:
+        output.write_bytes(png)
+    except OSError as e:
+        raise StorageError(f"--output {output}: {e.strerror}", hint="Give another file.") from e
+    return str(output.absolute())
+
+
+def _stored_pictures(job: Job) -> list[str]:
+    """Return the paths of the pictures that the job itself has drawn."""
+    return [str(path) for path in job.artifacts.get("plots", [])]
+
+
+def _no_picture(job: Job) -> DataError:
+    hint = "" if job.state.is_terminal else f"`bertjobs watch {job.id}` shows when it has ended."
+    return DataError(f"{job.id} ({job.kind}, {job.state}) has no picture", hint=hint)
+
+
+def _draw_finetuning(store: JobStore, job: Job) -> bytes:
     from bertjobs.training.plots import draw_curves  # matplotlib: half a second
 
     metric = resolve_task(job.config["task"]["name"]).metric
     lines = _series(store, job)
     if not lines:
         raise DataError(
-            f"{job.id} is {job.state} and has not reported a step yet.",
-            hint=f"`bertjobs watch {job.id}` shows when it does.",
+            f"{job.id} is {job.state} and has not reported a step yet",
+            hint=f"`bertjobs watch {job.id}` shows its first step.",
         )
-    png = draw_curves(lines, metric=metric, title=printable(f"{job.id} {job.name}".strip()))
-    if output is None:
-        job.job_dir.write_bytes(CURVES, png)
-        return job.job_dir.path_of(CURVES)
-    try:
-        output.write_bytes(png)
-    except OSError as e:
-        raise StorageError(f"--output {output}: {e.strerror}.", hint="Give another file.") from e
-    return str(output.absolute())
+    return draw_curves(lines, metric=metric, title=printable(f"{job.id} {job.name}".strip()))
 
 
 def _draw_search(job: Job) -> list[str]:
-    """Draw what the trials of a search that still runs have come to so far."""
+    """Draw the trials of a running search so far, into its folder."""
     from bertjobs.runs.tune.plots import save_plots  # matplotlib, as above
 
     search, trials = read_trials_of(job)
@@ -70,11 +106,11 @@ def _draw_search(job: Job) -> list[str]:
 
 
 def _series(store: JobStore, job: Job) -> list[dict[str, Any]]:
-    """Return the series that is saved with each checkpoint, and what Redis has heard since."""
+    """Return the metrics saved with the last checkpoint, and what Redis has received since then."""
     from bertjobs.training.metrics_log import read_metrics_log  # torch
 
     saved = [dict(line) for line in read_metrics_log(job.job_dir)]
     last_step = saved[-1]["step"] if saved else 0
-    # A step taken again after a lost worker is heard of twice; the later report counts.
+    # A step that was repeated after a lost worker was reported twice; the later report counts.
     live = {v["step"]: {"kind": "step", **v} for v in store.metrics(job.id) if "lr" in v}
     return saved + [live[step] for step in sorted(live) if step > last_step]

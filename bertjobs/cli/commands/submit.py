@@ -1,9 +1,10 @@
-"""`bertjobs submit`: check the request, then queue it. The id is the answer.
+"""`bertjobs submit KIND` queues a job; `bertjobs run KIND` does the same work in the foreground.
 
-`bertjobs run`: the same work in the foreground, without a queue.
+Both have one command per job kind, with the same flags, and make the same checks first.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from bertjobs.cli.context import current_user, open_queue
 from bertjobs.cli.options import JobCommand
 from bertjobs.cli.output.follow import wait_for
 from bertjobs.cli.output.render import print_json, print_line, print_note, print_results
-from bertjobs.cli.params import Duration
+from bertjobs.cli.params import JSON_HELP, Duration
 from bertjobs.cli.request import locate_inputs, model_of, names_job, with_model
 from bertjobs.config import KINDS_WITH_MODEL, JobConfig
 from bertjobs.errors import ModelError
@@ -21,73 +22,48 @@ from bertjobs.jobs.store.job_store import MAX_PRIORITY, JobStore
 from bertjobs.runs.input_files import send_inputs
 from bertjobs.settings import load_settings
 
+HELP_OF_KIND = {
+    "pretrain": "Pretrain a BERT on a corpus: masked language model and next sentence.",
+    "finetune": "Fine-tune a BERT on a task.",
+    "tune": "Search for the best configuration of a fine-tuning; unpromising trials are stopped early.",
+    "evaluate": "Evaluate a fine-tuned model on a split.",
+    "encode": "Write one vector for each line of a file, as Parquet.",
+}
 
-@click.group()
-def submit() -> None:
-    """Queue a job and print its id."""
-
-
-_PRIORITY = f"Larger goes first.  [{-MAX_PRIORITY} to {MAX_PRIORITY}; default: 0]"
-_KEEP = "How long to keep it after its end, as in 30d.  [default: BERTJOBS_KEEP_S, or for good]"
-_RETRIES = "Try again this often when the work itself fails; lost machines do not count.  [default: 0]"
-
-
-def queue_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command what can be said of a job apart from its work."""
-    priority, retries = click.IntRange(-MAX_PRIORITY, MAX_PRIORITY), click.IntRange(min=0)
-    options = (
-        click.option("--name", default="", help="A name for people."),
-        click.option("--priority", type=priority, metavar="INT", default=0, help=_PRIORITY),
-        click.option("--after", multiple=True, metavar="JOB", help="Start when this job has succeeded."),
-        click.option("--hold", is_flag=True, help="Do not start it before `bertjobs release`."),
-        click.option("--idempotency-key", metavar="KEY", help="The same key again finds the first job."),
-        click.option("--time-limit", "time_limit_s", type=Duration(), help="Stop it after, say, 2h30m."),
-        click.option("--keep", "keep_s", type=Duration(), help=_KEEP),
-        click.option("--max-retries", type=retries, metavar="INT", default=0, help=_RETRIES),
-        click.option("--wait", is_flag=True, help="Stay until it has ended; exit 1 if it failed."),
-        click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+_PRIORITY = f"Higher goes first.  [{-MAX_PRIORITY} to {MAX_PRIORITY}; default: 0]"
+_KEEP = "Delete the job this long after its end, as in 30d.  [default: BERTJOBS_KEEP_S, or never]"
+_RETRIES = "Retries after a failure of the work itself; lost machines do not count.  [default: 0]"
 
 
-@submit.command(cls=JobCommand, kind="pretrain")
-@queue_options
-def pretrain(**request: Any) -> int:
-    """Pretrain a BERT on a corpus: masked language model and next sentence."""
-    return _submit("pretrain", **request)
+def submit_options() -> list[click.Parameter]:
+    """Return the options about the job itself, not about its work."""
+    priorities, retries = click.IntRange(-MAX_PRIORITY, MAX_PRIORITY), click.IntRange(min=0)
+    return [
+        click.Option(["--name"], default="", help="Name of the job, shown in lists."),
+        click.Option(["--priority"], type=priorities, metavar="INT", default=0, help=_PRIORITY),
+        click.Option(["--after"], multiple=True, metavar="JOB", help="Start after this job has succeeded."),
+        click.Option(["--hold"], is_flag=True, help="Do not start it before `bertjobs release`."),
+        click.Option(
+            ["--idempotency-key"], metavar="KEY", help="Return the first job with this key, if any."
+        ),
+        click.Option(["--time-limit", "time_limit_s"], type=Duration(), help="Stop it after, say, 2h30m."),
+        click.Option(["--keep", "keep_s"], type=Duration(), help=_KEEP),
+        click.Option(["--max-retries"], type=retries, metavar="INT", default=0, help=_RETRIES),
+        click.Option(["--wait"], is_flag=True, help="Wait until it has ended; exit 1 if it did not succeed."),
+        click.Option(["--json", "as_json"], is_flag=True, help=JSON_HELP),
+    ]
 
 
-@submit.command(cls=JobCommand, kind="finetune")
-@queue_options
-def finetune(**request: Any) -> int:
-    """Fine-tune a BERT on a task."""
-    return _submit("finetune", **request)
+def run_options() -> list[click.Parameter]:
+    """Return the options of a run in the foreground."""
+    folder = "Folder for the results; default: a new one under BERTJOBS_STORAGE."
+    return [
+        click.Option(["--output"], metavar="DIR", help=folder),
+        click.Option(["--json", "as_json"], is_flag=True, help=JSON_HELP),
+    ]
 
 
-@submit.command(cls=JobCommand, kind="tune")
-@queue_options
-def tune(**request: Any) -> int:
-    """Search for the best configuration of a fine-tuning: many trials, the poor ones stopped early."""
-    return _submit("tune", **request)
-
-
-@submit.command(cls=JobCommand, kind="evaluate")
-@queue_options
-def evaluate(**request: Any) -> int:
-    """Evaluate a fine-tuned model on a split."""
-    return _submit("evaluate", **request)
-
-
-@submit.command(cls=JobCommand, kind="encode")
-@queue_options
-def encode(**request: Any) -> int:
-    """Represent each line of a file by a vector, into Parquet."""
-    return _submit("encode", **request)
-
-
-def _submit(
+def submit_job(
     kind: str,
     *,
     config: JobConfig,
@@ -98,6 +74,7 @@ def _submit(
     keep_s: float | None,
     **queue: Any,
 ) -> int:
+    """Check the request, queue the job and print its id."""
     settings = load_settings()
     config = locate_inputs(kind, config, given=given, cache=settings.cache)
     store = open_queue(settings=settings, needs_ray=True)
@@ -124,10 +101,22 @@ def _submit(
     return 0
 
 
+def run_job(
+    kind: str, *, config: JobConfig, given: Mapping[str, str], output: str | None, as_json: bool
+) -> None:
+    """Check the request, do the work here and print its results."""
+    settings = load_settings()
+    config = locate_inputs(kind, config, given=given, cache=settings.cache)
+    from bertjobs.runs.foreground import run as run_here  # torch and ray
+
+    result = run_here(kind, config, output=output, settings=settings, announce=print_note)
+    print_json(result) if as_json else print_results(result)
+
+
 def _follow_model(
     kind: str, config: JobConfig, after: tuple[str, ...], store: JobStore
 ) -> tuple[JobConfig, tuple[str, ...]]:
-    """Where the model is a job's: give its whole id, and wait for it if it has not ended.
+    """Replace a model that is a job by its full id; where that job has not ended, start after it.
 
     Raises: ModelError: that job has no model and will not have one. QueueError: there is no such job.
     """
@@ -137,72 +126,30 @@ def _follow_model(
     job = store.get(source)
     if job.kind not in KINDS_WITH_MODEL or (job.state.is_terminal and job.state is not State.SUCCEEDED):
         raise ModelError(
-            f"--model {source}: {job.id} ({job.kind}, {job.state}) has no model.",
-            hint="Give a pretrain or finetune job that SUCCEEDED or has not ended yet; see `bertjobs list`.",
+            f"--model {source}: {job.id} ({job.kind}, {job.state}) has no model",
+            hint="Give a pretrain or finetune job that has succeeded or not ended yet; see `bertjobs list`.",
         )
     if job.state is not State.SUCCEEDED and job.id not in after:
-        print_note(f"{job.id} has not ended; this job starts when it has succeeded.")
+        print_note(f"{job.id} has not ended; this job starts after it has succeeded.")
         after = (*after, job.id)
     return with_model(config, job.id), after
 
 
-output_option = click.option(
-    "--output", metavar="DIR", help="Folder of the artefacts; default: a new one under BERTJOBS_STORAGE."
+def _commands(
+    work: Callable[..., int | None], params: Callable[[], list[click.Parameter]]
+) -> list[click.Command]:
+    """Make one command per job kind: `work(kind, config=..., given=..., ...)`."""
+    return [
+        JobCommand(kind, kind=kind, params=params(), callback=partial(work, kind), help=text)
+        for kind, text in HELP_OF_KIND.items()
+    ]
+
+
+submit = click.Group(
+    "submit", commands=_commands(submit_job, submit_options), help="Queue a job and print its id."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-
-
-@click.group()
-def run() -> None:
-    """Do a job's work here and now, without the queue."""
-
-
-@run.command("pretrain", cls=JobCommand, kind="pretrain")
-@output_option
-@json_option
-def pretrain_of_run(**request: Any) -> None:
-    """Pretrain a BERT on a corpus: masked language model and next sentence."""
-    _run("pretrain", **request)
-
-
-@run.command("finetune", cls=JobCommand, kind="finetune")
-@output_option
-@json_option
-def finetune_of_run(**request: Any) -> None:
-    """Fine-tune a BERT on a task."""
-    _run("finetune", **request)
-
-
-@run.command("tune", cls=JobCommand, kind="tune")
-@output_option
-@json_option
-def tune_of_run(**request: Any) -> None:
-    """Search for the best configuration of a fine-tuning: many trials, the poor ones stopped early."""
-    _run("tune", **request)
-
-
-@run.command("evaluate", cls=JobCommand, kind="evaluate")
-@output_option
-@json_option
-def evaluate_of_run(**request: Any) -> None:
-    """Evaluate a fine-tuned model on a split."""
-    _run("evaluate", **request)
-
-
-@run.command("encode", cls=JobCommand, kind="encode")
-@output_option
-@json_option
-def encode_of_run(**request: Any) -> None:
-    """Represent each line of a file by a vector, into Parquet."""
-    _run("encode", **request)
-
-
-def _run(
-    kind: str, *, config: JobConfig, given: Mapping[str, str], output: str | None, as_json: bool
-) -> None:
-    settings = load_settings()
-    config = locate_inputs(kind, config, given=given, cache=settings.cache)
-    from bertjobs.runs.foreground import run as run_here
-
-    result = run_here(kind, config, output=output, settings=settings, announce=print_note)
-    print_json(result) if as_json else print_results(result)
+run = click.Group(
+    "run", commands=_commands(run_job, run_options), help="Run a job's work here, without the queue."
+)
+tune = submit.commands["tune"]
+"""`bertjobs tune` is `bertjobs submit tune`."""

@@ -1,4 +1,4 @@
-"""Follow a job until it has ended: lines wherever output goes, a live picture on a terminal (in `live`)."""
+"""Follow a job until it has ended: plain lines, or on a terminal the live display of `live`."""
 
 import sys
 import time
@@ -8,26 +8,27 @@ from typing import Protocol, Self, TextIO
 
 import click
 
-from bertjobs.cli.main import INTERRUPTED, report
-from bertjobs.cli.output.formatting import number, progress_of, sentence, what_of
+from bertjobs.cli.main import INTERRUPTED, print_error
+from bertjobs.cli.output.formatting import (
+    evaluated_split,
+    format_number,
+    progress_line,
+    reason_text,
+    status_line,
+)
 from bertjobs.cli.output.render import print_json, print_note
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Job, State
+from bertjobs.jobs.store.job_store import JobStore
 
 POLL_S = 0.3
 REDIS_PATIENCE_S = 60.0
-"""How long Redis may be away (restarted, say) before following it is given up."""
-SECONDS_BETWEEN_LINES = 5.0
-
-
-class Store(Protocol):
-    """The part of the job store that is needed to follow a job."""
-
-    def get(self, job_id: str) -> Job: ...
+"""How long Redis may be unreachable (during a restart, say) before following a job fails."""
+LINE_INTERVAL_S = 5.0
 
 
 class Display(Protocol):
-    """Where the course of a job is shown."""
+    """Shows the progress of a job: `LineDisplay`, or `LiveDisplay` on a terminal."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -37,7 +38,7 @@ class Display(Protocol):
 
 
 def follow(
-    store: Store,
+    get_job: Callable[[str], Job],
     job_id: str,
     *,
     display: Display,
@@ -46,9 +47,9 @@ def follow(
 ) -> Job:
     """Show the job until it has ended; return it then.
 
-    Raises: QueueError: Redis stayed away for more than a minute, or there is no such job.
+    Raises: QueueError: Redis was unreachable for more than a minute, or there is no such job.
     """
-    job = store.get(job_id)
+    job = get_job(job_id)
     last_seen = clock()
     with display:
         while True:
@@ -57,21 +58,21 @@ def follow(
                 return job
             sleep(POLL_S)
             try:
-                job = store.get(job.id)
+                job = get_job(job.id)
                 last_seen = clock()
             except QueueError:
                 if clock() - last_seen > REDIS_PATIENCE_S:
                     raise
 
 
-def wait_for(store: Store, job_id: str, *, as_json: bool, display: Display | None = None) -> int:
-    """Wait until the job has ended, say how, and return the exit code. Ctrl-C leaves the job alone."""
+def wait_for(store: JobStore, job_id: str, *, as_json: bool, display: Display | None = None) -> int:
+    """Wait until the job has ended, print how, and return the exit code. Ctrl-C does not end the job."""
     try:
-        job = follow(store, job_id, display=display or choose_display(sys.stderr))
+        job = follow(store.get, job_id, display=display or choose_display(sys.stderr))
     except KeyboardInterrupt:
         print_note(
-            f"\nDetached; {job_id} goes on. `bertjobs wait {job_id}` comes back to it, "
-            f"`bertjobs cancel {job_id}` ends it."
+            f"\nDetached; {job_id} keeps running. `bertjobs wait {job_id}` waits for it again, "
+            f"`bertjobs cancel {job_id}` cancels it."
         )
         return INTERRUPTED
     if as_json:
@@ -80,36 +81,39 @@ def wait_for(store: Store, job_id: str, *, as_json: bool, display: Display | Non
 
 
 def conclude(job: Job) -> int:
-    """Say on stderr how a job ended; return the exit code."""
+    """Print on stderr how a job ended; return the exit code."""
     if job.state is State.SUCCEEDED:
-        results = [f"{k} {number(v)}" for k, v in job.metrics.items() if isinstance(v, (int, float))]
-        print_note(f"{job.id} SUCCEEDED ({what_of(job)}): {', '.join(results)}")
+        results = [f"{k} {format_number(v)}" for k, v in job.metrics.items() if isinstance(v, (int, float))]
+        split = evaluated_split(job)
+        print_note(f"{job.id} SUCCEEDED ({status_line(job)})")
+        if results:
+            print_note(f"{' ' * len(job.id)} {split}{': ' if split else ''}{', '.join(results)}")
         print_note(f"{' ' * len(job.id)} in {job.job_dir.uri}")
         return 0
-    report(
-        f"{job.id} {job.state}: {sentence(job.reason, job.message)}",
-        f"`bertjobs logs {job.id}` shows its log; `bertjobs retry {job.id}` queues it once more.",
+    print_error(
+        f"{job.id} {job.state}: {reason_text(job.reason, job.message)}",
+        f"`bertjobs logs {job.id}` shows its log; `bertjobs retry {job.id}` queues it again.",
     )
     return 1
 
 
 def choose_display(file: TextIO) -> Display:
-    """Return the live picture for a terminal, lines for anything else."""
+    """Return the live display for a terminal, plain lines for anything else."""
     if not file.isatty():
-        return Lines(file)
-    from bertjobs.cli.output.live import Live  # rich takes 60 ms, which no other command should pay
+        return LineDisplay(file)
+    from bertjobs.cli.output.live import LiveDisplay  # rich takes 60 ms, too much for other commands
 
-    return Live(file)
+    return LiveDisplay(file)
 
 
-class Lines:
-    """A line when something changed, and every few seconds of training."""
+class LineDisplay:
+    """Prints a line when state, reason or phase change, and every few seconds of training."""
 
     def __init__(self, file: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = file
         self._clock = clock
-        self._said: tuple[str, ...] = ()
-        self._said_step = -1
+        self._last: tuple[str, ...] = ()
+        self._last_step = -1
         self._next_s = 0.0
 
     def __enter__(self) -> Self:
@@ -122,12 +126,12 @@ class Lines:
 
     def show(self, job: Job) -> None:
         if job.state.is_terminal:
-            return  # how it ended is the answer's to say
+            return  # `conclude` prints how it ended
         now_s = self._clock()
         where = (str(job.state), str(job.reason), job.phase)
         step = int(job.progress["step"]) if "step" in job.progress else -1
-        moved = where != self._said
-        if moved or (step != self._said_step and now_s >= self._next_s):
-            self._said, self._said_step, self._next_s = where, step, now_s + SECONDS_BETWEEN_LINES
-            text = what_of(job) if moved else progress_of(job)
+        moved = where != self._last
+        if moved or (step != self._last_step and now_s >= self._next_s):
+            self._last, self._last_step, self._next_s = where, step, now_s + LINE_INTERVAL_S
+            text = status_line(job) if moved else progress_line(job)
             click.echo(f"{job.id}  {job.state}  {text}".rstrip(), file=self._file)

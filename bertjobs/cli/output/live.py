@@ -1,4 +1,4 @@
-"""The live picture of one job on a terminal: a bar, the loss so far, speed and time left."""
+"""The live display of one job on a terminal: progress bar, loss so far, speed and time left."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -15,12 +15,12 @@ from rich.text import Text
 
 from bertjobs.cli.output.formatting import (
     closing_phase,
-    live_rows,
-    number,
+    format_number,
+    format_seconds,
     printable,
-    seconds,
-    tally_of,
-    what_of,
+    search_progress,
+    status_line,
+    trial_table,
 )
 from bertjobs.cli.output.render import COLOURS
 from bertjobs.jobs.job import Job
@@ -29,8 +29,8 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 _MAX_POINTS = 2000
 
 
-class Live:
-    """Redraws one picture in place; the last one stays on the screen."""
+class LiveDisplay:
+    """Redraws the job in place; the last state stays on the screen."""
 
     def __init__(self, file: TextIO) -> None:
         self._console = Console(file=file)
@@ -52,21 +52,21 @@ class Live:
             self._losses[int(report["step"])] = float(report["loss"])
             if len(self._losses) > _MAX_POINTS:
                 self._losses = dict(list(self._losses.items())[::2])
-        self._live.update(picture(job, losses=self._losses.values(), width=self._console.width))
+        self._live.update(render_job(job, losses=self._losses.values(), width=self._console.width))
 
 
-def picture(job: Job, *, losses: Iterable[float], width: int) -> RenderableType:
-    """Draw one moment of a job."""
+def render_job(job: Job, *, losses: Iterable[float], width: int) -> RenderableType:
+    """Draw the current state of a job."""
     state = Text(str(job.state), style=f"bold {COLOURS[job.state]}")
     title = Text.assemble((job.id, "bold"), "  ", state, "  ", printable(job.name or job.kind))
     if job.state.is_terminal:
-        return Group(title, *_course(job, losses, width))
+        return Group(title, *_progress(job, losses, width))
     if "step" not in job.progress:
-        return Group(title, Spinner("dots", text=Text(what_of(job) or "waiting for the dispatcher")))
-    return Group(title, *_course(job, losses, width))
+        return Group(title, Spinner("dots", text=Text(status_line(job) or "waiting for the dispatcher")))
+    return Group(title, *_progress(job, losses, width))
 
 
-def _course(job: Job, losses: Iterable[float], width: int) -> list[RenderableType]:
+def _progress(job: Job, losses: Iterable[float], width: int) -> list[RenderableType]:
     report = job.progress
     if "trials" in report:
         return _trials(job)
@@ -83,21 +83,21 @@ def _course(job: Job, losses: Iterable[float], width: int) -> list[RenderableTyp
     points = list(losses)
     if points:
         line = sparkline(points, width=max(10, width - 30))
-        parts.append(Text.assemble("loss ", (line, "cyan"), f" {number(points[-1])}"))
+        parts.append(Text.assemble("loss ", (line, "cyan"), f" {format_number(points[-1])}"))
     if closing := closing_phase(job):
         parts.append(Text(closing, style="dim"))
     return parts
 
 
 def _trials(job: Job) -> list[RenderableType]:
-    """Show how far a search is, and its trials."""
+    """Draw how far a search is, and its trials."""
     report = job.progress
     bar = Table.grid(padding=(0, 1))
     bar.add_row(
         ProgressBar(total=int(report["num_trials"]), completed=int(report["num_ended"]), width=30),
-        escape(tally_of(report)),
+        escape(search_progress(report)),
     )
-    header, rows = live_rows(report)
+    header, rows = trial_table(report)
     table = Table(*header, box=None, pad_edge=False, header_style="dim")
     for row in rows:
         table.add_row(*map(escape, row), style=_TRIAL_STYLES[row[-1]])
@@ -112,9 +112,9 @@ def _speed(job: Job) -> str:
     report = job.progress
     parts = []
     if "examples_per_s" in report:
-        parts.append(f"{number(float(report['examples_per_s']))} examples/s")
+        parts.append(f"{format_number(float(report['examples_per_s']))} examples/s")
     if "eta_s" in report and not job.state.is_terminal:
-        parts.append(f"{seconds(float(report['eta_s']))} left")
+        parts.append(f"{format_seconds(float(report['eta_s']))} left")
     return escape("  ".join(parts))
 
 

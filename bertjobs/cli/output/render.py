@@ -1,4 +1,4 @@
-"""How answers look: tables for people, JSON for programs. The only place that prints an answer."""
+"""Print answers: tables for people, JSON for programs. No other module prints an answer to stdout."""
 
 import json
 import re
@@ -13,13 +13,14 @@ from typing import Any
 import click
 
 from bertjobs.cli.output.formatting import (
-    duration_since,
-    live_rows,
-    number,
+    evaluated_split,
+    format_age,
+    format_number,
+    format_seconds,
     printable,
-    seconds,
-    sentence,
-    what_of,
+    reason_text,
+    status_line,
+    trial_table,
 )
 from bertjobs.jobs.job import Event, Job, JobSummary, State
 from bertjobs.stack.doctor.check import Check
@@ -40,8 +41,8 @@ COLOURS = {
 _VERDICT_COLOURS = {"ok": "green", "warning": "yellow", "broken": "red", "unknown": "magenta"}
 
 _GAP = "  "
-_FIGURE = re.compile(r"-|[\d.,]+%?")
-"""What is set flush right: counts and shares."""
+_NUMBER = re.compile(r"-|[\d.,]+%?")
+"""Cells of these are aligned right: counts and shares."""
 _NARROW = 100
 
 
@@ -56,53 +57,54 @@ def print_line(text: str) -> None:
 
 
 def print_bytes(content: bytes) -> None:
-    """Print a piece of a log on stdout as it is."""
+    """Print a part of a log on stdout, unchanged."""
     click.echo(content, nl=False)
 
 
 def print_note(text: str) -> None:
-    """Say something that is no answer, on stderr."""
+    """Print a line on stderr: progress, hints, whatever is not the answer."""
     click.echo(text, err=True)
 
 
 def print_jobs(jobs: Sequence[JobSummary], *, now: datetime | None = None) -> None:
-    """Print a line per job; the last column says what it does, or why it waits or failed."""
+    """Print a line per job; the last column is what it is doing, or why it waits or failed."""
     if not jobs:
         return
     now = now or datetime.now(UTC)
     is_wide = terminal_width() is None or (terminal_width() or 0) >= _NARROW
-    header = ["ID", "STATE", "KIND", *(["NAME", "USER"] if is_wide else []), "AGE", "WHAT"]
+    header = ["ID", "STATE", "KIND", *(["NAME", "USER"] if is_wide else []), "AGE", "STATUS"]
     rows = []
     for job in jobs:
         extra = [_cut(printable(job.name) or "-", 20), _cut(printable(job.user), 12)] if is_wide else []
         state = click.style(str(job.state), fg=COLOURS[job.state])
-        rows.append([job.id, state, job.kind, *extra, duration_since(job.submitted_at, now), what_of(job)])
+        rows.append([job.id, state, job.kind, *extra, format_age(job.submitted_at, now), status_line(job)])
     print_table(header, rows)
 
 
 def print_job(
     job: Job, events: Iterable[Event], *, dashboard: str | None = None, now: datetime | None = None
 ) -> None:
-    """Print all that is known of a job: facts, results, attempts, timeline."""
+    """Print one job: settings, trials, results, timeline."""
     now = now or datetime.now(UTC)
-    click.echo(f"{click.style(job.id, bold=True)}  {_state(job)}  {what_of(job)}".rstrip())
+    click.echo(f"{click.style(job.id, bold=True)}  {_state(job)}  {status_line(job)}".rstrip())
     print_facts([*_facts(job, now), ("dashboard", dashboard or "")])
     if "trials" in job.progress:
         click.secho("\nTrials", bold=True)
-        print_table(*live_rows(job.progress))
+        print_table(*trial_table(job.progress))
     if job.metrics:
-        click.secho("\nResults", bold=True)
+        split = evaluated_split(job)
+        click.secho(f"\nResults on the {split}" if split else "\nResults", bold=True)
         print_metrics(job.metrics)
     click.secho("\nTimeline", bold=True)
     rows = [
-        [_clock(e.at), click.style(str(e.state), fg=COLOURS[e.state]), sentence(e.reason, e.message)]
+        [_dim_date(e.at), click.style(str(e.state), fg=COLOURS[e.state]), reason_text(e.reason, e.message)]
         for e in events
     ]
     print_table(None, rows, wrap=True)
 
 
 def print_check(check: Check) -> None:
-    """Print what the doctor found of one thing, and under it what to do."""
+    """Print one result of `bertjobs doctor`, and under it how to fix it."""
     verdict = click.style(check.verdict.ljust(8), fg=_VERDICT_COLOURS[check.verdict])
     click.echo(f"{verdict}{_GAP}{check.name.ljust(17)}{_GAP}{printable(check.found)}")
     if check.remedy:
@@ -110,15 +112,19 @@ def print_check(check: Check) -> None:
 
 
 def print_results(document: dict[str, Any]) -> None:
-    """Print what a run in the foreground came to."""
+    """Print the results of a run in the foreground."""
     print_metrics(document["metrics"])
     print_facts([(k, printable(v)) for k, v in document["artifacts"].items() if isinstance(v, str)])
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Print the figures of an evaluation, and its table per class."""
+    """Print the number_columns of an evaluation, and its table per class."""
     print_facts(
-        [(name.replace("_", " "), number(value)) for name, value in metrics.items() if not _is_nested(value)]
+        [
+            (name.replace("_", " "), format_number(value))
+            for name, value in metrics.items()
+            if not _is_nested(value)
+        ]
     )
     if "per_class" in metrics:
         columns = ("precision", "recall", "f1", "support")
@@ -127,7 +133,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
 
 
 def print_facts(facts: Iterable[tuple[str, str]]) -> None:
-    """Print names and values, one a line."""
+    """Print names and values, one per line; those without a value are left out."""
     facts = [(name, value) for name, value in facts if value]
     width = max((len(name) for name, _ in facts), default=0)
     for name, value in facts:
@@ -135,17 +141,19 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def print_table(header: list[str] | None, rows: list[list[str]], *, wrap: bool = False) -> None:
-    """Print columns, figures flush right; on a terminal the last one is cut, or wrapped, to the room left."""
+    """Print columns, numbers aligned right. On a terminal the last column is cut or wrapped to the width left."""
     lines = [*([header] if header else []), *rows]
     if not lines:
         return
     widths = [max(_cells(line[i]) for line in lines) for i in range(len(lines[0]) - 1)]
     total = terminal_width()
     room = None if total is None else max(10, total - sum(widths) - len(_GAP) * len(widths))
-    figures = {i for i in range(len(widths)) if rows and all(_FIGURE.fullmatch(row[i]) for row in rows)}
+    number_columns = {
+        i for i in range(len(widths)) if rows and all(_NUMBER.fullmatch(row[i]) for row in rows)
+    }
     for line in lines:
         blanks = [" " * (width - _cells(cell)) for cell, width in zip(line, widths, strict=False)]
-        padded = [b + line[i] if i in figures else line[i] + b for i, b in enumerate(blanks)]
+        padded = [b + line[i] if i in number_columns else line[i] + b for i, b in enumerate(blanks)]
         first, *more = textwrap.wrap(line[-1], room) if wrap and room and line[-1] else [line[-1]]
         text = _GAP.join([*padded, first if room is None else _cut(first, room)]).rstrip()
         click.echo(click.style(text, dim=True) if line is header else text)
@@ -154,7 +162,7 @@ def print_table(header: list[str] | None, rows: list[list[str]], *, wrap: bool =
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal stdout goes to; None where it goes elsewhere."""
+    """Return the width of the terminal on stdout; None where stdout is something else."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -174,18 +182,23 @@ def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
         ("user", printable(job.user)),
         ("priority", str(job.priority) if job.priority else ""),
         ("after", ", ".join(job.after)),
-        ("submitted", f"{_date(job.submitted_at)} ({duration_since(job.submitted_at, now)} ago)"),
+        ("submitted", f"{_date(job.submitted_at)} ({format_age(job.submitted_at, now)} ago)"),
         ("started", _date(job.started_at)),
         ("ended", _date(job.ended_at)),
-        ("time limit", "" if job.time_limit_s is None else seconds(job.time_limit_s)),
-        ("kept", "" if job.keep_s is None else f"{seconds(job.keep_s)} after its end"),
-        ("asked for", ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in job.resources.items() if v)),
+        ("time limit", "" if job.time_limit_s is None else format_seconds(job.time_limit_s)),
+        ("kept", "" if job.keep_s is None else f"until {format_seconds(job.keep_s)} after its end"),
+        ("requested", ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in job.resources.items() if v)),
         ("attempts", str(job.num_attempts) if job.num_attempts else ""),
         ("ray job", attempt.submission_id if attempt else ""),
         ("checkpoint", "" if job.checkpoint is None else f"{job.checkpoint} (step {job.checkpoint_step})"),
         ("folder", job.job_dir.uri),
-        *((key, printable(value)) for key, value in job.artifacts.items() if isinstance(value, str)),
+        *((key, printable(value)) for key, value in job.artifacts.items() if _is_path(key, value)),
     ]
+
+
+def _is_path(key: str, value: Any) -> bool:
+    """Return whether an artefact is a path to show; the folder itself is shown as `folder`."""
+    return isinstance(value, str) and key != "dir"
 
 
 def _is_nested(value: Any) -> bool:
@@ -196,23 +209,23 @@ def _date(moment: datetime | None) -> str:
     return "" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
-def _clock(moment: datetime) -> str:
+def _dim_date(moment: datetime) -> str:
     return click.style(_date(moment), dim=True)
 
 
 def _cells(text: str) -> int:
-    """Return how many columns a text takes: none for colours, two for CJK."""
+    """Return how many terminal columns a text takes: colours none, CJK characters two."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in click.unstyle(text))
 
 
-def _cut(text: str, room: int) -> str:
-    """Cut a text to some columns; the last shows that it was cut."""
-    if _cells(text) <= room:
+def _cut(text: str, width: int) -> str:
+    """Cut a text to a number of columns; an ellipsis shows that it was cut."""
+    if _cells(text) <= width:
         return text
     kept, used = [], 0
     for c in click.unstyle(text):
         used += _cells(c)
-        if used >= room:
+        if used >= width:
             break
         kept.append(c)
     return "".join(kept) + "…"

@@ -1,7 +1,4 @@
-"""How `data inspect` looks to people: a block per split, with its labels and cuts, or its documents.
-
-How `encode` and `fill-mask` look to people: a block per text.
-"""
+"""The answers of `data inspect` (a block per split), `encode` and `fill-mask` (a block per text) as text."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bertjobs.cli.output.formatting import printable
 from bertjobs.cli.output.render import print_line, print_table
 
-if TYPE_CHECKING:  # what they are made of imports torch
+if TYPE_CHECKING:  # their modules import torch
     from bertjobs.runs.encode.fill_mask import MaskedText
     from bertjobs.runs.encode.represent_texts import Representation
 
@@ -19,7 +16,7 @@ if TYPE_CHECKING:  # what they are made of imports torch
 _BAR = 40
 
 
-def print_inspection(reports: dict[str, dict[str, Any]]) -> None:
+def print_splits(reports: dict[str, dict[str, Any]]) -> None:
     """Print the report of every split."""
     for place, (split, report) in enumerate(reports.items()):
         if place:
@@ -28,16 +25,16 @@ def print_inspection(reports: dict[str, dict[str, Any]]) -> None:
 
 
 def print_corpora(reports: dict[str, dict[str, Any]]) -> None:
-    """Print the report of every part of a corpus."""
+    """Print the report of every split of a corpus."""
     for place, (name, report) in enumerate(reports.items()):
         if place:
             print_line("")
         counts = [f"{report[what]:,} {what}" for what in ("documents", "sentences")]
         dropped = f" (dropped: {report['dropped']:,})" if report["dropped"] else ""
         print_line(f"{name}: {', '.join(counts)}, {report['tokens']:,} {report['unit']}{dropped}")
-        print_line(f"  Sentences of a document: {_quantiles(report['sentences_per_document'])}")
-        print_line(f"  Length of a document in {report['unit']}: {_quantiles(report['document_lengths'])}")
-        print_line(f"  Length of a sentence in {report['unit']}: {_quantiles(report['sentence_lengths'])}")
+        print_line(f"  Sentences per document: {_quantiles(report['sentences_per_document'])}")
+        print_line(f"  Document length in {report['unit']}: {_quantiles(report['document_lengths'])}")
+        print_line(f"  Sentence length in {report['unit']}: {_quantiles(report['sentence_lengths'])}")
         _print_histogram(report["sentence_lengths"], of="sentences")
 
 
@@ -84,7 +81,7 @@ def _print_cuts(report: dict[str, Any]) -> None:
 
 
 _SHOWN = 3
-"""Numbers of a vector on the screen, as d2l shows it."""
+"""Numbers shown of a vector, as in d2l."""
 
 
 def print_representations(found: Sequence[Representation]) -> None:

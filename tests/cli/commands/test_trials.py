@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from bertjobs.cli.output.formatting import what_of
-from bertjobs.cli.output.live import picture
+from bertjobs.cli.output.formatting import status_line
+from bertjobs.cli.output.live import render_job
 from bertjobs.config import load_config
 from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store.job_store import JobStore
@@ -225,10 +225,10 @@ def test_status_list_and_the_live_picture_show_the_trials(
     assert ["3", "0.0003", "ratio", "0.40", "-", "running"] in [line.split() for line in status.splitlines()]
     assert said in run("list").stdout
     job = make_job(kind="tune", state=State.RUNNING, progress=report, phase="starting trials")
-    assert what_of(job) == said
-    assert said in rendered(picture(job, losses=(), width=100))
+    assert status_line(job) == said
+    assert said in rendered(render_job(job, losses=(), width=100))
     done = make_job(kind="tune", state=State.RUNNING, progress={**report, "num_ended": 3}, phase="writing")
-    assert what_of(done).endswith(", writing")
+    assert status_line(done).endswith(", writing")
 
 
 def rendered(what: Any) -> str:

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bertjobs.cli.output import follow as following
-from bertjobs.cli.output.follow import REDIS_PATIENCE_S, Lines, choose_display, follow, wait_for
-from bertjobs.cli.output.live import Live, picture, sparkline
+from bertjobs.cli.output.follow import REDIS_PATIENCE_S, LineDisplay, choose_display, follow, wait_for
+from bertjobs.cli.output.live import LiveDisplay, render_job, sparkline
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Job, State
 
@@ -58,7 +57,9 @@ def test_lines_are_written_when_something_changes_and_every_few_seconds(make_job
         *steps,
         make_job(state=State.SUCCEEDED),
     ]
-    job = follow(Course(moments), "j-1", display=Lines(out, clock=clock), sleep=clock.sleep, clock=clock)
+    job = follow(
+        Course(moments), "j-1", display=LineDisplay(out, clock=clock), sleep=clock.sleep, clock=clock
+    )
     lines = out.getvalue().splitlines()
     assert job.state is State.SUCCEEDED
     assert lines[:2] == [
@@ -71,7 +72,7 @@ def test_lines_are_written_when_something_changes_and_every_few_seconds(make_job
 def test_a_redis_that_comes_back_is_waited_for(make_job: Make) -> None:
     clock, gone = Clock(), QueueError("Redis is away.")
     course = Course([make_job(), *[gone] * 20, make_job(state=State.SUCCEEDED)])
-    display = Lines(io.StringIO(), clock=clock)
+    display = LineDisplay(io.StringIO(), clock=clock)
     assert follow(course, "j-1", display=display, sleep=clock.sleep, clock=clock).state is State.SUCCEEDED
     assert clock.now_s < REDIS_PATIENCE_S
 
@@ -80,20 +81,20 @@ def test_a_redis_that_stays_away_is_given_up(make_job: Make) -> None:
     clock = Clock()
     course = Course([make_job(), QueueError("Redis is away.")])
     with pytest.raises(QueueError, match="Redis is away"):
-        follow(course, "j-1", display=Lines(io.StringIO()), sleep=clock.sleep, clock=clock)
+        follow(course, "j-1", display=LineDisplay(io.StringIO()), sleep=clock.sleep, clock=clock)
     assert REDIS_PATIENCE_S < clock.now_s < REDIS_PATIENCE_S + 1
 
 
 def test_an_unknown_job_is_said_at_once() -> None:
     with pytest.raises(QueueError, match="no job"):
-        follow(Course([QueueError("There is no job j-1.")]), "j-1", display=Lines(io.StringIO()))
+        follow(Course([QueueError("There is no job j-1.")]), "j-1", display=LineDisplay(io.StringIO()))
 
 
 def test_ctrl_c_detaches_and_says_how_to_come_back(
     make_job: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     course = Course([make_job(), KeyboardInterrupt()])
-    assert wait_for(course, "j-1", as_json=True, display=Lines(io.StringIO())) == 130
+    assert wait_for(course, "j-1", as_json=True, display=LineDisplay(io.StringIO())) == 130
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "Detached; j-1 goes on. `bertjobs wait j-1` comes back to it" in captured.err
@@ -108,7 +109,7 @@ def test_the_exit_code_is_the_jobs(
     make_job: Make, capsys: pytest.CaptureFixture[str], state: State, code: int
 ) -> None:
     job = make_job(state=state, reason="Why", message="Because.", metrics={"accuracy": 0.75, "labels": []})
-    assert wait_for(Course([job]), job.id, as_json=False, display=Lines(io.StringIO())) == code
+    assert wait_for(Course([job]), job.id, as_json=False, display=LineDisplay(io.StringIO())) == code
     captured = capsys.readouterr()
     assert captured.out == ""
     if code:
@@ -122,8 +123,8 @@ def test_the_exit_code_is_the_jobs(
 def test_a_terminal_gets_the_picture_and_a_pipe_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
-    assert isinstance(choose_display(terminal), Live)
-    assert isinstance(choose_display(io.StringIO()), following.Lines)
+    assert isinstance(choose_display(terminal), LiveDisplay)
+    assert isinstance(choose_display(io.StringIO()), LineDisplay)
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -131,7 +132,7 @@ def test_the_picture_fits_its_terminal(make_job: Make, width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False)
     job = running(make_job, 40, phase="writing [red]x[/red]", name="[bold]mine")
-    console.print(picture(job, losses=[2.0, 1.0, 0.5], width=width))
+    console.print(render_job(job, losses=[2.0, 1.0, 0.5], width=width))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
     assert "step 40/40" in text
@@ -145,7 +146,7 @@ def test_the_picture_fits_its_terminal(make_job: Make, width: int) -> None:
 def test_the_picture_of_a_waiting_job_says_why(make_job: Make) -> None:
     out = io.StringIO()
     job = make_job(reason="ExceedsCluster", message="It needs [8] GPUs.")
-    Console(file=out, width=80).print(picture(job, losses=[], width=80))
+    Console(file=out, width=80).print(render_job(job, losses=[], width=80))
     assert "ExceedsCluster: It needs [8] GPUs." in out.getvalue()
 
 
@@ -161,5 +162,8 @@ def test_the_live_display_runs_a_whole_course(make_job: Make) -> None:
     course = Course(
         [make_job(), *(running(make_job, n) for n in range(1, 4)), make_job(state=State.SUCCEEDED)]
     )
-    assert follow(course, "j-1", display=Live(out), sleep=clock.sleep, clock=clock).state is State.SUCCEEDED
+    assert (
+        follow(course, "j-1", display=LiveDisplay(out), sleep=clock.sleep, clock=clock).state
+        is State.SUCCEEDED
+    )
     assert "SUCCEEDED" in out.getvalue()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bertjobs.cli.output import render
-from bertjobs.cli.output.formatting import what_of
+from bertjobs.cli.output.formatting import status_line
 from bertjobs.jobs.job import Job, State
 
 Make = Callable[..., Job]
@@ -44,19 +44,19 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     ],
 )
 def test_a_job_is_said_in_one_line(make_job: Make, changes: dict[str, Any], words: str) -> None:
-    assert what_of(make_job(**changes)) == words
+    assert status_line(make_job(**changes)) == words
 
 
 def test_every_state_has_words_and_a_colour(make_job: Make) -> None:
     for state in State:
-        assert what_of(make_job(state=state, reason="Because")) in ("Because", "", "#1 Because")
+        assert status_line(make_job(state=state, reason="Because")) in ("Because", "", "#1 Because")
         assert state in render.COLOURS
 
 
 def test_a_succeeded_job_says_how_long_it_took(make_job: Make) -> None:
     start = make_job().submitted_at
     ended = {"started_at": start, "ended_at": start + timedelta(seconds=75)}
-    assert what_of(make_job(state=State.SUCCEEDED, **ended)) == "took 1m15s"
+    assert status_line(make_job(state=State.SUCCEEDED, **ended)) == "took 1m15s"
 
 
 def test_nothing_is_cut_where_no_terminal_is(
