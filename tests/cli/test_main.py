@@ -72,11 +72,11 @@ def test_help_shows_every_command_under_its_section() -> None:
     [
         (["sbmit"], "No such command 'sbmit'. Did you mean 'submit'?"),
         (["submit", "finetun"], "No such command 'finetun'. Did you mean 'finetune'?"),
-        (["submit", "finetune", "--lrr", "1"], "No such option '--lrr'."),
-        (["status"], "Missing argument 'JOB'."),
-        (["list", "--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1."),
+        (["submit", "finetune", "--lrr", "1"], "No such option '--lrr'. Did you mean '--lr'?"),
+        (["status"], "Missing argument 'JOB'\n"),
+        (["list", "--limit", "0"], "Invalid value for '--limit': 0 is not in the range x>=1\n"),
         (["list", "--state", "RUNING"], "'RUNING' is not one of"),
-        (["list", "--all", "--limit", "3"], "--limit and --all exclude each other."),
+        (["list", "--all", "--limit", "3"], "--limit and --all exclude each other\n"),
     ],
 )
 def test_a_wrong_word_exits_2_and_says_where_to_look(words: list[str], message: str) -> None:
@@ -85,7 +85,7 @@ def test_a_wrong_word_exits_2_and_says_where_to_look(words: list[str], message: 
     assert result.stdout == ""
     assert result.stderr.startswith("error: ")
     assert message in result.stderr
-    assert "--help` shows what it takes." in result.stderr
+    assert "--help` shows its options." in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_an_interrupted_command_exits_130(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_reader_that_goes_away_leaves_no_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "bertjobs.cli.main", "presets", "show", "cola", "--resolved"]
+    command = [sys.executable, "-m", "bertjobs", "presets", "show", "cola", "--resolved"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

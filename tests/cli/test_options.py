@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from bertjobs.cli.main import main
-from bertjobs.cli.options import FLAGS, SET_ONLY, ConfigOption, config_options, resolve
+from bertjobs.cli.options import FLAGS, ConfigOption, config_options, resolve
 from bertjobs.config import CONFIG_OF_KIND, describe_parameter, load_config, parameter_paths
 from bertjobs.errors import ConfigError
 
@@ -22,8 +22,8 @@ def test_every_flag_leads_to_a_parameter_of_some_kind() -> None:
 
 
 @pytest.mark.parametrize("kind", list(CONFIG_OF_KIND))
-def test_every_parameter_has_a_flag_or_is_listed_as_set_only(kind: str) -> None:
-    assert set(parameter_paths(kind)) - {path for _, path in ROWS} == SET_ONLY
+def test_every_parameter_has_a_flag(kind: str) -> None:
+    assert set(parameter_paths(kind)) - {path for _, path in ROWS} == set()
 
 
 @pytest.mark.parametrize("kind", list(CONFIG_OF_KIND))

@@ -1,5 +1,5 @@
-"""The commands on the services that jobs need: `cluster` starts, stops and administers them, `dispatcher` runs the
-dispatcher of a shared cluster, `doctor` checks all of them."""
+"""The commands on the services that jobs need: `cluster` starts, stops and administers them, `dispatcher`
+runs the dispatcher of a shared cluster, `doctor` checks all of them."""
 
 import time
 from dataclasses import asdict

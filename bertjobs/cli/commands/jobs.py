@@ -145,7 +145,7 @@ def wait(job: str, as_json: bool) -> int:
 
     Ctrl-C ends the waiting, not the job.
     """
-    return wait_for(open_queue(needs_ray=True), job, as_json=as_json)
+    return wait_for(open_queue(needs_ray=True).get, job, as_json=as_json)
 
 
 @click.command()
@@ -155,4 +155,4 @@ def watch(job: str) -> int:
 
     A live display on a terminal, plain lines elsewhere. Ctrl-C ends the display, not the job.
     """
-    return wait_for(open_queue(needs_ray=True), job, as_json=False, display=choose_display(sys.stdout))
+    return wait_for(open_queue(needs_ray=True).get, job, as_json=False, display=choose_display(sys.stdout))

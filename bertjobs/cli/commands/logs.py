@@ -39,7 +39,7 @@ def logs(job: str, follow: bool, attempt: int | None) -> int:
 
 
 def _follow(store: JobStore, job: Job, *, attempt: int) -> None:
-    """Print what is added until the job has ended and its last line was copied; continue with later attempts."""
+    """Print what is added until the job has ended and its last line was copied; then any later attempts."""
     start = 0
     while True:
         # Before the log is read: a line that was copied in between is then printed too.

@@ -96,7 +96,7 @@ def submit_job(
     if wait:
         if not as_json:
             print_line(job.id)
-        return wait_for(store, job.id, as_json=as_json)
+        return wait_for(store.get, job.id, as_json=as_json)
     print_json(job.to_json()) if as_json else print_line(job.id)
     return 0
 

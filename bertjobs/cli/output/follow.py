@@ -19,7 +19,6 @@ from bertjobs.cli.output.formatting import (
 from bertjobs.cli.output.render import print_json, print_note
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Job, State
-from bertjobs.jobs.store.job_store import JobStore
 
 POLL_S = 0.3
 REDIS_PATIENCE_S = 60.0
@@ -65,10 +64,12 @@ def follow(
                     raise
 
 
-def wait_for(store: JobStore, job_id: str, *, as_json: bool, display: Display | None = None) -> int:
+def wait_for(
+    get_job: Callable[[str], Job], job_id: str, *, as_json: bool, display: Display | None = None
+) -> int:
     """Wait until the job has ended, print how, and return the exit code. Ctrl-C does not end the job."""
     try:
-        job = follow(store.get, job_id, display=display or choose_display(sys.stderr))
+        job = follow(get_job, job_id, display=display or choose_display(sys.stderr))
     except KeyboardInterrupt:
         print_note(
             f"\nDetached; {job_id} keeps running. `bertjobs wait {job_id}` waits for it again, "

@@ -7,24 +7,24 @@ from typing import Any
 from bertjobs.jobs.job import Job, JobSummary, State
 
 
-def what_of(job: JobSummary) -> str:
+def status_line(job: JobSummary) -> str:
     """Return one line on what a job is doing, why it waits, or how it ended."""
     if job.state.is_waiting:
         place = f"#{job.place} " if job.place else ""
         return place + reason_text(job.reason, job.message)
     if job.state in (State.STARTING, State.RUNNING):
-        return progress_of(job) or printable(job.phase)
+        return progress_line(job) or printable(job.phase)
     took = job.ended_at and job.started_at and f"took {format_duration(job.ended_at - job.started_at)}"
     if job.state is State.SUCCEEDED:
         return took or ""
     return reason_text(job.reason, job.message)
 
 
-def progress_of(job: JobSummary) -> str:
+def progress_line(job: JobSummary) -> str:
     """Return how far the training is; an empty text before the first report."""
     report = job.progress
     if "num_trials" in report:
-        return ", ".join(part for part in (tally_of(report), closing_phase(job)) if part)
+        return ", ".join(part for part in (search_progress(report), closing_phase(job)) if part)
     if "step" not in report or "num_steps" not in report:
         return ""
     parts = [f"step {report['step']}/{report['num_steps']}"]
@@ -46,7 +46,7 @@ def closing_phase(job: JobSummary) -> str:
     return printable(job.phase) if is_after and not job.state.is_terminal else ""
 
 
-def tally_of(report: Mapping[str, Any]) -> str:
+def search_progress(report: Mapping[str, Any]) -> str:
     """Return one line on how far a search is."""
     parts = [f"{report['num_ended']}/{report['num_trials']} trials"]
     for key, word in (("num_stopped_early", "stopped early"), ("num_failed", "failed")):
@@ -108,12 +108,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def header_of(paths: Iterable[str]) -> list[str]:
+def trial_columns(paths: Iterable[str]) -> list[str]:
     """Return the names of the columns before the metric: a parameter has the last part of its path."""
     return ["TRIAL", *(path.rpartition(".")[2].upper().replace("_", " ") for path in paths), "EPOCH"]
 
 
-def live_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def trial_table(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the trials that a running search reports."""
     rows = report["trials"]
     paths = list(rows[0]["values"]) if rows else []
@@ -127,4 +127,4 @@ def live_rows(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         ]
         for row in rows
     ]
-    return [*header_of(paths), str(report["metric"]).upper(), "STATE"], lines
+    return [*trial_columns(paths), str(report["metric"]).upper(), "STATE"], lines

@@ -118,7 +118,7 @@ def print_results(document: dict[str, Any]) -> None:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """Print the number_columns of an evaluation, and its table per class."""
+    """Print the metrics of an evaluation, and a table of those per class."""
     print_facts(
         [
             (name.replace("_", " "), format_number(value))
@@ -141,7 +141,7 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
 
 
 def print_table(header: list[str] | None, rows: list[list[str]], *, wrap: bool = False) -> None:
-    """Print columns, numbers aligned right. On a terminal the last column is cut or wrapped to the width left."""
+    """Print columns, numbers aligned right. On a terminal the last column is cut or wrapped to fit."""
     lines = [*([header] if header else []), *rows]
     if not lines:
         return

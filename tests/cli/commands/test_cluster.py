@@ -31,14 +31,14 @@ def test_draining_says_what_still_runs_and_who_drained(
 ) -> None:
     driver = drive(submit(store, home))
     me = current_user()
-    assert run("cluster", "drain").stdout == f"Drained by {me}; 1 still runs.\n"
+    assert run("cluster", "drain").stdout == f"Drained by {me}; 1 job still running.\n"
     monkeypatch.setattr(sharing_module.time, "sleep", lambda _: driver.end(State.FAILED))
     waited = run("cluster", "drain", "--wait", "--json")
-    assert waited.stderr == "1 still runs; Ctrl-C leaves the queue drained.\n"
+    assert waited.stderr == "1 job still running; Ctrl-C ends the waiting; the queue stays drained.\n"
     document = json.loads(waited.stdout)
     assert (document["drained_by"], document["running"], document["users"]) == (me, 0, [])
     assert document["drained_at"].endswith("Z")
-    assert run("cluster", "undrain").stdout == "The queue is open.\n"
+    assert run("cluster", "undrain").stdout == "The queue is open: jobs start again.\n"
     assert json.loads(run("cluster", "undrain", "--json").stdout)["drained_by"] is None
 
 
@@ -46,7 +46,7 @@ def test_limits_are_set_shown_and_lifted(run: Run, store: JobStore, drive: Drive
     drive(submit(store, home, user="bob"))
     assert run("cluster", "limit", "ada", "--gpus", "8").stdout.splitlines()[1].split() == ["ada", "8", "0"]
     rows = [line.split() for line in run("cluster", "limit").stdout.splitlines()]
-    assert rows == [["USER", "MAY", "HOLD", "HOLDS"], ["ada", "8", "0"], ["bob", "-", "0"]]
+    assert rows == [["USER", "GPU", "LIMIT", "GPUS", "IN", "USE"], ["ada", "8", "0"], ["bob", "-", "0"]]
     assert json.loads(run("cluster", "limit", "--json").stdout)["users"] == [
         {"user": "ada", "max_gpus": 8.0, "held_gpus": 0.0},
         {"user": "bob", "max_gpus": None, "held_gpus": 0.0},
@@ -61,7 +61,7 @@ def test_limits_are_set_shown_and_lifted(run: Run, store: JobStore, drive: Drive
 def test_cleaning_says_what_it_would_do_and_does_it(
     run: Run, store: JobStore, drive: Drive, home: Path
 ) -> None:
-    assert run("cluster", "clean").stderr == "There is nothing to clean up.\n"
+    assert run("cluster", "clean").stderr == "Nothing to clean.\n"
     job = submit(store, home)
     log = home / "jobs" / job / "logs" / "a1.log"
     log.parent.mkdir(parents=True)
@@ -83,7 +83,7 @@ def test_list_shows_one_users_jobs(run: Run, store: JobStore, home: Path) -> Non
     bobs = submit(store, home, user="bob")
     assert [job["id"] for job in json.loads(run("list", "--user", "bob", "--json").stdout)] == [bobs]
     both = run("list", "--user", "bob", "--mine")
-    assert both.exit_code == 2 and "--mine and --user exclude each other." in both.stderr
+    assert both.exit_code == 2 and "--mine and --user exclude each other\n" in both.stderr
 
 
 def test_status_and_dashboard_lead_to_the_jobs_page_and_tell_no_token(
@@ -92,7 +92,7 @@ def test_status_and_dashboard_lead_to_the_jobs_page_and_tell_no_token(
     monkeypatch.setenv("RAY_AUTH_TOKEN", "s3cret-token")
     job = submit(store, home)
     waiting = run("cluster", "dashboard", job)
-    assert waiting.exit_code == 2 and f"{job} is QUEUED and was not given to Ray yet." in waiting.stderr
+    assert waiting.exit_code == 2 and f"{job} is QUEUED and has not been given to Ray yet\n" in waiting.stderr
     assert json.loads(run("status", job, "--json").stdout)["dashboard_url"] is None
     drive(job)
     page = f"http://127.0.0.1:1/#/jobs/bj-{job}-a1"

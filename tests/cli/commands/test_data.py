@@ -3,10 +3,13 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
 
+from bertjobs.cli.commands.data import DownloadProgress
+from bertjobs.errors import DownloadError
 from bertjobs.text.tokenizer_files import load_tokenizer
 
 Run = Callable[..., Result]
@@ -23,7 +26,9 @@ def test_wordpieces_are_made_and_can_be_opened(run: Run, corpus: str, tmp_path: 
     tokenizer = load_tokenizer(folder)
     assert result.exit_code == 0
     assert result.stdout == f"{folder}\n"
-    assert f"{tokenizer.vocab_size} entries. Try: bertjobs submit pretrain --vocab {folder}" in result.stderr
+    assert (
+        f"{tokenizer.vocab_size} entries. Next: `bertjobs submit pretrain --vocab {folder}" in result.stderr
+    )
     assert 100 < tokenizer.vocab_size <= 200
 
 
@@ -36,7 +41,7 @@ def test_words_are_made_and_told_as_json(run: Run, corpus: str, tmp_path: Path) 
 def test_a_corpus_is_described_in_words_or_wordpieces(run: Run, corpus: str, tmp_path: Path) -> None:
     result = run("data", "inspect", "--corpus", corpus)
     assert result.exit_code == 0
-    for part in ("train: 240 documents, 4,", " words\n", "Sentences of a document: mean 1", "SENTENCES  \n"):
+    for part in ("train: 240 documents, 4,", " words\n", "Sentences per document: mean 1", "SENTENCES  \n"):
         assert part in result.stdout.replace("SENTENCES\n", "SENTENCES  \n")
     run("data", "vocab", "--corpus", corpus, "--output", str(tmp_path))
     document = json.loads(
@@ -69,9 +74,15 @@ def test_both_parts_of_a_published_corpus_are_described(run: Run, sample: Path, 
         (("vocab", "-o", "x", "--vocab-kind", "word", "--vocab-size", "99"), "--vocab-size has no effect"),
         (("vocab", "-o", "x", "--vocab-size", "3"), "--vocab-size: 3 is not allowed"),
         (("vocab", "-o", "x", "--corpus", "x.txt", "--data", "y"), "--data has no effect: only a published"),
-        (("inspect", "--corpus", "x", "--task", "snli"), "--task has no effect: only a task's data has it"),
-        (("inspect", "--corpus", "x", "--max-len", "64"), "--max-len has no effect: only a task's data"),
-        (("inspect", "--document", "file"), "--document has no effect: only a corpus has it; give --corpus"),
+        (
+            ("inspect", "--corpus", "x", "--task", "snli"),
+            "--task has no effect: it is about the data of a task, and --corpus was given",
+        ),
+        (
+            ("inspect", "--corpus", "x", "--max-len", "64"),
+            "--max-len has no effect: it is about the data of a task",
+        ),
+        (("inspect", "--document", "file"), "--document has no effect: it is about a corpus; give --corpus"),
     ],
 )
 def test_what_cannot_be_done_exits_2_and_says_why(run: Run, words: tuple[str, ...], message: str) -> None:
@@ -94,3 +105,88 @@ def test_a_broken_corpus_is_named_by_file_and_line(run: Run, tmp_path: Path) -> 
     assert result.exit_code == 2
     assert "latin.txt, line 2: byte 0xe9 at column 4 is not UTF-8" in result.stderr
     assert "1 sentences" in run("data", "inspect", "--corpus", str(path), "--on-bad-row", "skip").stdout
+
+
+def test_the_sample_is_written_and_its_files_are_named(run: Run, tmp_path: Path) -> None:
+    result = run("data", "sample", str(tmp_path / "here"))
+    files = [Path(line) for line in result.stdout.splitlines()]
+    assert len(files) == 8
+    assert all(file.is_file() for file in files)
+    assert "--preset demo" in result.stderr
+
+
+def test_a_sample_that_cannot_be_written_exits_2(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run("data", "sample", str(tmp_path / "file" / "here"))
+    assert result.exit_code == 2
+    assert "Not a directory" in result.stderr
+
+
+def test_inspect_shows_labels_lengths_and_cuts_of_every_split(run: Run, sample: Path) -> None:
+    result = run("data", "inspect", "--data", str(sample / "snli_1.0"), "--max-len", "16")
+    assert result.exit_code == 0
+    for part in (
+        "train: 600 rows",
+        "dev: 144 rows (dropped: 6 no gold label)",
+        "test: 150 rows",
+        "entailment",
+    ):
+        assert part in result.stdout
+    assert result.stdout.count("Cut at 16:") == 3
+    assert "longest_first" in result.stdout
+
+
+def test_inspect_as_json_keeps_the_splits_apart(run: Run, sample: Path) -> None:
+    data = str(sample / "cola_public")
+    result = run("data", "inspect", "--task", "cola", "--data", data, "--json")
+    document = json.loads(result.stdout)
+    assert list(document) == ["train", "dev", "out_of_domain_dev"]
+    one = run("data", "inspect", "--task", "cola", "--data", data, "--split", "in_domain_dev", "--json")
+    assert json.loads(one.stdout)["in_domain_dev"] == document["dev"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "nowhere"], "there is no such folder or file"),
+        (["--task", "sli"], "--task sli: there is no such task."),
+        (["--split", "tset", "--data", "."], "--split tset: there is no such file"),
+        ([], "Run `bertjobs data get snli`"),
+    ],
+)
+def test_inspect_of_what_is_not_there_exits_2(run: Run, words: list[str], message: str) -> None:
+    result = run("data", "inspect", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_get_prints_where_the_file_is(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(name: str, *, cache: Path, base_url: str | None, progress: Any) -> Path:
+        progress(5 << 20, 10 << 20)
+        progress(10 << 20, 10 << 20)
+        return cache / f"{name}.zip"
+
+    monkeypatch.setattr("bertjobs.text.datasets.download.get", get)
+    result = run("data", "get", "cola")
+    assert result.stdout == f"{home}/cache/cola.zip\n"
+    assert result.stderr == "cola:  50% of 10.0 MiB\ncola: 100% of 10.0 MiB\n"
+
+
+def test_get_without_a_network_exits_2(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get(name: str, **_: Any) -> Path:
+        raise DownloadError(f"{name} cannot be downloaded: no route.", hint="Put it there yourself.")
+
+    monkeypatch.setattr("bertjobs.text.datasets.download.get", get)
+    result = run("data", "get", "snli")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.endswith("no route.\n hint: Put it there yourself.\n")
+    assert run("data", "get", "mnli").exit_code == 2
+
+
+def test_a_download_of_unknown_size_says_a_line_per_ten_mebibytes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = DownloadProgress("x")
+    for mebibytes in range(1, 25):
+        line(mebibytes << 20, None)
+    assert capsys.readouterr().err.splitlines() == ["x: 1.0 MiB", "x: 10.0 MiB", "x: 20.0 MiB"]

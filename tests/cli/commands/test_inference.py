@@ -68,7 +68,7 @@ def test_texts_come_from_stdin_too(model: str) -> None:
     assert [text["text"] for text in json.loads(result.stdout)["texts"]] == [FLYING, "a crane", "he left"]
     broken = CliRunner().invoke(main, ["encode", "-", "--model", model], input=b"a\n\xff\n")
     assert broken.exit_code == 2
-    assert "stdin, line 2: byte 0xff is not UTF-8." in broken.stderr
+    assert "stdin, line 2: byte 0xff is not UTF-8\n" in broken.stderr
 
 
 def test_another_separator_leaves_bars_alone(run: Run, model: str) -> None:
@@ -105,7 +105,7 @@ def test_masks_are_filled_with_probabilities(run: Run, model: str) -> None:
         (["encode", "", "--model", "MODEL"], "The text '' is empty"),
         (["encode", "a|b|c", "--model", "MODEL"], "The text 'a|b|c' has 2 separators '|'; a pair has one"),
         (["encode", "a|", "--model", "MODEL"], "The second half of the text 'a|' is empty"),
-        (["encode", "-", "-", "--model", "MODEL"], "- was given twice"),
+        (["encode", "-", "-", "--model", "MODEL"], "`-` was given twice"),
         (
             ["encode", "he left", "--model", "MODEL", "--token", "crane"],
             "--token crane does not occur in",

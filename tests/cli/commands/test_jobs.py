@@ -32,7 +32,7 @@ def test_list_shows_the_newest_first_with_reason_and_progress(
     running, waiting = submit(store, home, name="first"), submit(store, home, name="second")
     drive(running).step(3, loss=0.25)
     lines = run("list").stdout.splitlines()
-    assert lines[0].split() == ["ID", "STATE", "KIND", "NAME", "USER", "AGE", "WHAT"]
+    assert lines[0].split() == ["ID", "STATE", "KIND", "NAME", "USER", "AGE", "STATUS"]
     assert lines[1].startswith(f"{waiting}  QUEUED ")
     assert lines[1].endswith("#1 Submitted: No dispatcher has looked at the job yet.")
     assert lines[2].startswith(f"{running}  RUNNING")
@@ -58,7 +58,7 @@ def test_list_selects_by_state_user_and_number(run: Run, store: JobStore, home: 
     assert listed("--state", "cancelled") == ids[:1]
     assert listed("--state", "CANCELLED", "--state", "QUEUED") == ids[::-1]
     assert listed("--mine") == [ids[2]]
-    assert "The newest 2; --all shows all." in run("list", "--limit", "2").stderr
+    assert "These are the newest 2 jobs; `--all` shows all." in run("list", "--limit", "2").stderr
 
 
 def test_status_tells_the_whole_story(run: Run, store: JobStore, drive: Drive, home: Path) -> None:
@@ -159,7 +159,7 @@ def test_logs_are_those_of_the_latest_attempt_unless_another_is_named(
     assert run("logs", job, "--attempt", "1").stdout == "één\n"
     missing = run("logs", job, "--attempt", "3")
     assert missing.exit_code == 2
-    assert f"--attempt 3: {job} has had 2 attempt(s)." in missing.stderr
+    assert f"--attempt 3: {job} has had 2 attempts\n" in missing.stderr
 
 
 def test_a_job_without_a_log_says_so_on_stderr(run: Run, store: JobStore, home: Path) -> None:

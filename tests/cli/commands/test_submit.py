@@ -94,7 +94,7 @@ def test_an_evaluation_waits_for_the_job_whose_model_it_takes(run: Run, store: J
     result = run("submit", "evaluate", "--data", snli, "--model", model[:-2], "--split", "test")
     job = store.get(result.stdout.strip())
     assert (job.after, job.config["model"]["source"]) == ((model,), model)
-    assert result.stderr == f"{model} has not ended; this job starts when it has succeeded.\n"
+    assert result.stderr == f"{model} has not ended; this job starts after it has succeeded.\n"
 
 
 @pytest.mark.redis
@@ -115,7 +115,7 @@ def test_a_job_without_a_model_is_refused(run: Run, store: JobStore, snli: str) 
     store.cancel(model)
     result = run("submit", "evaluate", "--data", snli, "--model", model)
     assert result.exit_code == 2
-    assert f"--model {model}: {model} (finetune, CANCELLED) has no model." in result.stderr
+    assert f"--model {model}: {model} (finetune, CANCELLED) has no model\n" in result.stderr
     unknown = run("submit", "evaluate", "--data", snli, "--model", "j-zzz")
     assert unknown.exit_code == 2
     assert "There is no job j-zzz." in unknown.stderr
@@ -164,8 +164,11 @@ def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -
         ),
         (["--valid-split", "nowhere.jsonl"], "--split nowhere.jsonl: there is no such file"),
         (["--priority", "1001"], "Invalid value for '--priority': 1001 is not in the range"),
-        (["--time-limit", "soon"], "Invalid value for '--time-limit': soon is no duration"),
-        (["--time-limit", "0"], "Invalid value for '--time-limit': it must be more than no time at all."),
+        (["--time-limit", "soon"], "Invalid value for '--time-limit': soon is not a duration"),
+        (
+            ["--time-limit", "0"],
+            "Invalid value for '--time-limit': 0 is not allowed; it must be more than 0 seconds",
+        ),
         (["--max-retries", "-1"], "Invalid value for '--max-retries': -1 is not in the range"),
     ],
 )
@@ -291,3 +294,38 @@ def test_one_address_without_the_other_is_refused(
     result = run("submit", "finetune", "--data", snli)
     assert result.exit_code == 2
     assert "BERTJOBS_REDIS_URL is set and BERTJOBS_RAY_ADDRESS is not." in result.stderr
+
+
+@pytest.mark.parametrize("command", ["submit", "run"])
+def test_both_ways_to_work_take_the_same_flags(run: Run, command: str) -> None:
+    for kind in ("finetune", "evaluate"):
+        assert "--batch-size INT" in run(command, kind, "--help").stdout
+
+
+def test_run_hands_the_located_config_to_its_room(
+    run: Run, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import bertjobs.runs.foreground
+
+    seen: dict[str, Any] = {}
+
+    def work(
+        kind: str, config: Any, *, output: str | None, settings: Any, announce: Callable[[str], None]
+    ) -> dict[str, Any]:
+        announce("starting")
+        seen.update(kind=kind, config=config, output=output, home=settings.home)
+        metrics = {"accuracy": 0.5, "labels": ("no", "yes")}  # what is nested is for programs
+        return {"metrics": metrics, "artifacts": {"dir": "/there", "plots": []}}
+
+    monkeypatch.setattr(bertjobs.runs.foreground, "run", work)
+    words = ("run", "finetune", "--data", str(sample / "snli_1.0"), "--lr", "1e-3", "--output", "out")
+    result = run(*words)
+    assert result.exit_code == 0
+    assert (seen["kind"], seen["output"], seen["config"].optim.lr) == ("finetune", "out", 1e-3)
+    assert result.stdout == "  accuracy  0.5\n  dir  /there\n"
+    assert result.stderr == "starting\n"
+    assert json.loads(run(*words, "--json").stdout)["metrics"] == {
+        "accuracy": 0.5,
+        "labels": ["no", "yes"],
+    }
+    assert run("run", "finetune", "--data", "nowhere").exit_code == 2

@@ -178,10 +178,10 @@ def test_a_job_that_is_no_search_or_has_not_begun_says_so(run: Run, store: JobSt
         kind: store.submit(kind, {}, storage=str(home), resources={}, user="ada")[0].id
         for kind in ("finetune", "tune")
     }
-    assert "is no search but finetune." in run("trials", jobs["finetune"]).stderr
+    assert "is a finetune job, not a search\n" in run("trials", jobs["finetune"]).stderr
     result = run("trials", jobs["tune"])
     assert result.exit_code == 2
-    assert "is QUEUED and has no trial yet." in result.stderr
+    assert "is QUEUED and has no trials yet\n" in result.stderr
 
 
 @pytest.mark.parametrize(("suffix", "number"), [("", 2), (":1", 1)])
@@ -201,7 +201,11 @@ def test_a_trial_s_configuration_goes_over_the_defaults_and_under_the_flags(
 
 @pytest.mark.parametrize(
     ("suffix", "message"),
-    [(":9", "that search has no trial 9"), (":x", "x is no trial."), (":", "nothing is no trial.")],
+    [
+        (":9", "that search has no trial 9"),
+        (":x", "x is not the number of a trial"),
+        (":", "nothing is not the number of a trial"),
+    ],
 )
 def test_a_trial_that_there_is_not_is_refused(
     run: Run, searched: Job, data: str, suffix: str, message: str

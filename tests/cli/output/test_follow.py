@@ -17,12 +17,12 @@ Make = Callable[..., Job]
 
 
 class Course:
-    """A store that shows one moment of a job after the other; an error among them is raised."""
+    """Returns one state of a job after the other; an error among them is raised."""
 
     def __init__(self, moments: Sequence[Job | BaseException]) -> None:
         self._moments = list(moments)
 
-    def get(self, job_id: str) -> Job:
+    def __call__(self, job_id: str) -> Job:
         now = self._moments.pop(0) if len(self._moments) > 1 else self._moments[0]
         if isinstance(now, BaseException):
             raise now
@@ -77,7 +77,7 @@ def test_a_redis_that_comes_back_is_waited_for(make_job: Make) -> None:
     assert clock.now_s < REDIS_PATIENCE_S
 
 
-def test_a_redis_that_stays_away_is_given_up(make_job: Make) -> None:
+def test_a_redis_that_stays_away_ends_the_following(make_job: Make) -> None:
     clock = Clock()
     course = Course([make_job(), QueueError("Redis is away.")])
     with pytest.raises(QueueError, match="Redis is away"):
@@ -85,7 +85,7 @@ def test_a_redis_that_stays_away_is_given_up(make_job: Make) -> None:
     assert REDIS_PATIENCE_S < clock.now_s < REDIS_PATIENCE_S + 1
 
 
-def test_an_unknown_job_is_said_at_once() -> None:
+def test_an_unknown_job_is_an_error_at_once() -> None:
     with pytest.raises(QueueError, match="no job"):
         follow(Course([QueueError("There is no job j-1.")]), "j-1", display=LineDisplay(io.StringIO()))
 
@@ -97,8 +97,8 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(
     assert wait_for(course, "j-1", as_json=True, display=LineDisplay(io.StringIO())) == 130
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "Detached; j-1 goes on. `bertjobs wait j-1` comes back to it" in captured.err
-    assert "`bertjobs cancel j-1` ends it." in captured.err
+    assert "Detached; j-1 keeps running. `bertjobs wait j-1` waits for it again" in captured.err
+    assert "`bertjobs cancel j-1` cancels it." in captured.err
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_the_exit_code_is_the_jobs(
         assert "accuracy 0.75" in captured.err
 
 
-def test_a_terminal_gets_the_picture_and_a_pipe_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_the_live_display_and_a_pipe_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
     assert isinstance(choose_display(terminal), LiveDisplay)
@@ -128,7 +128,7 @@ def test_a_terminal_gets_the_picture_and_a_pipe_gets_lines(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_the_picture_fits_its_terminal(make_job: Make, width: int) -> None:
+def test_the_live_display_fits_its_terminal(make_job: Make, width: int) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=False)
     job = running(make_job, 40, phase="writing [red]x[/red]", name="[bold]mine")
@@ -143,7 +143,7 @@ def test_the_picture_fits_its_terminal(make_job: Make, width: int) -> None:
         assert "█▃▁ 0.5" in text
 
 
-def test_the_picture_of_a_waiting_job_says_why(make_job: Make) -> None:
+def test_the_live_display_of_a_waiting_job_says_why(make_job: Make) -> None:
     out = io.StringIO()
     job = make_job(reason="ExceedsCluster", message="It needs [8] GPUs.")
     Console(file=out, width=80).print(render_job(job, losses=[], width=80))
