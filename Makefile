@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: demo test test-hosts bench docs lint clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m bertjobs.cli.main demo
+	$(BIN)/python -m bertjobs demo
 
 test: $(VENV)/.installed-dev lint
 	$(BIN)/python -m pytest -n 3 -m "not hosts"

@@ -28,7 +28,7 @@ from bertjobs.stack import ray_head
 from bertjobs.stack.paths import stack_paths
 from bertjobs.stack.process import read_record
 
-BERTJOBS = [sys.executable, "-m", "bertjobs.cli.main"]
+BERTJOBS = [sys.executable, "-m", "bertjobs"]
 JOB = ["--task", "snli", "--model", "tiny", "--limit-train", "64", "--limit-valid", "64", "--epochs", "1"]
 GOAL_S = 3.0
 

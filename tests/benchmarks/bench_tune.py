@@ -25,7 +25,7 @@ from bertjobs import stack
 from bertjobs.settings import load_settings
 from bertjobs.stack.paths import stack_paths
 
-BERTJOBS = [sys.executable, "-m", "bertjobs.cli.main"]
+BERTJOBS = [sys.executable, "-m", "bertjobs"]
 GOAL = 1.3
 
 

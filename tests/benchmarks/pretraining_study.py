@@ -106,7 +106,7 @@ def _result(folder: Path, *words: str) -> dict[str, Any]:
     """Run a command in the foreground, or read what it answered before."""
     answer = folder.with_suffix(".json")
     if not answer.exists():
-        bertjobs = [sys.executable, "-m", "bertjobs.cli.main", "run"]
+        bertjobs = [sys.executable, "-m", "bertjobs", "run"]
         command = [*bertjobs, *words, "--output", str(folder), "--json"]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
         if done.returncode:

@@ -28,7 +28,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-BERTJOBS = [sys.executable, "-m", "bertjobs.cli.main"]
+BERTJOBS = [sys.executable, "-m", "bertjobs"]
 STRATEGIES = ("longest_first", "ratio", "only_first", "only_second", "head_tail")
 FITTING_PAIRS = 500
 """Training pairs of the second search: it asks whether results are equal, not how good they are."""

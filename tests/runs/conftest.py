@@ -34,7 +34,7 @@ class Cluster:
     def run(self, *words: str, code: int = 0) -> str:
         """Run one command; return its answer."""
         done = subprocess.run(
-            [sys.executable, "-m", "bertjobs.cli.main", *words], env=self._env, capture_output=True, text=True
+            [sys.executable, "-m", "bertjobs", *words], env=self._env, capture_output=True, text=True
         )
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout if code == 0 else done.stderr
@@ -42,7 +42,7 @@ class Cluster:
     def json(self, *words: str, code: int = 0) -> Any:
         """Run one command and read the document it answers with, whatever its exit code."""
         done = subprocess.run(
-            [sys.executable, "-m", "bertjobs.cli.main", *words, "--json"],
+            [sys.executable, "-m", "bertjobs", *words, "--json"],
             env=self._env,
             capture_output=True,
             text=True,
