@@ -149,7 +149,7 @@ def test_inspect_as_json_keeps_the_splits_apart(run: Run, sample: Path) -> None:
     ("words", "message"),
     [
         (["--data", "nowhere"], "there is no such folder or file"),
-        (["--task", "sli"], "--task sli: there is no such task."),
+        (["--task", "sli"], "--task sli: there is no such task"),
         (["--split", "tset", "--data", "."], "--split tset: there is no such file"),
         ([], "Run `bertjobs data get snli`"),
     ],
