@@ -1,5 +1,5 @@
-# What a user of the cluster in compose.yaml has in the environment: . docker/env.sh
-# Source it in the folder that holds docker/; paths become absolute, so any folder will do afterwards.
+# The environment of a user of the cluster in compose.yaml: . docker/env.sh
+# Source it in the folder that contains docker/. The paths become absolute, so you can change the folder afterwards.
 export BERTJOBS_REDIS_URL=rediss://localhost:6380/0
 export BERTJOBS_REDIS_USER=cli
 export BERTJOBS_REDIS_PASSWORD_FILE="$PWD/docker/secrets/redis-cli-password"

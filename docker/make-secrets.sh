@@ -1,11 +1,11 @@
 #!/bin/sh
-# Make what the parts of a cluster know each other by, once: docker/make-secrets.sh [FOLDER] [HOST...]
+# Create the passwords, the token and the certificates of a cluster, once: docker/make-secrets.sh [FOLDER] [HOST...]
 #
-#   FOLDER   where to (default: secrets beside this file); what is there already is kept
-#   HOST     names and addresses that clients reach Redis by, besides redis and localhost
+#   FOLDER   target (default: secrets beside this file); existing files are kept
+#   HOST     names and addresses under which clients reach Redis, besides redis and localhost
 #
-# Writes redis-{cli,dispatcher,driver}-password, ray-token, grafana-password, redis-ca.key (for the next
-# certificate; nobody else needs it), and in redis-tls/ the authority's certificate and Redis' with its key.
+# Writes redis-{cli,dispatcher,driver}-password, ray-token, grafana-password, redis-ca.key (only for
+# the next certificate), and in redis-tls/ the authority's certificate and Redis' with its key.
 # The folder is closed to other users; the files in it are not, for containers read them as users of their own.
 # Needs openssl.
 set -eu

@@ -27,8 +27,8 @@ class QuotaReport:
     def to_json(self) -> dict[str, Any]:
         """Return it with stable keys, for `--json`."""
         users = sorted({*self.max_gpus, *self.held_gpus})
-        nobody: dict[str, float | None] = dict.fromkeys(users)
-        limits, held = {**nobody, **self.max_gpus}, {**nobody, **self.held_gpus}
+        none: dict[str, float | None] = dict.fromkeys(users)
+        limits, held = {**none, **self.max_gpus}, {**none, **self.held_gpus}
         return {
             "drained_by": self.drained_by,
             "drained_at": iso(self.drained_at),
@@ -65,7 +65,7 @@ class QuotaStore:
     def drain(self, *, by: str) -> int:
         """Start nothing from now on; running jobs write a checkpoint and go back into the queue, uncharged.
 
-        Returns the number of attempts that have been told. A second call tells nobody twice.
+        Returns the number of attempts that have been told. A second call has no further effect on them.
         """
         (num_told,) = self._connection.run("drain", is_on=True, by=by)
         return int(num_told)

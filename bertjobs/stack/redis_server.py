@@ -124,10 +124,10 @@ def find_binary() -> tuple[Path, tuple[int, int]]:
 
 def _version(binary: Path) -> tuple[int, int] | None:
     try:
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10).stdout
+        output = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r"v=(\d+)\.(\d+)", said)
+    found = re.search(r"v=(\d+)\.(\d+)", output)
     return (int(found[1]), int(found[2])) if found else None
 
 

@@ -43,8 +43,8 @@ def _member(paths: StackPaths, member: str, record: ProcessRecord | None) -> dic
     if record is None:
         return _line("off")
     if not record.is_alive:
-        said = process.tail(record.log, num_lines=1)
-        return _line("down", record, problem=f"It ended by itself. The last line of its log: {said}")
+        last_line = process.tail(record.log, num_lines=1)
+        return _line("down", record, problem=f"It ended by itself. The last line of its log: {last_line}")
     return _line("up" if _answers(paths, member, record) else "starting", record)
 
 

@@ -1,8 +1,8 @@
 """What to do about a live attempt, from what Redis and Ray report about it. Pure: no clock, no Redis, no Ray.
 
 Neither source is trusted alone. A Ray Job that is FAILED while its driver still sends heartbeats is not dead;
-a silent driver is not dead until Ray says so; and a new token is issued only after the old driver is known to
-be gone.
+a silent driver is not dead until Ray reports it; and a new token is issued only after the old driver is known
+to be gone.
 """
 
 from dataclasses import dataclass

@@ -114,6 +114,8 @@ def test_every_word_that_a_waiting_job_shows_is_in_the_table_of_reasons():
     assert (made | queued) - fails_the_job == set(REASONS)
     assert all(sentence.endswith(".") for sentence in REASONS.values())
     assert set(REASONS) > SHORT_OF_RESOURCES
+    guide = (package.parents[1] / "docs" / "how-to" / "operations.md").read_text()
+    assert [word for word in REASONS if f"`{word}`" not in guide] == []
 
 
 def test_what_others_use_is_not_free_and_what_was_just_released_is_not_others_use():

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -85,3 +86,25 @@ def test_every_script_that_writes_leaves_the_same_state_when_it_is_sent_twice(
         "Submitted Held Submitted Admitted Stepping Checkpoint BackoffUntil Submitted Cancelled Submitted"
     )
     assert [e.reason for e in store.events(job_id)] == expected.split()
+
+
+def test_every_script_documents_its_arguments_its_reply_and_its_errors():
+    for script in sorted(LUA.glob("*.lua")):
+        if script.name == "common.lua":
+            continue
+        text = script.read_text()
+        header = list(takewhile(lambda line: line.startswith("--"), text.splitlines()))
+        labels = [line.split(":")[0] for line in header if re.match(r"-- (ARGV|Reply|Errors): ", line)]
+        assert labels == ["-- ARGV", "-- Reply", "-- Errors"], script.name
+        returned = set(re.findall(r"return \{'([A-Z_]+)'", text)) - {"OK"}
+        errors = "\n".join(header).partition("-- Errors: ")[2]
+        documented = set(re.findall(r"[A-Z]{2,}(?:_[A-Z]+)*", errors))
+        assert returned <= documented, script.name
+
+
+def test_every_script_that_the_documents_name_exists():
+    root = Path(__file__).parents[3]
+    scripts = {script.name for script in LUA.glob("*.lua")}
+    for document in [*(root / "docs").rglob("*.md"), root / "CONTRIBUTING.md", *LUA.parents[1].rglob("*.py")]:
+        named = set(re.findall(r"`(\w+\.lua)`", document.read_text()))
+        assert named <= scripts, document
