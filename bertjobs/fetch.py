@@ -20,7 +20,7 @@ from bertjobs.errors import DownloadError, StorageError
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int | None], None]
+DownloadProgress = Callable[[int, int | None], None]
 """Called with the number of bytes that are there and, if the server gives it, that of the whole file."""
 
 _TIMEOUT_S = 30.0
@@ -59,7 +59,7 @@ class Remote:
     """Completes "Try again, or ..." in an error: what to do without a network."""
 
 
-def fetch_file(remote: Remote, target: Path, *, progress: Progress | None = None) -> Path:
+def fetch_file(remote: Remote, target: Path, *, progress: DownloadProgress | None = None) -> Path:
     """Return `target`, downloaded unless it is there; a download that was interrupted is resumed.
 
     Raises: DownloadError: no network, no such file, interrupted, or not the published file.
@@ -77,7 +77,7 @@ def fetch_file(remote: Remote, target: Path, *, progress: Progress | None = None
         return part.replace(target)
 
 
-def _receive(remote: Remote, part: Path, progress: Progress | None) -> None:
+def _receive(remote: Remote, part: Path, progress: DownloadProgress | None) -> None:
     """Append to `part` the bytes that it lacks."""
     have = part.stat().st_size if part.exists() else 0
     response = _ask(remote, have=have)

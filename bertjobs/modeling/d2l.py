@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bertjobs.errors import ModelError
-from bertjobs.fetch import Checksum, Progress, Remote, digest_of, fetch_file
+from bertjobs.fetch import Checksum, DownloadProgress, Remote, digest_of, fetch_file
 from bertjobs.modeling.config import BertConfig, LoadedModel
 
 _FILES = ("vocab.json", "pretrained.params")
@@ -47,7 +47,7 @@ REGISTRY = {
 }
 
 
-def fetch(name: str, *, cache: Path, progress: Progress | None = None) -> Path:
+def fetch(name: str, *, cache: Path, progress: DownloadProgress | None = None) -> Path:
     """Return the zip of a registered archive, downloaded on first use. Raises: DownloadError."""
     archive = REGISTRY[name]
     target = cache / "downloads" / name

@@ -7,16 +7,14 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol
 
-from bertjobs.config import JobConfig
+from bertjobs.config.load import Config
 from bertjobs.jobs.job import Grant
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 
 log = logging.getLogger(__name__)
-
-Config = TypeVar("Config", bound=JobConfig)
 
 
 class Reporter(Protocol):

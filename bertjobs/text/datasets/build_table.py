@@ -1,16 +1,14 @@
 """From the rows that a reader yields to one Arrow table: number labels, refuse or count bad rows."""
 
 from collections.abc import Iterable
-from typing import Literal
 
 import pyarrow as pa
 
+from bertjobs.config.sections import OnBadRow
 from bertjobs.errors import DataError
 from bertjobs.text.datasets.readers import BadRow, Row
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.source_file import SourceFile
-
-OnBadRow = Literal["error", "skip"]
 
 NO_GOLD_LABEL = "no gold label"
 BROKEN_ROW = "broken row"

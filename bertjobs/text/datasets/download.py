@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from bertjobs.errors import StorageError
-from bertjobs.fetch import Checksum, Progress, Remote, fetch_file
+from bertjobs.fetch import Checksum, DownloadProgress, Remote, fetch_file
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, SPLITS, member_name
 from bertjobs.text.datasets.splits import downloads_dir
 from bertjobs.text.source_file import open_archive
@@ -52,7 +52,9 @@ PUBLISHED = {
 }
 
 
-def get(name: str, *, cache: Path, base_url: str | None = None, progress: Progress | None = None) -> Path:
+def get(
+    name: str, *, cache: Path, base_url: str | None = None, progress: DownloadProgress | None = None
+) -> Path:
     """Return the archive of a task, or the folder of a corpus, downloaded unless it is in the cache.
 
     `base_url` is a mirror with a file of the same name; the checksum is verified all the same. A corpus is

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from bertjobs.config.sections import OnBadRow
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.build_table import OnBadRow, build_table
+from bertjobs.text.datasets.build_table import build_table
 from bertjobs.text.datasets.columnar import read_columnar
 from bertjobs.text.datasets.readers import Reader, read_csv, read_json_lines, read_tsv
 from bertjobs.text.datasets.splits import find_split
