@@ -7,9 +7,10 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks import placement_group_callback
 from ray.tune.integration import ray_train as tune_integration
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule
 
 from bertjobs.runs import ray_internals
-from bertjobs.runs.ray_internals import Trainer, reports_of_trial
+from bertjobs.runs.ray_internals import Trainer, replay_results, reports_of_trial
 
 
 def callbacks_of(kind: type[TorchTrainer], tmp_path) -> list[str]:
@@ -50,3 +51,11 @@ def test_the_queue_of_a_trial_is_the_one_that_rays_own_callback_writes_to(monkey
 def test_reports_are_taken_in_a_tune_actor_only():
     with pytest.raises(AssertionError, match="outside a Tune actor"):
         reports_of_trial()
+
+
+@pytest.mark.parametrize("kind", [AsyncHyperBandScheduler, MedianStoppingRule, FIFOScheduler])
+def test_a_scheduler_of_tune_reads_only_the_id_of_a_trial(kind):
+    """It is given neither Tune's controller nor one of Tune's trials: see `replay_results`."""
+    given = {} if kind is FIFOScheduler else {"time_attr": "num_examples", "metric": "value", "mode": "max"}
+    results = [{"num_examples": n, "value": 0.5} for n in (1, 2, 4)]
+    replay_results(kind(**given), trial_id="before-1", results=results)

@@ -1,11 +1,14 @@
-"""What Ray Train raises, told apart: our own errors, the training code's, and workers that were killed."""
+"""How errors of a worker group are classified, and how many threads and which device a worker is given."""
 
 import pytest
 import ray.train
 from ray.exceptions import ActorDiedError
 
 from bertjobs.errors import DataError, TrainingError
-from bertjobs.runs.ray_train import WorkerLost, _cause_of
+from bertjobs.jobs.job import Grant
+from bertjobs.jobs.scheduling.sizing import size_workers
+from bertjobs.jobs.scheduling.types import Cluster, Node
+from bertjobs.runs.ray_train import WorkerLost, _cause_of, num_threads, set_up_worker
 
 
 def group_error(failures: dict[int, Exception]) -> ray.train.WorkerGroupError:
@@ -37,3 +40,35 @@ def test_a_killed_worker_is_lost_whichever_rank_noticed(failures):
 
 def test_a_controller_that_gave_up_is_the_clusters_fault():
     assert type(_cause_of(ray.train.ControllerError(ActorDiedError()))) is WorkerLost
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "cpus_per_worker", "expected"),
+    [
+        (2, 1, None, 2),  # its own CPU, and the one for reading data
+        (2, 2, None, 1),
+        (16, 1, None, 16),
+        (16, 4, None, 4),
+        (16, 1, 2, 3),  # others may have the other 13
+        (16, 4, 1, 1),
+        (1, 1, None, 1),
+    ],
+)
+def test_a_worker_computes_with_what_its_job_was_granted(cores, workers, cpus_per_worker, expected):
+    cluster = Cluster(nodes=(Node(id="a", cpus=cores, gpus=0),))
+    asked = {"gpus": 0, "workers": workers, "cpus_per_worker": cpus_per_worker}
+    grant = size_workers(cluster, asked)
+    assert num_threads(grant, workers_on_node=workers, cores=cores) == expected
+
+
+def test_a_worker_alone_on_its_node_takes_no_more_than_the_node_has():
+    cluster = Cluster(nodes=tuple(Node(id=name, cpus=8, gpus=0) for name in "ab"))
+    grant = size_workers(cluster, {"gpus": 0, "workers": 2, "cpus_per_worker": None})
+    assert num_threads(grant, workers_on_node=1, cores=8) == 8
+
+
+@pytest.mark.parametrize(("gpus_per_worker", "device"), [(0, "cpu"), (0.5, "cuda"), (1, "cuda")])
+def test_a_worker_computes_on_the_device_that_its_job_was_granted(gpus_per_worker, device, monkeypatch):
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    grant = Grant(workers=1, gpus_per_worker=gpus_per_worker, cpus_per_worker=1, data_cpus=1)
+    assert set_up_worker(grant).type == device

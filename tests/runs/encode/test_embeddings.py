@@ -1,9 +1,13 @@
-"""How far the lines of an encode job are, with a clock of the test's own."""
+"""The parts that an encode job writes, and its progress, with a clock of the test's own."""
 
+import stat
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from bertjobs.runs.encode.embeddings import EncodeProgress
+from bertjobs.runs.encode.embeddings import EncodeProgress, PartWriter, embeddings_table
 from bertjobs.text.lines import LineSpan
 
 FILES = ["a.txt", "b.txt"]
@@ -50,3 +54,26 @@ def test_the_final_figures_are_over_all_the_time():
         "texts_per_s": 5.0,
         "run_s": 20.0,
     }
+
+
+def test_embeddings_are_written_into_parts_of_bounded_size(tmp_path):
+    writer = PartWriter(tmp_path, files=["a.txt", "b.txt"], part_bytes=2000)
+    vectors = np.arange(60 * 8, dtype=np.float32).reshape(60, 8)
+    for start in range(0, 60, 20):
+        rows = np.arange(start, start + 20)
+        lines = pa.table({"line": rows + 1, "text": [f"text {row}" for row in rows]})
+        writer.add(
+            embeddings_table(
+                file=pa.chunked_array([pa.array((rows >= 30).astype(np.int32))]),
+                lines=lines, num_tokens_R=rows, is_cut_R=rows % 2 == 0, vectors_RD=vectors[rows],
+            )
+        )  # fmt: skip
+    writer.close()
+    parts = sorted(tmp_path.iterdir())
+    assert [part.name for part in parts] == ["part-00000.parquet", "part-00001.parquet"]
+    table = pq.read_table(tmp_path)
+    assert table["vector"].type == pa.list_(pa.float32(), 8)
+    assert np.array_equal(np.stack(table["vector"].to_numpy()), vectors)
+    assert table["line"].to_pylist() == list(range(1, 61))
+    assert table["file"].to_pylist() == ["a.txt"] * 30 + ["b.txt"] * 30
+    assert all(stat.S_ISREG(part.stat().st_mode) for part in parts)
