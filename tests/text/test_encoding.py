@@ -127,7 +127,7 @@ def test_a_damaged_file_says_what_to_do(tokenizer: Tokenizer, tmp_path: Path) ->
     assert str(e.value).endswith("Remove it, and the data will be encoded again.")
 
 
-def test_a_place_that_cannot_be_written_says_what_to_do(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_says_what_to_do(tokenizer: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError) as e:
         write_arrow(encode_table(split_table(), tokenizer), tmp_path / "file" / "x.arrow")

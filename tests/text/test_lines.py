@@ -69,7 +69,7 @@ def test_a_limit_counts_lines_over_all_files(small_spans, tmp_path):
     assert found[-1][0] == 1  # numbers begin anew in each file
 
 
-def test_a_byte_order_mark_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_left_out(tmp_path):
     (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbffirst\nsecond\n")
     assert read_all(tmp_path / "x.txt") == [(1, "first"), (2, "second")]
 
@@ -82,7 +82,7 @@ def test_a_line_that_is_not_utf8_is_refused_with_its_number_or_left_out(small_sp
     assert [number for number, _ in read_all(path, on_bad_row="skip")] == [1, 2, 3, 4, 5, 7]
 
 
-def test_a_text_that_is_no_good_to_the_caller_is_a_bad_line(tmp_path):
+def test_a_text_that_the_caller_refuses_is_a_bad_line(tmp_path):
     (tmp_path / "x.txt").write_text("good\nbad\n")
 
     def check(text):
@@ -146,7 +146,7 @@ def test_parquet_without_the_column_or_with_nulls_or_damaged_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"), [(b"", "is empty"), (b"PK\x03\x04", "is not text but a zip archive")]
 )
-def test_what_is_no_text_is_refused_when_planned(tmp_path, content, message):
+def test_empty_and_binary_files_are_refused_when_planned(tmp_path, content, message):
     (tmp_path / "x.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):
         plan_lines([SourceFile(tmp_path / "x.txt")], section(tmp_path))
@@ -158,12 +158,12 @@ def test_a_parquet_file_without_rows_is_refused(tmp_path):
         read_all(tmp_path / "x.parquet")
 
 
-def test_a_path_that_leads_nowhere_is_called_by_its_flag(tmp_path):
+def test_a_missing_path_is_named_with_its_flag(tmp_path):
     with pytest.raises(DataError, match=r"--data .*/none: there is no such file or folder with text\."):
         own_files(str(tmp_path / "none"), flag="--data")
 
 
-def test_a_file_that_shrank_meanwhile_is_noticed(tmp_path):
+def test_a_file_that_shrank_since_planning_is_refused(tmp_path):
     path = tmp_path / "x.txt"
     path.write_text("one\ntwo\n")
     (span,) = plan_lines([SourceFile(path)], section(path))

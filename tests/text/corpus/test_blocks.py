@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bertjobs.errors import DataError
 from bertjobs.text.corpus.blocks import (
     Block,
     BlockInfo,
@@ -61,7 +60,7 @@ def test_sentences_of_no_wordpiece_are_left_out_with_their_documents(tmp_path: P
     assert block.document_offsets.tolist() == [0, 1, 2]
 
 
-def test_what_is_in_a_block_survives_its_file_and_json(
+def test_a_blocks_description_is_the_same_after_its_file_and_json(
     tmp_path: Path, corpus: Path, words: WordTokenizer
 ) -> None:
     corpus.write_bytes(TEXT.encode() + b"\xff\n")
@@ -131,7 +130,7 @@ def test_the_held_out_share_is_exact_and_the_first_document_is_in_it(ratio: floa
     assert Block.from_arrow(nothing["valid"]).num_documents == 0
 
 
-def test_the_cache_is_named_by_content_reading_and_tokenizer_alone(
+def test_the_cache_key_follows_content_reading_and_tokenizer_alone(
     tmp_path: Path, corpus: Path, words: WordTokenizer
 ) -> None:
     def key(path: Path = corpus, tokenizer: Tokenizer = words, **given: object) -> str:
@@ -160,42 +159,6 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     path = tmp_path_factory.mktemp("vocab") / "vocab.txt"
     path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "one", "##s", "two"]) + "\n")
     return load_tokenizer(path)
-
-
-def test_the_vocabulary_says_which_pieces_go_on_a_word_and_which_are_special(bert: Tokenizer) -> None:
-    assert bert.special_ids.tolist() == [0, 1, 2, 3, 4]
-    assert np.flatnonzero(bert.is_continuation_V).tolist() == [6]
-
-
-def test_words_are_counted_as_d2l_does_the_most_frequent_first(tmp_path: Path) -> None:
-    path = tmp_path / "wiki.tokens"
-    path.write_text("The <unk> cat . the cat .\n\nthe dog . A <unk> b .\n\n" * 3)
-    tokenizer = make_vocabulary(shards_of(path), kind="word", size=8192, min_count=6)
-    assert isinstance(tokenizer, WordTokenizer)
-    assert tokenizer._words == ["<unk>", "<pad>", "<mask>", "<cls>", "<sep>", "the", ".", "cat"]
-    assert tokenizer.encode("THE <unk> dog") == [5, 0, 0]
-    assert tokenizer.special_ids.tolist() == [0, 1, 2, 3, 4]
-    assert not tokenizer.is_continuation_V.any()
-
-
-def test_a_word_vocabulary_without_words_is_refused(corpus: Path) -> None:
-    with pytest.raises(DataError) as e:
-        make_vocabulary(shards_of(corpus), kind="word", size=100, min_count=99)
-    assert str(e.value) == (
-        "No word occurs 99 times in the corpus. Lower --vocab-min-count, or give more text (--corpus)."
-    )
-
-
-def test_wordpieces_are_trained_on_all_spans_of_a_corpus_and_always_alike(sample: Path) -> None:
-    shards = shards_of(sample / "corpus" / "train.tokens", block_bytes=1 << 14)
-    assert len(shards) > 5
-    one, two = (make_vocabulary(shards, kind="wordpiece", size=200, min_count=5) for _ in range(2))
-    assert one.fingerprint == two.fingerprint
-    assert one.vocab_size <= 200
-    texts = [s for shard in shards for d in read_shard(shard).documents for s in d]
-    ids, _ = one.encode_column(pa.array(texts))
-    assert one.unk_id not in ids
-    assert (one.is_continuation_V[ids]).any()
 
 
 @pytest.mark.real_data

@@ -1,22 +1,19 @@
-"""What stands in a corpus: documents and sentences of every format, cut into shards, and what is refused."""
+"""The documents and sentences of a corpus in every format, and what is refused."""
 
 import gzip
 import json
-import pickle
 import zipfile
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bertjobs.errors import DataError
 from bertjobs.text.corpus.documents import read_shard
 from bertjobs.text.corpus.files import find_files
 from bertjobs.text.corpus.shards import plan_shards
-from corpus_kit import documents_of, section, shards_of, sources
+from corpus_kit import documents_of, section, shards_of
 
 ARTICLES = "".join(
     f" {line} \n"
@@ -26,6 +23,8 @@ ARTICLES = "".join(
         *("= <unk> ( b ) =", "x = y . z ."),
     )
 )
+
+
 CRANE = ["A crane is flying", "It is white .", "It eats <unk> @-@ fish .", "They hatch", "They fly ."]
 
 
@@ -36,11 +35,11 @@ def wiki(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_article_is_what_stands_under_a_title_without_any_heading(wiki: Path) -> None:
+def test_an_article_is_the_text_under_a_title_without_headings(wiki: Path) -> None:
     assert documents_of(wiki) == [CRANE, ["x = y", "z ."]]
 
 
-def test_a_paragraph_is_a_line_that_is_no_heading(wiki: Path) -> None:
+def test_a_paragraph_is_a_line_that_is_not_a_heading(wiki: Path) -> None:
     assert documents_of(wiki, document="paragraph") == [
         ["A crane is flying", "It is white ."],
         ["It eats <unk> @-@ fish ."],
@@ -92,69 +91,7 @@ def test_a_published_zip_is_read_where_it_is(wiki: Path, tmp_path: Path) -> None
         find_files("wikitext-2", str(archive), split="valid", cache=tmp_path)
 
 
-def test_a_published_corpus_that_is_not_there_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as e:
-        find_files("wikitext-103", None, split="train", cache=tmp_path)
-    assert str(e.value) == (
-        f"wikitext-103: wiki.train.tokens is not in {tmp_path}/downloads. Run `bertjobs data get "
-        "wikitext-103`, or give the folder or zip that holds it (--data)."
-    )
-
-
-@given(
-    lengths=st.lists(st.integers(1, 900), min_size=1, max_size=60),
-    kind=st.sampled_from(["article", "line", "file"]),
-)
-def test_spans_hold_every_document_once_in_order_and_none_is_larger_than_a_block(
-    lengths: list[int], kind: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    path = tmp_path_factory.mktemp("corpus") / "text.txt"
-    paragraphs = [f"{i} " + "ü" * length for i, length in enumerate(lengths)]
-    titles = [f" = T{i} = \n \n" if kind == "article" else "" for i in range(len(lengths))]
-    path.write_text("".join(f"{t}{p}\n" for t, p in zip(titles, paragraphs, strict=True)), encoding="utf-8")
-    shards = shards_of(path, document=kind, sentences="line", block_bytes=4096)
-    assert all(shard.num_bytes <= 4096 for shard in shards)
-    assert sum(shard.num_bytes for shard in shards) == path.stat().st_size
-    documents = [d for shard in shards for d in read_shard(shard).documents]
-    assert [sentence for document in documents for sentence in document] == paragraphs
-    if kind != "file":
-        assert all(len(document) == 1 for document in documents)
-    assert pickle.loads(pickle.dumps(shards)) == shards
-
-
-def test_small_files_share_a_span(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{i:02d}.txt" for i in range(20)]
-    for path in paths:
-        path.write_text("x" * 999 + "\n")
-    assert [len(shard.parts) for shard in shards_of(*paths, block_bytes=4096)] == [4, 4, 4, 4, 4]
-
-
-def test_a_document_larger_than_a_block_is_cut_at_a_line_a_space_or_a_character(tmp_path: Path) -> None:
-    for name, text in {"line": "abc\n" * 3000, "space": "abc " * 3000, "none": "ü€" * 3000}.items():
-        path = tmp_path / f"{name}.txt"
-        path.write_text(text, encoding="utf-8")
-        shards = shards_of(path, block_bytes=4096)
-        assert len(shards) >= 3
-        assert all(shard.num_bytes <= 4096 for shard in shards)
-        found = "".join(s for shard in shards for d in read_shard(shard).documents for s in d)
-        assert found.replace(" ", "") == text.replace("\n", "").replace(" ", "")
-
-
-def test_a_row_of_jsonl_is_never_cut(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    rows = ["a " * 5000, "b", "c " * 3000, "d"]
-    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
-    assert documents_of(path, sentences="line", block_bytes=4096) == [[row.strip()] for row in rows]
-
-
-def test_only_the_first_documents_are_read_when_a_limit_says_so(tmp_path: Path) -> None:
-    path = tmp_path / "lines.txt"
-    path.write_text("".join(f"{i} {'x' * 500}\n" for i in range(40)))
-    found = documents_of(path, document="line", block_bytes=4096, limit_documents=10)
-    assert [document[0].split()[0] for document in found] == [str(i) for i in range(10)]
-
-
-def test_bytes_that_are_no_utf8_are_named_by_file_and_line_in_any_span(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_named_by_file_and_line_in_any_shard(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     lines = [b"x" * 300] * 60
     lines[40] = b"caf\xe9"
@@ -236,19 +173,3 @@ def test_a_file_that_shrinks_after_planning_is_named(tmp_path: Path) -> None:
     path.write_text("less\n")
     with pytest.raises(DataError, match=r"log\.txt is shorter than it was"):
         read_shard(shard)
-
-
-def test_a_corpus_of_ones_own_is_a_file_a_folder_or_a_glob(tmp_path: Path) -> None:
-    for name in ("x/one.txt", "x/two.jsonl", "x/image.png", "three.parquet"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    for corpus, expected in (
-        ("", ["three.parquet", "one.txt", "two.jsonl"]),
-        ("**/*.txt", ["one.txt"]),
-        ("x/image.png", ["image.png"]),
-    ):
-        files = find_files(str(tmp_path / corpus), None, split="train", cache=tmp_path)
-        assert files == sources(*(file.path for file in files))
-        assert [file.path.name for file in files] == expected
-    with pytest.raises(DataError, match=r"--corpus .*/y: there is no such corpus, file or folder with text"):
-        find_files(str(tmp_path / "y"), None, split="train", cache=tmp_path)

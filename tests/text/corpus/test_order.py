@@ -71,7 +71,7 @@ def test_a_batch_mixes_the_blocks_of_its_window() -> None:
     assert min(sizes) > 10
 
 
-def test_a_corpus_without_examples_is_a_fault_of_the_program() -> None:
+def test_a_corpus_without_examples_fails_an_assertion() -> None:
     with pytest.raises(AssertionError, match=r"Pairing\.check refuses"):
         CorpusOrder([0, 0], seed=0, shuffle_blocks=1)
 

@@ -52,7 +52,7 @@ def test_a_missing_folder_names_the_flag(tmp_path: Path, read: Read) -> None:
     assert str(e.value) == f"--data {tmp_path}/none: there is no such folder or file. Check the path."
 
 
-def test_a_path_that_cannot_be_looked_at_is_refused(tmp_path: Path, read: Read) -> None:
+def test_a_path_that_cannot_be_opened_is_refused(tmp_path: Path, read: Read) -> None:
     too_long = tmp_path / ("x" * 5000)
     with pytest.raises(DataError) as e:
         read(SNLI, too_long)
@@ -68,7 +68,7 @@ def test_a_folder_without_the_split_says_what_was_looked_for(tmp_path: Path, rea
     )
 
 
-def test_data_that_was_never_downloaded_says_how_to_get_it(tmp_path: Path, read: Read) -> None:
+def test_missing_downloads_say_how_to_get_them(tmp_path: Path, read: Read) -> None:
     with pytest.raises(DataError) as e:
         read(SNLI, None)
     archive = tmp_path / "cache" / "downloads" / "snli_1.0.zip"
@@ -96,7 +96,7 @@ def test_one_file_has_no_other_split(snli_file: Path, read: Read) -> None:
     )
 
 
-def test_an_ending_that_is_not_read_lists_those_that_are(tmp_path: Path, read: Read) -> None:
+def test_an_unknown_ending_lists_the_known_ones(tmp_path: Path, read: Read) -> None:
     (tmp_path / "rows.xlsx").write_bytes(b"x")
     assert said(read, MINE, tmp_path / "rows.xlsx") == (
         "rows.xlsx: files ending in '.xlsx' are not read. "
@@ -106,7 +106,7 @@ def test_an_ending_that_is_not_read_lists_those_that_are(tmp_path: Path, read: R
 
 
 @pytest.mark.parametrize("name", ["f.jsonl", "f.csv", "f.tsv", "f.parquet", "f.arrow"])
-def test_an_empty_file_is_called_empty(tmp_path: Path, read: Read, name: str) -> None:
+def test_an_empty_file_is_refused(tmp_path: Path, read: Read, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     assert said(read, MINE, tmp_path / name) == f"{name} is empty. Give a file with rows (--data)."
 
@@ -130,7 +130,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, read: Read, name: str, c
     ],
 )
 @pytest.mark.parametrize("name", ["f.jsonl", "f.csv", "f.tsv"])
-def test_a_binary_file_is_called_what_it_is(
+def test_a_binary_file_is_refused_with_its_kind(
     tmp_path: Path, read: Read, name: str, content: bytes, kind: str
 ) -> None:
     (tmp_path / name).write_bytes(content)
@@ -218,7 +218,7 @@ def test_nothing_but_broken_rows_is_refused_even_where_they_are_skipped(tmp_path
 @pytest.mark.parametrize(
     ("name", "header"), [("f.csv", "txt,label"), ("f.tsv", "txt\tlabel"), ("f.parquet", None)]
 )
-def test_a_missing_column_names_those_that_are_there(
+def test_a_missing_column_lists_the_columns_of_the_file(
     tmp_path: Path, read: Read, name: str, header: str | None
 ) -> None:
     if header is None:

@@ -1,4 +1,4 @@
-"""Every format that is read, and where splits are looked for."""
+"""Every format that is read, which rows are kept, and which are held out."""
 
 import json
 import zipfile
@@ -12,15 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.cola import COLA
 from bertjobs.text.datasets.read_split import Split, holdout
 from bertjobs.text.datasets.readers import Columns
-from bertjobs.text.datasets.sample import write_sample
 from bertjobs.text.datasets.snli import SNLI
-from bertjobs.text.datasets.splits import has_split
 from bertjobs.text.datasets.task import Task
 
 Read = Callable[..., Split]
+
 
 TASK = Task(
     name="mine",
@@ -31,8 +29,14 @@ TASK = Task(
     columns=Columns(text_a="text", text_b="other", label="label"),
     no_label="-",
 )
+
+
 TEXTS = ["plain", "with, comma", 'with "quotes"', "with  two spaces", "ünïcödé\u2028line", "", "last"]
+
+
 LABELS = ["0", "1", "1", "-", "0", "1", "0"]
+
+
 KEPT = [0, 1, 2, 4, 5, 6]
 
 
@@ -136,7 +140,7 @@ def test_a_csv_field_may_hold_line_ends(tmp_path: Path, read: Read) -> None:
     assert read(TASK, tmp_path).table["text_a"].to_pylist() == ["two\nlines", "c"]
 
 
-def test_snli_drops_and_counts_what_has_no_gold_label(snli_file: Path, read: Read) -> None:
+def test_snli_drops_and_counts_rows_without_a_gold_label(snli_file: Path, read: Read) -> None:
     found = read(SNLI, snli_file)
     assert found.table["text_a"].to_pylist() == ["Premise 0.", "Premise 2.", "Premise 3."]
     assert found.table["text_b"].to_pylist() == ["Hypothesis 0.", "Hypothesis 2.", "Hypothesis 3."]
@@ -153,61 +157,10 @@ def test_an_unlabelled_set_is_kept_whole_where_labels_are_not_required(tmp_path:
     assert found.num_dropped == {"no gold label": 0, "broken row": 0}
 
 
-def test_without_requiring_labels_a_labelled_set_loses_the_same_rows(snli_file: Path, read: Read) -> None:
+def test_a_labelled_set_drops_the_same_rows_where_labels_are_not_required(
+    snli_file: Path, read: Read
+) -> None:
     assert read(SNLI, snli_file, require_labels=False).table.equals(read(SNLI, snli_file).table)
-
-
-def test_glues_cola_files_are_read_with_and_without_header(tmp_path: Path, read: Read) -> None:
-    (tmp_path / "train.tsv").write_text('gj04\t1\t\tone "quoted.\ngj04\t0\t*\ttwo.\n')
-    (tmp_path / "test.tsv").write_text("index\tsentence\n0\tthree.\n1\tfour.\n")
-    train = read(COLA, tmp_path).table
-    assert train["text_a"].to_pylist() == ['one "quoted.', "two."]
-    assert train["label"].to_pylist() == [1, 0]
-    assert "text_b" not in train.column_names
-    test = read(COLA, tmp_path, split="test", require_labels=False).table
-    assert test["text_a"].to_pylist() == ["three.", "four."]
-    assert test["label"].to_pylist() == [-1, -1]
-
-
-def test_colas_dev_split_is_the_in_domain_one(tmp_path: Path, read: Read) -> None:
-    write_sample(tmp_path)
-    named = read(COLA, tmp_path / "cola_public", split="in_domain_dev").table
-    assert read(COLA, tmp_path / "cola_public", split="dev").table.equals(named)
-    assert not read(COLA, tmp_path / "cola_public", split="out_of_domain_dev").table.equals(named)
-
-
-@pytest.mark.parametrize("folder", ["", "cola_public", "cola_public/raw"])
-def test_data_is_found_from_a_parent_folder(tmp_path: Path, read: Read, folder: str) -> None:
-    write_sample(tmp_path)
-    assert read(COLA, tmp_path / folder).table.num_rows == 600
-    snli = tmp_path if folder == "" else tmp_path / "snli_1.0"
-    assert read(SNLI, snli).table.num_rows == 600
-
-
-def test_the_published_zip_is_read_in_place_and_from_the_cache(tmp_path: Path, read: Read) -> None:
-    write_sample(tmp_path / "sample")
-    archive = tmp_path / "cache" / "downloads" / "snli_1.0.zip"
-    archive.parent.mkdir(parents=True)
-    with zipfile.ZipFile(archive, "w") as z:
-        z.writestr("__MACOSX/snli_1.0/._snli_1.0_train.jsonl", b"\x00\x05\x16")
-        for file in sorted((tmp_path / "sample" / "snli_1.0").iterdir()):
-            z.write(file, f"snli_1.0/{file.name}")
-    from_folder = read(SNLI, tmp_path / "sample").table
-    assert read(SNLI, archive).table.equals(from_folder)
-    assert read(SNLI, None).table.equals(from_folder)
-    assert read(SNLI, None, split="test").table.num_rows == 150
-
-
-def test_splits_that_are_there_are_known_without_reading_them(tmp_path: Path) -> None:
-    write_sample(tmp_path)
-    (tmp_path / "snli_1.0" / "snli_1.0_dev.jsonl").unlink()
-    there = [s for s in ("train", "dev", "test") if has_split(SNLI, str(tmp_path), split=s, cache=tmp_path)]
-    assert there == ["train", "test"]
-
-
-def test_a_single_file_is_the_training_split_and_no_other(snli_file: Path) -> None:
-    there = [s for s in ("train", "dev", "test") if has_split(SNLI, str(snli_file), split=s, cache=snli_file)]
-    assert there == ["train"]
 
 
 @pytest.mark.parametrize("num_rows", [2, 9, 10, 11, 31, 600, 8551])

@@ -60,7 +60,7 @@ def test_sentences_are_read_with_both_labels(tmp_path: Path, read: Read) -> None
         assert 0.5 < acceptable < 0.75
 
 
-def test_no_premise_and_no_sentence_stands_in_two_splits(tmp_path: Path, read: Read) -> None:
+def test_no_premise_and_no_sentence_is_in_two_splits(tmp_path: Path, read: Read) -> None:
     write_sample(tmp_path)
     premises = [set(read(SNLI, tmp_path, split=s).table["text_a"].to_pylist()) for s in NUM_PAIRS]
     names = ("train", "in_domain_dev", "out_of_domain_dev")

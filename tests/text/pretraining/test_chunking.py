@@ -79,7 +79,7 @@ def test_a_chunk_takes_as_many_sentences_as_fit() -> None:
     assert np.diff(chunks.offsets)[7:].tolist() == [10, 10, 10, 10, 10, 3]
 
 
-def test_a_last_sentence_that_would_stand_alone_takes_the_one_before_along() -> None:
+def test_a_last_sentence_by_itself_gets_the_one_before_it() -> None:
     chunks = chunk_filled(block_of([[5, 5, 4]]), budget=10)
     assert list(zip(chunks.begins.tolist(), chunks.ends.tolist(), strict=True)) == [(0, 2), (1, 3)]
 

@@ -160,7 +160,7 @@ def test_whole_words_meet_the_share_on_average() -> None:
     assert abs(len(masked.places_P) / (3000 * 9) - 1) < 0.01
 
 
-def test_random_tokens_are_any_but_special_ones_alike() -> None:
+def test_random_tokens_are_all_but_special_ones_equally_often() -> None:
     rows = [[7] * 100] * 400
     objective = {
         "mask_ratio": 1.0,

@@ -154,7 +154,7 @@ def test_swapped_order_has_the_same_two_segments() -> None:
     assert (ranges.end_a[~is_swapped] == ranges.begin_b[~is_swapped]).all()
 
 
-def test_random_segments_begin_anywhere_in_the_block_alike() -> None:
+def test_random_segments_begin_anywhere_in_the_block_equally_often() -> None:
     block = block_of([[3] * 10 for _ in range(20)])
     made = pairing(64, segments="sentence")
     found = []
@@ -167,7 +167,7 @@ def test_random_segments_begin_anywhere_in_the_block_alike() -> None:
 
 
 @given(DOCUMENTS, SEEDS, st.sampled_from([8, 16, 64, 512]))
-def test_windows_fill_the_length_and_meet_no_token_twice(
+def test_windows_fill_the_length_and_have_no_token_twice(
     documents: list[list[int]], seed: int, max_len: int
 ) -> None:
     block = block_of(documents)
@@ -235,7 +235,7 @@ def infos(*documents: list[list[int]]) -> list[BlockInfo]:
         ),
     ],
 )
-def test_a_corpus_of_which_no_examples_can_be_made_is_refused(
+def test_a_corpus_that_makes_no_examples_is_refused(
     pairs: str, blocks: list[list[list[int]]], message: str
 ) -> None:
     with pytest.raises(DataError) as e:
@@ -243,7 +243,7 @@ def test_a_corpus_of_which_no_examples_can_be_made_is_refused(
     assert str(e.value) == message
 
 
-def test_what_can_be_made_is_accepted() -> None:
+def test_a_corpus_that_makes_examples_is_accepted() -> None:
     pairing(pairs="nsp").check(infos([[3, 4]], [[5]]))
     pairing(pairs="sop").check(infos([[3, 4]]))
     pairing(pairs="none").check(infos([[3]]))
