@@ -38,8 +38,12 @@ class BertjobsError(Exception):
         """Return message and hint as one line of text, for a log."""
         if not self.hint:
             return self.message
-        end = "" if self.message.endswith((".", "!", "?", ":")) else "."
-        return f"{self.message}{end} {self.hint}"
+        return f"{sentence(self.message)} {self.hint}"
+
+
+def sentence(message: str) -> str:
+    """Return a message with the period that it needs where another sentence follows."""
+    return message if message.endswith((".", "!", "?", ":")) else f"{message}."
 
 
 class UsageError(BertjobsError):

@@ -95,7 +95,7 @@ def down(settings: Settings, *, announce: Announce) -> bool:
     """
     if not settings.is_embedded:
         raise ConfigError(
-            "The addresses are those of a shared Redis and Ray, which are not stopped from here.",
+            "The addresses are those of a shared Redis and Ray, which are not stopped from here",
             hint="Unset BERTJOBS_REDIS_URL and BERTJOBS_RAY_ADDRESS to stop the embedded stack.",
         )
     paths = stack_paths(settings)
@@ -216,7 +216,7 @@ def _shared(settings: Settings) -> StackAddresses:
     if settings.redis_url is None or settings.ray_address is None:
         given, missing = ("BERTJOBS_REDIS_URL", "BERTJOBS_RAY_ADDRESS")[:: 1 if settings.redis_url else -1]
         raise ConfigError(
-            f"{given} is set and {missing} is not.", hint="Set both to use a shared cluster, or neither."
+            f"{given} is set and {missing} is not", hint="Set both to use a shared cluster, or neither."
         )
     return StackAddresses(settings.redis_url, settings.ray_address)
 

@@ -92,7 +92,7 @@ def stack_paths(settings: Settings) -> StackPaths:
 def unwritable_home(home: Path, error: OSError) -> StorageError:
     """Make an error of a failed write under the home."""
     hint = "Make it writable and free some space, or set BERTJOBS_HOME to another folder."
-    return StorageError(f"{error.filename or home}: {error.strerror or error}.", hint=hint)
+    return StorageError(f"{error.filename or home}: {error.strerror or error}", hint=hint)
 
 
 def _check_private(folder: Path) -> None:
@@ -100,7 +100,7 @@ def _check_private(folder: Path) -> None:
     found = folder.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
         raise StorageError(
-            f"{folder} is not a folder that only this user can enter.",
+            f"{folder} is not a folder that only this user can enter",
             hint="Remove it, or set BERTJOBS_HOME to a folder with a shorter path.",
         )
 

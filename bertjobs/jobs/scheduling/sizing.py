@@ -28,7 +28,7 @@ def size_workers(cluster: Cluster, resources: Mapping[str, Any]) -> Grant:
     workers = num_workers or max(gpus, 1)
     if gpus % workers:
         raise ConfigError(
-            f"--gpus {gpus} cannot be shared evenly among --workers {workers}.",
+            f"--gpus {gpus} cannot be shared evenly among --workers {workers}",
             hint="Leave --workers out for one worker per GPU, or give a divisor of --gpus.",
         )
     gpus_per_worker = gpus // workers

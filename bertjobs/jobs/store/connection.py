@@ -57,7 +57,7 @@ class WrongState(QueueError):
     """The job's state does not allow the change."""
 
     def __init__(self, state: str) -> None:
-        super().__init__(f"The job is {state}.")
+        super().__init__(f"The job is {state}")
         self.state = state
 
 
@@ -98,29 +98,29 @@ class Connection:
             raise self._unknown_user(str(e)) from e
         except (failures.BusyLoadingError, failures.ConnectionError, failures.TimeoutError) as e:
             raise RedisDown(
-                f"Redis at {self.where} cannot be reached: {_last_line(e)}.",
+                f"Redis at {self.where} cannot be reached: {_last_line(e)}",
                 hint="Start it, or correct BERTJOBS_REDIS_URL; where neither that nor BERTJOBS_RAY_ADDRESS "
                 "is set, `bertjobs cluster up` starts a local one.",
             ) from e
         except failures.InvalidResponse as e:
             raise RedisDown(
-                f"The server at {self.where} is not a Redis.", hint="Correct BERTJOBS_REDIS_URL."
+                f"The server at {self.where} is not a Redis", hint="Correct BERTJOBS_REDIS_URL."
             ) from e
         except failures.ReadOnlyError as e:
             raise QueueError(
-                f"Redis at {self.where} is a read-only replica.",
+                f"Redis at {self.where} is a read-only replica",
                 hint="Set BERTJOBS_REDIS_URL to the primary.",
             ) from e
         except failures.OutOfMemoryError as e:
             raise QueueError(
-                f"Redis at {self.where} has no memory left for writes.", hint="Raise its `maxmemory`."
+                f"Redis at {self.where} has no memory left for writes", hint="Raise its `maxmemory`."
             ) from e
         except failures.RedisError as e:
             if found := _FORBIDDEN.search(str(e)):
                 raise self._forbidden(found[0]) from e
             if str(e).startswith("MISCONF"):
                 raise QueueError(
-                    f"Redis at {self.where} cannot save to its disk and refuses writes.",
+                    f"Redis at {self.where} cannot save to its disk and refuses writes",
                     hint="Free space on its disk; see its log.",
                 ) from e
             raise
@@ -133,14 +133,14 @@ class Connection:
             else f"{self._user()} has another password, or does not exist"
         )
         return QueueError(
-            f"Redis at {self.where} refuses us: {cause}.",
+            f"Redis at {self.where} refuses us: {cause}",
             hint="Set BERTJOBS_REDIS_USER to a user of its access list, and BERTJOBS_REDIS_PASSWORD_FILE to "
             "a file with this user's password.",
         )
 
     def _forbidden(self, error: str) -> QueueError:
         return QueueError(
-            f"Redis at {self.where} does not let {self._user()} do this: {error}.",
+            f"Redis at {self.where} does not let {self._user()} do this: {error}",
             hint="Set BERTJOBS_REDIS_USER to a user with that right (cli, dispatcher and driver are in "
             "cluster/redis/users.acl), or have it granted.",
         )
@@ -223,15 +223,15 @@ def _import_redis_alone() -> None:
 
 def _script_error(word: str, detail: str) -> BertjobsError:
     if word == "LEASE_LOST":
-        return LeaseLost(f"{detail}: this attempt no longer owns the job; it publishes nothing.")
+        return LeaseLost(f"{detail}: this attempt no longer owns the job; it publishes nothing")
     if word == "NOT_LEADER":
-        return NotLeader("Another dispatcher has taken over.")
+        return NotLeader("Another dispatcher has taken over")
     if word == "UNKNOWN":
-        return JobUnknown(f"There is no job {detail}.", hint="`bertjobs list --all` shows the jobs.")
+        return JobUnknown(f"There is no job {detail}", hint="`bertjobs list --all` shows the jobs.")
     if word == "AMBIGUOUS":
-        return QueueError(f"Several jobs begin with {detail}.", hint="Give more characters of the id.")
+        return QueueError(f"Several jobs begin with {detail}", hint="Give more characters of the id.")
     if word == "TAKEN":
-        return IdTaken(f"{detail} is taken.")
+        return IdTaken(f"{detail} is taken")
     assert word in ("STATE", "ALIVE"), f"a script replied {word}"
     return WrongState(detail if word == "STATE" else "still running its last attempt")
 
@@ -240,18 +240,18 @@ def _checked_url(settings: Settings) -> str:
     url = settings.redis_url
     if url is None:
         raise ConfigError(
-            "There is no Redis address.", hint="Set BERTJOBS_REDIS_URL, or run `bertjobs cluster up`."
+            "There is no Redis address", hint="Set BERTJOBS_REDIS_URL, or run `bertjobs cluster up`."
         )
     parts = urlsplit(url)
     if parts.password or parts.username:
         raise ConfigError(
             f"BERTJOBS_REDIS_URL contains a {'password' if parts.password else 'user name'}; addresses are "
-            "shown in logs and passed to drivers.",
+            "shown in logs and passed to drivers",
             hint="Remove it and set BERTJOBS_REDIS_USER and BERTJOBS_REDIS_PASSWORD_FILE.",
         )
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise ConfigError(
-            f"BERTJOBS_REDIS_URL={url} is not the address of a Redis.",
+            f"BERTJOBS_REDIS_URL={url} is not the address of a Redis",
             hint="Use redis://host:6379/0, rediss://host:6380/0 or unix:///path/to/socket.",
         )
     return url
@@ -263,12 +263,12 @@ def _tls_options(settings: Settings) -> dict[str, Any]:
         return {}
     if not url.startswith("rediss://"):
         raise ConfigError(
-            f"BERTJOBS_REDIS_CA_FILE is set, and BERTJOBS_REDIS_URL={url} does not use TLS.",
+            f"BERTJOBS_REDIS_CA_FILE is set, and BERTJOBS_REDIS_URL={url} does not use TLS",
             hint="Give the address as rediss://host:6380/0, or unset BERTJOBS_REDIS_CA_FILE.",
         )
     if not ca_file.is_file():
         raise ConfigError(
-            f"BERTJOBS_REDIS_CA_FILE={ca_file}: there is no such file.",
+            f"BERTJOBS_REDIS_CA_FILE={ca_file}: there is no such file",
             hint="Set it to the certificate (PEM) of the authority that signed Redis' certificate.",
         )
     return {"ssl_ca_certs": str(ca_file)}

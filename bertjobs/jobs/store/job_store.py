@@ -145,7 +145,7 @@ class JobStore:
             "cancel", id=job_id, target="CANCELLED", reason="Cancelled", message=message
         )
         if state not in ("CANCELLED", "CANCELLING"):
-            raise QueueError(f"{job_id} has already ended as {state}; there is nothing to cancel.")
+            raise QueueError(f"{job_id} has already ended as {state}; there is nothing to cancel")
         return self.get(job_id)
 
     def retry(self, job: str) -> Job:
@@ -174,7 +174,7 @@ class JobStore:
         try:
             self.connection.run(script, id=job_id, **arg)
         except WrongState as e:
-            raise QueueError(f"{job_id} is {e.state}.", hint=remedy) from e
+            raise QueueError(f"{job_id} is {e.state}", hint=remedy) from e
         return self.get(job_id)
 
     def events(self, job: str) -> Sequence[Event]:

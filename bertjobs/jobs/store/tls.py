@@ -19,7 +19,7 @@ def tls_mismatch(url: str, *, cause: BaseException | None) -> QueueError | None:
         return _failed_handshake(url, str(cause))
     if parts.scheme == "redis" and _uses_tls(parts.hostname or "localhost", parts.port or 6379):
         return QueueError(
-            f"Redis at {url} uses TLS, and the address does not.",
+            f"Redis at {url} uses TLS, and the address does not",
             hint="Set BERTJOBS_REDIS_URL to rediss://..., and BERTJOBS_REDIS_CA_FILE if a private authority "
             "has signed its certificate.",
         )
@@ -29,13 +29,13 @@ def tls_mismatch(url: str, *, cause: BaseException | None) -> QueueError | None:
 def _failed_handshake(url: str, error: str) -> QueueError | None:
     if "WRONG_VERSION_NUMBER" in error or "RECORD_LAYER_FAILURE" in error:
         return QueueError(
-            f"Redis at {url} does not use TLS on this port.",
+            f"Redis at {url} does not use TLS on this port",
             hint="Set BERTJOBS_REDIS_URL to its TLS port, or to redis://... where the network is safe.",
         )
     if "CERTIFICATE_VERIFY_FAILED" in error:
         reason = error.partition("CERTIFICATE_VERIFY_FAILED] ")[2].partition(" (_ssl")[0]
         return QueueError(
-            f"The certificate of Redis at {url} is not trusted: {reason.rstrip('.')}.",
+            f"The certificate of Redis at {url} is not trusted: {reason.rstrip('.')}",
             hint="Set BERTJOBS_REDIS_CA_FILE to the authority that signed it, and use a host name it names.",
         )
     return None

@@ -101,7 +101,7 @@ def test_an_unknown_job_exits_2(run: Run, store: JobStore, command: str) -> None
     result = run(command, "j-nobody")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr == (
-        "error: There is no job j-nobody.\n hint: `bertjobs list --all` shows the jobs.\n"
+        "error: There is no job j-nobody\n hint: `bertjobs list --all` shows the jobs.\n"
     )
 
 
@@ -121,7 +121,7 @@ def test_what_a_state_does_not_allow_is_refused_and_the_others_are_done(
     drive(first).end(State.SUCCEEDED)
     result = run("cancel", first, second)
     assert (result.exit_code, result.stdout) == (2, f"{second}  CANCELLED\n")
-    assert f"error: {first} has already ended as SUCCEEDED; there is nothing to cancel." in result.stderr
+    assert f"error: {first} has already ended as SUCCEEDED; there is nothing to cancel" in result.stderr
     assert run("release", second).exit_code == 2
     several = run("retry", second, first, "--json")
     assert [job["id"] for job in json.loads(several.stdout)] == [second]

@@ -118,7 +118,7 @@ def test_a_job_without_a_model_is_refused(run: Run, store: JobStore, snli: str) 
     assert f"--model {model}: {model} (finetune, CANCELLED) has no model\n" in result.stderr
     unknown = run("submit", "evaluate", "--data", snli, "--model", "j-zzz")
     assert unknown.exit_code == 2
-    assert "There is no job j-zzz." in unknown.stderr
+    assert "There is no job j-zzz" in unknown.stderr
     assert len(store.list()) == 1
 
 
@@ -126,7 +126,7 @@ def test_a_job_without_a_model_is_refused(run: Run, store: JobStore, snli: str) 
 def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -> None:
     result = run("submit", "finetune", "--data", snli, "--after", "j-zzz")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "There is no job j-zzz." in result.stderr
+    assert "There is no job j-zzz" in result.stderr
     assert store.list() == []
 
 
@@ -293,7 +293,7 @@ def test_one_address_without_the_other_is_refused(
     monkeypatch.delenv("BERTJOBS_RAY_ADDRESS")
     result = run("submit", "finetune", "--data", snli)
     assert result.exit_code == 2
-    assert "BERTJOBS_REDIS_URL is set and BERTJOBS_RAY_ADDRESS is not." in result.stderr
+    assert "BERTJOBS_REDIS_URL is set and BERTJOBS_RAY_ADDRESS is not" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["submit", "run"])
