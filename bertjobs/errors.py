@@ -38,10 +38,10 @@ class BertjobsError(Exception):
         """Return message and hint as one line of text, for a log."""
         if not self.hint:
             return self.message
-        return f"{sentence(self.message)} {self.hint}"
+        return f"{as_sentence(self.message)} {self.hint}"
 
 
-def sentence(message: str) -> str:
+def as_sentence(message: str) -> str:
     """Return a message with the period that it needs where another sentence follows."""
     return message if message.endswith((".", "!", "?", ":")) else f"{message}."
 

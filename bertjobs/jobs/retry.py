@@ -11,7 +11,7 @@ cancelled, time limit                                            CANCELLED, TIME
 
 from dataclasses import dataclass, replace
 
-from bertjobs.errors import BertjobsError, sentence
+from bertjobs.errors import BertjobsError, as_sentence
 from bertjobs.jobs.job import State
 
 INFRASTRUCTURE = frozenset(
@@ -71,7 +71,7 @@ def decide(failure: Failure, *, num_faults: int, num_charged: int, max_retries: 
 def _decide(failure: Failure, *, num_faults: int, num_charged: int, max_retries: int) -> RetryDecision:
     if failure.word == "Drained":
         message = (
-            f"{sentence(failure.message)} Resumes from its last checkpoint once the queue is open again."
+            f"{as_sentence(failure.message)} Resumes from its last checkpoint once the queue is open again."
         )
         return RetryDecision(state=State.RETRYING, reason="Draining", message=message, is_free=True)
     if failure.word == "Cancelled":
@@ -84,7 +84,7 @@ def _decide(failure: Failure, *, num_faults: int, num_charged: int, max_retries:
     return RetryDecision(
         state=State.RETRYING,
         reason="BackoffUntil",
-        message=f"{failure.word}: {sentence(failure.message)} "
+        message=f"{failure.word}: {as_sentence(failure.message)} "
         f"Retry {num_charged + 1} of {max_retries} in {delay_s:g} s.",
         delay_s=delay_s,
         charged=True,
@@ -106,14 +106,14 @@ def _after_fault(failure: Failure, *, num_faults: int) -> RetryDecision:
         return RetryDecision(
             state=State.FAILED,
             reason=failure.word,
-            message=f"{sentence(failure.message)} Given up after {num_faults + 1} faults in a row without a "
+            message=f"{as_sentence(failure.message)} Given up after {num_faults + 1} faults in a row without a "
             "checkpoint; `bertjobs retry` tries again.",
         )
     delay_s = _delay_s(num_faults)
     return RetryDecision(
         state=State.RETRYING,
         reason="BackoffUntil",
-        message=f"{failure.word}: {sentence(failure.message)} Resumes from the last checkpoint in "
+        message=f"{failure.word}: {as_sentence(failure.message)} Resumes from the last checkpoint in "
         f"{delay_s:g} s; not charged to the job.",
         delay_s=delay_s,
     )

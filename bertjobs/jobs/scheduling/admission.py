@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bertjobs.errors import ConfigError, sentence
+from bertjobs.errors import ConfigError, as_sentence
 from bertjobs.jobs.job import Grant
 from bertjobs.jobs.scheduling.free_resources import (
     NO_SHARE,
@@ -63,7 +63,7 @@ def admit(
     if quotas.drained_by is not None:
         return _all_wait(queue, _drained(quotas.drained_by))
     if cluster is None:
-        message = f"Ray cannot be reached: {sentence(unreachable)} The job starts when Ray is back."
+        message = f"Ray cannot be reached: {as_sentence(unreachable)} The job starts when Ray is back."
         return _all_wait(queue, WaitReason(word="RayUnreachable", message=message, group="unreachable"))
     admission = _AdmissionPass(cluster, allocations, quotas=quotas, sizes=sizes or GangSizes(cluster))
     decisions: list[AdmissionDecision] = []
