@@ -106,8 +106,8 @@ def _after_fault(failure: Failure, *, num_faults: int) -> RetryDecision:
         return RetryDecision(
             state=State.FAILED,
             reason=failure.word,
-            message=f"{as_sentence(failure.message)} Given up after {num_faults + 1} faults in a row without a "
-            "checkpoint; `bertjobs retry` tries again.",
+            message=f"{as_sentence(failure.message)} Given up after {num_faults + 1} faults in a row without "
+            "a checkpoint; `bertjobs retry` tries again.",
         )
     delay_s = _delay_s(num_faults)
     return RetryDecision(
