@@ -1,4 +1,7 @@
-"""Which function drives which kind of job."""
+"""Which function drives which kind of job.
+
+A module of its own: it imports torch and all of Ray, which the driver must not before its first heartbeat.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any

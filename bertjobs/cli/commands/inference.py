@@ -10,7 +10,7 @@ import click
 
 from bertjobs.cli.options import resolve, with_config_options
 from bertjobs.cli.output.render import print_json, print_line, print_note
-from bertjobs.cli.output.reports import print_masked_texts, print_representations
+from bertjobs.cli.output.reports import print_embeddings, print_masked_texts
 from bertjobs.cli.params import json_option
 from bertjobs.cli.request import with_absolute_model
 from bertjobs.config import EncodeConfig
@@ -51,14 +51,14 @@ def encode(
     """
     config = _encode_config(typed)
     # numpy, pyarrow and torch take seconds, which a wrong flag should not cost
-    from bertjobs.runs.encode.represent_texts import represent_texts
+    from bertjobs.runs.encode.embed_texts import embed_texts
     from bertjobs.runs.encode.vector_files import check_vector_file, to_json, write_vector_file
 
     if output is not None:
         if as_json:
             raise click.UsageError("--output and --json exclude each other; --output can write .json")
         check_vector_file(output)
-    found = represent_texts(
+    found = embed_texts(
         _with_stdin(texts), words=words, config=config, settings=load_settings(), warn=print_note
     )
     if output is not None:
@@ -67,7 +67,7 @@ def encode(
     elif as_json:
         print_json(to_json(found))
     else:
-        print_representations(found)
+        print_embeddings(found)
 
 
 @click.command("fill-mask")

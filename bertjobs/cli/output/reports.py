@@ -9,8 +9,8 @@ from bertjobs.cli.output.formatting import printable
 from bertjobs.cli.output.render import print_line, print_table
 
 if TYPE_CHECKING:  # their modules import torch
+    from bertjobs.runs.encode.embed_texts import TextEmbedding
     from bertjobs.runs.encode.fill_mask import MaskedText
-    from bertjobs.runs.encode.represent_texts import Representation
 
 
 _BAR = 40
@@ -84,7 +84,7 @@ _SHOWN = 3
 """Numbers shown of a vector, as in d2l."""
 
 
-def print_representations(found: Sequence[Representation]) -> None:
+def print_embeddings(found: Sequence[TextEmbedding]) -> None:
     """Print each text's tokens, and the shape and first numbers of its vectors."""
     for place, one in enumerate(found):
         if place:

@@ -1,4 +1,7 @@
-"""Encode the texts of a split with Ray Data, once: a later run reads them from the Arrow cache."""
+"""Encode the texts of a split with Ray Data, once: a later run reads them from the Arrow cache.
+
+Apart from `rows`, which needs no Ray.
+"""
 
 import logging
 from pathlib import Path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bertjobs.config import EncodeConfig
 from bertjobs.errors import ConfigError, DataError
-from bertjobs.runs.encode.represent_texts import Warn, check_not_empty, warn_if_truncated
+from bertjobs.runs.encode.embed_texts import Warn, check_not_empty, warn_if_truncated
 from bertjobs.runs.model_source import TrainedEncoder, load_encoder
 from bertjobs.settings import Settings
 from bertjobs.text.text_pairs import quoted

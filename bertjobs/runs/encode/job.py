@@ -1,6 +1,6 @@
 """Encode the lines of files as vectors: the job of `bertjobs submit encode`.
 
-    spans of lines -> ReadLines (actors, Ray Data's CPUs) -> RepresentLines (an actor per worker) -> Parquet
+    spans of lines -> ReadLines (actors, Ray Data's CPUs) -> EmbedLines (an actor per worker) -> Parquet
 
 The driver writes the vectors in the order of the lines. Memory is bounded by the blocks in flight. The result
 appears under its name when all of it is written.
@@ -110,7 +110,7 @@ class ReadLines:
                 yield pa.table(columns | {"a": encoded["a"], "b": encoded["b"]})
 
 
-class RepresentLines:
+class EmbedLines:
     """An actor that runs the encoder, on a GPU of its own or on its share of a node's cores."""
 
     def __init__(
@@ -125,7 +125,7 @@ class RepresentLines:
         _fail_if_restarted()
         fitting = int(len(os.sched_getaffinity(0)) / grant.cpus_per_worker)
         device = ray_train.set_up_worker(grant, workers_on_node=min(grant.workers, max(1, fitting)))
-        self._representer = TextEmbedder(
+        self._embedder = TextEmbedder(
             ray.get(encoder[0]).to(device),
             text=text,
             specials=ray.get(tokenizer[0]),
@@ -136,11 +136,11 @@ class RepresentLines:
 
     def __call__(self, lines: pa.Table) -> pa.Table:
         """Return the vectors of a block of lines, in their order."""
-        vectors_RD = np.empty((lines.num_rows, self._representer.dim), dtype=np.float32)
+        vectors_RD = np.empty((lines.num_rows, self._embedder.dim), dtype=np.float32)
         num_tokens_R, uncut_R = np.empty((2, lines.num_rows), dtype=np.int64)
         for rows, part in singles_and_pairs(lines):
-            vectors_RD[rows] = self._representer.vectors(part)
-            num_tokens_R[rows] = self._representer.lengths(part)
+            vectors_RD[rows] = self._embedder.vectors(part)
+            num_tokens_R[rows] = self._embedder.lengths(part)
             uncut_R[rows] = uncut_sequence_lengths(part.lengths_a, part.lengths_b)
         return embeddings_table(
             file=lines["file"],
@@ -162,7 +162,7 @@ def _embeddings(
     # In lists, so that each actor fetches the objects itself: Ray would pin large arguments otherwise.
     given = {"tokenizer": [ray.put(trained.tokenizer)], "config": run.config}
     reading = given | {"files": files}
-    representing = given | {"encoder": [ray.put(encoder)], "text": trained.text, "grant": grant}
+    embedding = given | {"encoder": [ray.put(encoder)], "text": trained.text, "grant": grant}
     dataset = (
         ray.data.from_items([asdict(span) for span in spans], override_num_blocks=len(spans))
         .map_batches(
@@ -174,8 +174,8 @@ def _embeddings(
             num_cpus=min(1.0, grant.data_cpus),
         )
         .map_batches(
-            RepresentLines,
-            fn_constructor_kwargs=representing,
+            EmbedLines,
+            fn_constructor_kwargs=embedding,
             batch_size=None,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=min(grant.workers, len(spans))),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertjobs.errors import ConfigError, StorageError
-from bertjobs.runs.encode.represent_texts import Representation
+from bertjobs.runs.encode.embed_texts import TextEmbedding
 from bertjobs.storage import write_atomically
 
 
@@ -32,7 +32,7 @@ def check_vector_file(path: Path) -> None:
         )
 
 
-def write_vector_file(path: Path, found: Sequence[Representation]) -> None:
+def write_vector_file(path: Path, found: Sequence[TextEmbedding]) -> None:
     """Write all vectors, in the order of the texts. Raises: StorageError: no space, no permission."""
     try:
         write_atomically(path, _WRITERS[path.suffix](found))
@@ -40,7 +40,7 @@ def write_vector_file(path: Path, found: Sequence[Representation]) -> None:
         raise StorageError(f"--output {path}: {e.strerror}", hint="Give another file.") from e
 
 
-def to_json(found: Sequence[Representation]) -> dict[str, Any]:
+def to_json(found: Sequence[TextEmbedding]) -> dict[str, Any]:
     """Return the document of `--json`."""
     return {
         "dim": len(found[0].vectors[0].vector),
@@ -58,18 +58,18 @@ def to_json(found: Sequence[Representation]) -> dict[str, Any]:
     }
 
 
-def _json(found: Sequence[Representation]) -> bytes:
+def _json(found: Sequence[TextEmbedding]) -> bytes:
     return json.dumps(to_json(found), ensure_ascii=False).encode() + b"\n"
 
 
-def _npy(found: Sequence[Representation]) -> bytes:
+def _npy(found: Sequence[TextEmbedding]) -> bytes:
     """Return the matrix (vectors, D), without the texts."""
     buffer = io.BytesIO()
     np.save(buffer, np.stack([v.vector for one in found for v in one.vectors]))
     return buffer.getvalue()
 
 
-def _parquet(found: Sequence[Representation]) -> bytes:
+def _parquet(found: Sequence[TextEmbedding]) -> bytes:
     rows = [(number, one.text, v) for number, one in enumerate(found) for v in one.vectors]
     flat = np.concatenate([v.vector for _, _, v in rows])
     table = pa.table(

@@ -4,8 +4,8 @@ import pytest
 
 from bertjobs.config import ConfigLayer, load_config
 from bertjobs.modeling import BertConfig, build_pretraining, save_pretrained
+from bertjobs.runs.encode.embed_texts import embed_texts
 from bertjobs.runs.encode.fill_mask import fill_masks
-from bertjobs.runs.encode.represent_texts import represent_texts
 from bertjobs.settings import load_settings
 from bertjobs.text.vocabulary import train_wordpiece
 
@@ -35,13 +35,13 @@ def small(tokenizer) -> BertConfig:
 
 
 @pytest.fixture
-def represent(model, settings):
-    """Represent texts with the model; what is said besides is in `represent.said`."""
+def embed(model, settings):
+    """Embed texts with the model; warnings are in `embed.said`."""
 
     def run(*texts, words=(), source=model, **given):
         values = {"model.source": str(source), "data.path": "-", "text.pair_separator": "|", **given}
         config = load_config("encode", ConfigLayer(values, {}))
-        return represent_texts(texts, words=words, config=config, settings=settings, warn=run.said.append)
+        return embed_texts(texts, words=words, config=config, settings=settings, warn=run.said.append)
 
     run.said = []
     return run

@@ -13,8 +13,8 @@ from bertjobs.runs.encode.vector_files import check_vector_file, to_json, write_
 FLYING, DRIVER = "a crane is flying", "a crane driver came|he just left"
 
 
-def test_vectors_are_written_as_a_matrix_a_table_or_a_document(represent, tmp_path):
-    found = represent(FLYING, DRIVER, words=["crane"])
+def test_vectors_are_written_as_a_matrix_a_table_or_a_document(embed, tmp_path):
+    found = embed(FLYING, DRIVER, words=["crane"])
     matrix = np.stack([v.vector for one in found for v in one.vectors])
     for suffix in (".npy", ".parquet", ".json"):
         check_vector_file(tmp_path / f"x{suffix}")
@@ -29,7 +29,7 @@ def test_vectors_are_written_as_a_matrix_a_table_or_a_document(represent, tmp_pa
     assert document["dim"] == 16
 
 
-def test_a_file_that_cannot_be_written_is_refused(represent, tmp_path):
+def test_a_file_that_cannot_be_written_is_refused(embed, tmp_path):
     with pytest.raises(ConfigError, match=r"\.csv is not a known format") as caught:
         check_vector_file(tmp_path / "x.csv")
     assert ".npy, .parquet, .json" in caught.value.hint
@@ -39,4 +39,4 @@ def test_a_file_that_cannot_be_written_is_refused(represent, tmp_path):
     with pytest.raises(StorageError, match="it is a folder"):
         check_vector_file(tmp_path / "folder.npy")
     with pytest.raises(StorageError, match="File name too long"):
-        write_vector_file(tmp_path / f"{'x' * 250}.npy", represent(FLYING))
+        write_vector_file(tmp_path / f"{'x' * 250}.npy", embed(FLYING))

@@ -29,7 +29,7 @@ class NamedVector:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Representation:
+class TextEmbedding:
     """The tokens and vectors of one text."""
 
     text: str
@@ -38,9 +38,9 @@ class Representation:
     """The text's vector, then those of the words asked for, in their order."""
 
 
-def represent_texts(
+def embed_texts(
     texts: Sequence[str], *, words: Sequence[str], config: EncodeConfig, settings: Settings, warn: Warn
-) -> list[Representation]:
+) -> list[TextEmbedding]:
     """Return the vectors of each text, and of each occurrence of the words in it; warn of truncated texts.
 
     Raises: DataError: there is no text, or one is empty, has more than two parts, or lacks one of the words.
@@ -50,24 +50,24 @@ def represent_texts(
     pairs = [split_pair(text, config.text.pair_separator) for text in texts]
     with ExitStack() as resources:
         trained = load_encoder(config, settings=settings, resources=resources)
-    representer = TextEmbedder(
+    embedder = TextEmbedder(
         build_pretraining(trained.loaded, seed=0).bert,
         text=trained.text,
         specials=trained.tokenizer,
         pooling=config.model.pooling,
         batch_size=config.train.batch_size,
     )
-    found: dict[int, Representation] = {}
+    found: dict[int, TextEmbedding] = {}
     for places, table in singles_and_pairs(encode_singles_and_pairs(pairs, trained.tokenizer)):
         uncut = uncut_sequence_lengths(table.lengths_a, table.lengths_b)
-        for row, ids, hidden_LD in representer.tokens(table):
+        for row, ids, hidden_LD in embedder.tokens(table):
             text = texts[places[row]]
             warn_if_truncated(text, int(uncut[row]), len(ids), warn=warn)
             vectors = [_vector_of_text(ids, hidden_LD, config.model.pooling, trained.tokenizer)]
             for word in words:
                 vectors += _vectors_of_word(word, text, ids, hidden_LD, trained.tokenizer)
             tokens = trained.tokenizer.token_strings(ids)
-            found[int(places[row])] = Representation(text=text, tokens=tokens, vectors=vectors)
+            found[int(places[row])] = TextEmbedding(text=text, tokens=tokens, vectors=vectors)
     return [found[i] for i in range(len(texts))]
 
 

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 TEXT = "a crane is flying over the old tower where he just left his driver"
 WORDS = TEXT.split()
-WORKER = "ray::MapWorker(MapBatches(RepresentLines))"
+WORKER = "ray::MapWorker(MapBatches(EmbedLines))"
 
 
 @pytest.fixture(scope="module")
