@@ -95,7 +95,7 @@ def read_lines(
             if line.cause is None:
                 kept.append(line)
                 continue
-            message = f"{span.path}, {'row' if is_parquet else 'line'} {line.number}: {line.cause}."
+            message = f"{span.path}, {'row' if is_parquet else 'line'} {line.number}: {line.cause}"
             if data.on_bad_row == "error":
                 raise DataError(message, hint="Correct it, or skip and count such lines: --on-bad-row skip.")
             if not num_skipped:  # one per span is enough for the log

@@ -19,8 +19,7 @@ from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import ConfigError, StorageError
 from bertjobs.settings import load_settings
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files
-from bertjobs.text.datasets.splits import find_split, has_split, split_names
-from bertjobs.text.datasets.task import Task
+from bertjobs.text.datasets.splits import existing_splits
 from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.text.source_file import SourceFile
 
@@ -108,7 +107,7 @@ def inspect(
     task, cache = resolve_task(task_name), load_settings().cache
     tokenizer = None if vocab is None else load_tokenizer(vocab)
     reports = {}
-    for split in splits or _find_splits(task, path, cache):
+    for split in splits or existing_splits(task, path, cache=cache):
         rows = read_split.read_split(
             task, path, split=split, on_bad_row=on_bad_row, cache=cache, require_labels=False
         )
@@ -229,15 +228,6 @@ def _corpus_files(data: CorpusSection) -> dict[str, tuple[SourceFile, ...]]:
     if data.corpus in PUBLISHED_CORPORA:
         found["valid"] = find_files(data.corpus, data.path, split="valid", cache=cache)
     return found
-
-
-def _find_splits(task: Task, path: str | None, cache: Path) -> list[str]:
-    """Return the names of the splits found, one per file: CoLA's `dev` has two names."""
-    found: dict[SourceFile, str] = {}
-    for split in split_names(task):
-        if has_split(task, path, split=split, cache=cache):
-            found.setdefault(find_split(task, path, split=split, cache=cache), split)
-    return list(found.values())
 
 
 def _cannot_write(e: OSError, folder: Path) -> StorageError:

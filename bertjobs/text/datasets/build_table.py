@@ -58,7 +58,7 @@ class _Kept:
 
     def refuse(self, place: int, cause: str) -> None:
         """Raise for a bad row, or count it."""
-        message = f"{self._source}, {self._unit} {place}: {cause}."
+        message = f"{self._source}, {self._unit} {place}: {cause}"
         if self._on_bad_row == "error":
             raise DataError(message, hint="Correct the row, or skip and count such rows: --on-bad-row skip.")
         self._num_broken += 1

@@ -100,7 +100,7 @@ def _reader(task: Task, source: SourceFile) -> tuple[Reader, str]:
         return own_reader, "line"
     if source.suffix not in _READERS:
         raise DataError(
-            f"{source}: files ending in {source.suffix or 'nothing'!r} are not read",
+            f"{source}: files ending in {source.suffix or 'nothing'!r} cannot be read",
             hint=f"Give a file ending in one of {', '.join(_READERS)} (--data, --split).",
         )
     return _READERS[source.suffix]

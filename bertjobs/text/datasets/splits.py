@@ -47,6 +47,20 @@ def has_split(task: Task, path: str | None, *, split: str, cache: Path) -> bool:
     return _find_named(task, _root(task, path, cache), split) is not None
 
 
+def existing_splits(task: Task, path: str | None, *, cache: Path) -> list[str]:
+    """Return the names of the splits that are there, one for each file: CoLA's `dev` has two names.
+
+    Raises: DataError: there is none, or the data itself is missing or damaged.
+    """
+    found: dict[SourceFile, str] = {}
+    for split in split_names(task):
+        if has_split(task, path, split=split, cache=cache):
+            found.setdefault(find_split(task, path, split=split, cache=cache), split)
+    if not found:
+        find_split(task, path, split=split_names(task)[0], cache=cache)  # raises, and says what is missing
+    return list(found.values())
+
+
 def default_valid_split(task: Task, path: str | None, *, cache: Path) -> str | None:
     """Return the split to validate on where the user names none; None where rows of `train` are held out.
 

@@ -78,7 +78,11 @@ def _labels(given: Any, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _text(value: Any, key: str, path: Path) -> str:
     """Return a YAML scalar as text; `yes`, `no`, `on` and `off` are booleans in YAML and must be quoted."""
     if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "":
-        raise _error(path, f"{key}: {value!r} is not a text", 'Quote it, as in "yes".')
+        raise _error(
+            path,
+            f"{key}: {value!r} is not a text",
+            'Quote it, as in "yes". YAML reads yes and no without quotes as booleans.',
+        )
     return str(value)
 
 

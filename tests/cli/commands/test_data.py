@@ -160,6 +160,12 @@ def test_inspect_of_what_is_not_there_exits_2(run: Run, words: list[str], messag
     assert message in result.stderr
 
 
+def test_inspect_of_another_tasks_folder_exits_2(run: Run, sample: Path) -> None:
+    result = run("data", "inspect", "--task", "snli", "--data", str(sample / "cola_public"))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "cola_public has no 'train' split of snli (looked for snli_1.0_train.jsonl" in result.stderr
+
+
 def test_get_prints_where_the_file_is(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def get(name: str, *, cache: Path, base_url: str | None, progress: Any) -> Path:
         progress(5 << 20, 10 << 20)

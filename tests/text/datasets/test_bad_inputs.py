@@ -99,7 +99,7 @@ def test_one_file_has_no_other_split(snli_file: Path, read: Read) -> None:
 def test_an_unknown_ending_lists_the_known_ones(tmp_path: Path, read: Read) -> None:
     (tmp_path / "rows.xlsx").write_bytes(b"x")
     assert said(read, MINE, tmp_path / "rows.xlsx") == (
-        "rows.xlsx: files ending in '.xlsx' are not read. "
+        "rows.xlsx: files ending in '.xlsx' cannot be read. "
         "Give a file ending in one of .jsonl, .json, .csv, .tsv, .txt, .parquet, .arrow, .feather "
         "(--data, --split)."
     )
