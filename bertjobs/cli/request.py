@@ -1,5 +1,7 @@
-"""What is checked of a request before Redis is touched: that the files it names are there. Their paths are
-made absolute, because the job runs elsewhere."""
+"""The checks of a request before Redis is used: the files it names exist, and each given value has an effect.
+
+Paths are made absolute, because the job runs in another folder, perhaps on another machine.
+"""
 
 import json
 import re
@@ -31,7 +33,7 @@ WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig
 
 _JOB_ID = re.compile(r"j-[0-9a-z]*")
 _ARCHIVE = re.compile(r"[\w.-]+\.zip")
-_BERT_POSITIONS = 512  # of Hugging Face's configurations that do not say
+_BERT_POSITIONS = 512  # of Hugging Face configurations without this key
 
 
 def locate_inputs(kind: str, config: JobConfig, *, given: Mapping[str, str], cache: Path) -> JobConfig:
@@ -75,7 +77,7 @@ def with_absolute_model(kind: str, config: JobConfig) -> JobConfig:
 
 
 def _longest_of_trials(config: TuneConfig) -> int:
-    """Check what is searched; return the longest sequence of its trials. Raises: ConfigError."""
+    """Check the search space; return the longest sequence of its trials. Raises: ConfigError."""
     is_pair = resolve_task(config.task.name).is_pair
     space = search_space(config, is_large=False, is_pair=is_pair)
     _, longest = max_lens(config, space)
@@ -83,7 +85,7 @@ def _longest_of_trials(config: TuneConfig) -> int:
 
 
 def model_of(config: JobConfig) -> str:
-    """Return what `--model` says."""
+    """Return the value of `--model`."""
     assert isinstance(config, WithModel)
     return config.model.source
 
@@ -109,7 +111,7 @@ def _task_files(config: FinetuneConfig | EvaluateConfig, cache: Path) -> dict[st
 
 
 def _corpora(config: PretrainConfig, cache: Path) -> dict[str, str]:
-    """Look for the files of the corpora; those that are no published corpus get their whole path."""
+    """Look for the files of the corpora; return the absolute paths of those that are not published."""
     found: dict[str, str] = {}
     if config.data.path is not None:
         found["data.path"] = _existing(config.data.path, flag="--data")
@@ -143,7 +145,7 @@ def _check_effect(config: FinetuneConfig | EvaluateConfig, given: Mapping[str, s
 
 
 def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) -> dict[str, str]:
-    """Look for every split that is asked for; those that are files of their own get their whole path."""
+    """Look for every requested split; return the absolute paths of those that are files."""
     if isinstance(config, FinetuneConfig):
         wanted: list[tuple[str, str | None]] = [("", "train"), ("data.valid_split", config.data.valid_split)]
     else:
@@ -158,7 +160,10 @@ def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) ->
 
 
 def _model(kind: str, source: str) -> str:
-    """Say what `--model` names: a size, a path, a job, an archive of d2l's or a name on the hub."""
+    """Return what `--model` names (a size, a job, a d2l archive or a name on the hub), a path made absolute.
+
+    Raises: ConfigError, ModelError: it is none of these, or a size where a trained model is needed.
+    """
     is_size = source in size_names()
     if is_size and kind in KINDS_WITH_MODEL:
         return source
@@ -167,20 +172,20 @@ def _model(kind: str, source: str) -> str:
         return _existing(source, flag="--model")
     if is_size:
         raise ModelError(
-            f"--model {source}: a model of random weights has learned nothing to {kind}.",
+            f"--model {source}: {kind} needs a trained model, and {source} is only the size of a new one",
             hint="Give the id of a job that succeeded, or the folder of a trained model.",
         )
     if names_job(source) or _ARCHIVE.fullmatch(source) or is_hub_name(source):
         return source
     raise ModelError(
-        f"--model {source}: there is no such file or folder, and it is no job, size or name on the hub.",
+        f"--model {source} is not a file, a folder, a job id, a size or a name on the hub",
         hint=f"Give a folder, a job id, a hub name such as google-bert/bert-base-uncased, or one of "
         f"{', '.join(size_names())}.",
     )
 
 
 def _check_positions(source: str, *, max_len: int) -> None:
-    """Compare with what a size or a folder says of itself; other sources are checked when they are loaded.
+    """Compare with the configuration of a size or a folder; other sources are checked when they are loaded.
 
     Raises: ConfigError: the model has fewer positions.
     """
@@ -190,13 +195,13 @@ def _check_positions(source: str, *, max_len: int) -> None:
     num_positions = {"max_position_embeddings": _BERT_POSITIONS, **words}["max_position_embeddings"]
     if isinstance(num_positions, int) and max_len > num_positions:
         raise ConfigError(
-            f"--max-len {max_len}: the model {source} has {num_positions} positions.",
-            hint=f"Give --max-len {num_positions} or less, or another --model.",
+            f"--max-len {max_len}: the model {source} has {num_positions} positions",
+            hint=f"Give `--max-len {num_positions}` or less, or another `--model`.",
         )
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:
-    """Read the description beside local weights; None where it cannot be read, which loading them tells."""
+    """Read the `config.json` of local weights; None where it cannot be read: loading them gives the error."""
     try:
         words = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -207,7 +212,5 @@ def _read_config(path: Path) -> dict[str, Any] | None:
 def _existing(given: str, *, flag: str) -> str:
     path = Path(given).expanduser().absolute()
     if not path.exists():
-        raise ConfigError(
-            f"{flag} {given}: there is no such file or folder.", hint=f"It was looked for at {path}."
-        )
+        raise ConfigError(f"{flag} {given}: there is no such file or folder", hint=f"The path is {path}.")
     return str(path)

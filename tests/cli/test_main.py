@@ -12,6 +12,7 @@ from bertjobs.cli.main import COMMANDS, main
 from bertjobs.errors import BertjobsError, ConfigError, QueueError, RunError
 
 HEAVY = {"torch", "ray", "pyarrow", "numpy", "pandas", "matplotlib", "transformers", "tokenizers"}
+MODULES = sorted({place.partition(":")[0] for rows in COMMANDS.values() for place, _ in rows.values()})
 
 
 def imported_by(*words: str) -> set[str]:
@@ -46,6 +47,14 @@ def test_help_imports_click_and_nothing_else_from_outside() -> None:
 )
 def test_a_command_imports_only_what_it_uses(words: tuple[str, ...], also_not: set[str]) -> None:
     assert imported_by(*words) & (HEAVY | also_not) == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_module_of_a_command_imports_nothing_heavy(module: str) -> None:
+    program = f"import json, sys, bertjobs.cli.{module}; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = {name.partition(".")[0] for name in json.loads(done.stdout)}
+    assert imported & (HEAVY | {"redis", "rich"}) == set()
 
 
 def test_every_command_of_the_table_exists_and_its_line_is_its_help() -> None:

@@ -136,7 +136,7 @@ def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -
         (["--lr", "0"], "--lr: 0 is not allowed; expected a number > 0 and <= 1"),
         (["--lr", "-1"], "--lr: -1 is not allowed; expected a number > 0 and <= 1"),
         (["--max-len", "2"], "--max-len: 2 is not allowed; expected a whole number >= 8 and <= 8192"),
-        (["--max-len", "600"], "--max-len 600: the model tiny has 512 positions."),
+        (["--max-len", "600"], "--max-len 600: the model tiny has 512 positions\n"),
         (["--epochs", "many"], "--epochs: many is not allowed; expected a whole number >= 1"),
         (
             ["--truncation", "half"],
@@ -155,12 +155,12 @@ def test_an_unknown_job_after_is_refused(run: Run, store: JobStore, snli: str) -
         (["--model", "org/name", "--vocab-size", "99"], "--vocab-size has no effect: pretrained weights"),
         (["--task", "sli"], "--task sli: there is no such task"),
         (["--task", "nowhere.yaml"], "--task nowhere.yaml cannot be read: No such file or directory"),
-        (["--data", "nowhere"], "--data nowhere: there is no such file or folder."),
-        (["--vocab", "nowhere.txt"], "--vocab nowhere.txt: there is no such file or folder."),
-        (["--model", "./nowhere"], "--model ./nowhere: there is no such file or folder."),
+        (["--data", "nowhere"], "--data nowhere: there is no such file or folder\n"),
+        (["--vocab", "nowhere.txt"], "--vocab nowhere.txt: there is no such file or folder\n"),
+        (["--model", "./nowhere"], "--model ./nowhere: there is no such file or folder\n"),
         (
             ["--model", "bert"],
-            "--model bert: there is no such file or folder, and it is no job, size or name",
+            "--model bert is not a file, a folder, a job id, a size or a name on the hub",
         ),
         (["--valid-split", "nowhere.jsonl"], "--split nowhere.jsonl: there is no such file"),
         (["--priority", "1001"], "Invalid value for '--priority': 1001 is not in the range"),
@@ -250,15 +250,18 @@ def test_more_tokens_than_a_local_model_has_positions_are_refused(
     (folder / "config.json").write_text('{"max_position_embeddings": 64}')
     result = run("submit", kind, "--data", snli, "--model", str(folder), "--max-len", "65")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert f"--max-len 65: the model {folder} has 64 positions." in result.stderr
-    assert "Give --max-len 64 or less, or another --model." in result.stderr
+    assert f"--max-len 65: the model {folder} has 64 positions\n" in result.stderr
+    assert "Give `--max-len 64` or less, or another `--model`." in result.stderr
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "--model is required"),
-        (["--model", "tiny"], "--model tiny: a model of random weights has learned nothing to evaluate."),
+        (
+            ["--model", "tiny"],
+            "--model tiny: evaluate needs a trained model, and tiny is only the size of a new one",
+        ),
         (
             ["--model", "org/name", "--split", "tset"],
             "--split tset: there is no such file, and it is not a split",

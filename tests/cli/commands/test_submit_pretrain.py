@@ -33,10 +33,10 @@ def corpus(tmp_path: Path) -> str:
             "--max-steps and --max-tokens: a run has one budget: steps, tokens, time or epochs",
         ),
         (["--max-steps", "9", "--epochs", "2"], "--epochs has no effect: another budget sets the length"),
-        (["--max-len", "600"], "--max-len 600: the model tiny has 512 positions."),
+        (["--max-len", "600"], "--max-len 600: the model tiny has 512 positions\n"),
         (["--corpus", "nowhere"], "--corpus nowhere: there is no such corpus, file or folder with text"),
         (["--valid", "nowhere"], "--valid nowhere: there is no such file or folder with text"),
-        (["--vocab", "nowhere"], "--vocab nowhere: there is no such file or folder."),
+        (["--vocab", "nowhere"], "--vocab nowhere: there is no such file or folder\n"),
         (["--pairs", "none", "--segments", "sentence"], "--segments has no effect: without pairs"),
         (
             ["--vocab-kind", "word", "--vocab-size", "99"],
