@@ -48,6 +48,19 @@ def test_every_link_in_the_documents_leads_somewhere() -> None:
     assert broken == []
 
 
+def test_every_file_that_the_documents_name_exists() -> None:
+    missing = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        if page.name == "CHANGELOG.md":
+            continue  # it names what was
+        for name in re.findall(
+            r"`((?:bertjobs|tests|configs|cluster|docker|docs)/[\w/.-]+)", page.read_text("utf-8")
+        ):
+            if not (ROOT / name).exists() and "KIND" not in name and "NAME" not in name:
+                missing.append(f"{page.relative_to(ROOT)}: {name}")
+    assert missing == []
+
+
 def _anchors(page: Path) -> set[str]:
     """Return the anchors that GitHub gives a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
