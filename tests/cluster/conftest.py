@@ -87,7 +87,7 @@ class SharedCluster:
 
     def start_dispatcher(self) -> None:
         """Start a dispatcher at the desk; the first leads, others stand by."""
-        words = [*PYTHON, "bertjobs.cli.main", "dispatcher"]
+        words = [*PYTHON, "bertjobs", "dispatcher"]
         self.hosts["desk"].popen(words, env=self.desk_env(user="dispatcher"), log=self.logs / "dispatcher")
 
     def node_env(self) -> dict[str, str]:
@@ -129,7 +129,7 @@ class SharedCluster:
 
     def type(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Type a command at the desk."""
-        return self.hosts["desk"].run([*PYTHON, "bertjobs.cli.main", *words], env=self.desk_env(**env))
+        return self.hosts["desk"].run([*PYTHON, "bertjobs", *words], env=self.desk_env(**env))
 
     def run(self, *words: str) -> str:
         """Type a command that has to succeed; return its answer."""
