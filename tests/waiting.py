@@ -15,20 +15,25 @@ def wait_until(
     look: Callable[[], T],
     is_there: Callable[[T], bool] = bool,
     *,
+    is_final: Callable[[T], bool] = lambda seen: False,
     interval_s: float = 0.1,
+    patience_s: float = PATIENCE_S,
     describe: Callable[[], str] = lambda: "",
 ) -> T:
     """Look again until what is seen is as it should be, and return it.
 
-    Raises: AssertionError: what is seen has stayed the same for `PATIENCE_S`.
+    `is_final` says whether what is seen will never be otherwise.
+
+    Raises: AssertionError: what is seen is final, or has stayed the same for `patience_s`.
     """
     seen = look()
     changed_at = time.monotonic()
     while not is_there(seen):
+        assert not is_final(seen), f"this will not change any more: {seen}\n{describe()}"
         time.sleep(interval_s)  # for processes outside, not for our own code
         before, seen = seen, look()
         if seen != before:
             changed_at = time.monotonic()
-        if time.monotonic() - changed_at > PATIENCE_S:
-            raise AssertionError(f"nothing has changed for {PATIENCE_S:.0f} s: {seen}\n{describe()}")
+        if time.monotonic() - changed_at > patience_s:
+            raise AssertionError(f"nothing has changed for {patience_s:.0f} s: {seen}\n{describe()}")
     return seen

@@ -14,10 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 from bertjobs.cli.main import main
+from ray_leftovers import Leftover, Process, leftovers
 from waiting import wait_until
 
-OF_RAY_DATA = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")
-"""What Ray Data starts once and keeps for all jobs; they take no resources."""
+ENDING_S = 60.0
+"""How long nothing may change in what ended jobs left: Ray kills it within seconds."""
+
+
+def has_ended(status: dict[str, Any]) -> bool:
+    return status["ended_at"] is not None
 
 
 class Cluster:
@@ -52,25 +57,67 @@ class Cluster:
 
     def wait_for(self, job: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Ask for the job's status until it is as described."""
-        return dict(wait_until(lambda: self._status(job), holds))
+        return dict(wait_until(lambda: self._status(job), holds, is_final=has_ended))
 
     def processes(self, title: str) -> list[int]:
         """Return the pids of this stack's processes whose command line contains `title`."""
-        mark = f"BERTJOBS_HOME={self.home}".encode()
+        return [process.pid for process in self._processes() if title in process.title]
+
+    def assert_nothing_is_left(self) -> None:
+        """Wait until all is gone that jobs had which have ended; fail at once for what nothing will end."""
+        wait_until(
+            self._left_behind,
+            lambda left: not left,
+            is_final=lambda left: any(one.never_ends for one in left),
+            patience_s=ENDING_S,
+        )
+
+    def _left_behind(self) -> list[Leftover]:
+        stack = self._answer("cluster", "status")
+        address = stack["members"]["ray"]["address"]
+        if address is None:
+            return []  # no test has started it yet
+        token = Path(stack["ray_token_file"]).read_text().strip()
+
+        def ask(path: str) -> Any:
+            request = urllib.request.Request(address + path, headers={"Authorization": f"Bearer {token}"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+
+        def table(name: str) -> Any:
+            return ask(f"/api/v0/{name}?limit=10000&detail=true")["data"]["result"]["result"]
+
+        return leftovers(
+            live=[job["id"] for job in self._answer("list", "--all") if job["ended_at"] is None],
+            ray_jobs=ask("/api/jobs/"),
+            actors=table("actors"),
+            placement_groups=table("placement_groups"),
+            processes=self._processes(),
+        )
+
+    def _processes(self) -> list[Process]:
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                is_ours = mark in (folder / "environ").read_bytes().split(b"\0")
-                if is_ours and title in (folder / "cmdline").read_text().replace("\0", " "):
-                    found.append(int(folder.name))
-            except (OSError, UnicodeDecodeError):
+                env = dict(
+                    line.split("=", 1)
+                    for line in (folder / "environ").read_text(errors="replace").split("\0")
+                    if "=" in line
+                )
+                title = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
+            except OSError:
                 continue  # it ended meanwhile
+            if env.get("BERTJOBS_HOME") == str(self.home):
+                found.append(Process(pid=int(folder.name), title=title, ray_job=env.get("RAY_JOB_ID", "")))
         return found
 
     def _status(self, job: str) -> Any:
-        """Ask by `bertjobs status`, in this process: one of its own each time would keep a core busy."""
+        return self._answer("status", job)
+
+    def _answer(self, *words: str) -> Any:
+        """Run a command in this process: one of its own each time would keep a core busy."""
         not_ours = dict.fromkeys(name for name in os.environ if name not in self._env)
-        done = CliRunner().invoke(main, ["status", job, "--json"], env={**not_ours, **self._own})
+        done = CliRunner().invoke(main, [*words, "--json"], env={**not_ours, **self._own})
         assert done.exit_code == 0, done.output
         return json.loads(done.stdout)
 
@@ -80,20 +127,6 @@ class Cluster:
         assert pids, f"there is no process {title!r} to kill"
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-
-    def left_in_ray(self, table: str) -> list[dict[str, Any]]:
-        """Return the actors or placement groups of jobs that are not dead or removed."""
-        status = self.json("cluster", "status")
-        token = Path(status["ray_token_file"]).read_text().strip()
-        url = f"{status['members']['ray']['address']}/api/v0/{table}?limit=1000&detail=true"
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            rows = json.load(answer)["data"]["result"]["result"]
-        return [
-            row
-            for row in rows
-            if row["state"] not in ("DEAD", "REMOVED") and row.get("class_name") not in OF_RAY_DATA
-        ]
 
     def kill_members(self, *names: str) -> None:
         """Kill parts of the stack, all at once."""
@@ -109,3 +142,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     yield cluster
     cluster.run("cluster", "down")
     assert cluster.processes("") == []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """See after each test that uses the stack that of its ended jobs no actor and no process is alive."""
+    yield
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").assert_nothing_is_left()

@@ -103,5 +103,6 @@ def test_a_cancelled_job_leaves_no_vectors_and_no_process(cluster, model, tmp_pa
     cluster.run("cancel", job)
     status = cluster.wait_for(job, has_ended)
     assert (status["state"], status["attempts"]) == ("CANCELLED", 1)
-    cluster.wait_for(job, lambda _: not cluster.processes("MapWorker") and not cluster.processes(job))
+    cluster.assert_nothing_is_left()
+    assert not cluster.processes("MapWorker") and not cluster.processes(job)
     assert not (cluster.home / "jobs" / job / "embeddings").exists()

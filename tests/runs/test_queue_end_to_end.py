@@ -100,7 +100,8 @@ def test_a_cancelled_job_leaves_no_process_and_frees_its_place(cluster, sample):
     cluster.run("cancel", job)
     status = cluster.wait_for(job, has_ended)
     assert (status["state"], status["attempts"]) == ("CANCELLED", 1)
-    cluster.wait_for(job, lambda _: not cluster.processes("RayTrainWorker") and not cluster.processes(job))
+    cluster.assert_nothing_is_left()
+    assert not cluster.processes("RayTrainWorker") and not cluster.processes(job)
 
 
 def test_a_checkpoint_cut_short_fails_the_job_and_says_so(cluster, sample, finetuned, tmp_path):

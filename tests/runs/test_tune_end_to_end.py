@@ -36,13 +36,6 @@ def is_running(number: int, *, after_epoch: float = 0.0) -> Any:
     return holds
 
 
-def assert_nothing_is_left(cluster, job: str) -> None:
-    """Wait until Ray and the kernel have let go of all that a search had."""
-    cluster.wait_for(job, lambda _: not cluster.processes(TRIAL_ACTOR) and not cluster.processes(job))
-    cluster.wait_for(job, lambda _: cluster.left_in_ray("placement_groups") == [])
-    cluster.wait_for(job, lambda _: cluster.left_in_ray("actors") == [])
-
-
 def test_a_search_whose_trial_driver_and_dispatcher_are_killed_accounts_for_all_trials(cluster, sample):
     job = search(cluster, sample, "--trials", "4", "--epochs", "3", "--stopper", "none")
     cluster.wait_for(job, is_running(1, after_epoch=0.1))
@@ -66,7 +59,8 @@ def test_a_search_whose_trial_driver_and_dispatcher_are_killed_accounts_for_all_
     best = max(t["value"] for t in trials if t["state"] == "finished")
     assert trials[found["best"] - 1]["value"] == ended["metrics"]["best_value"] == best
     assert ended["metrics"]["accuracy"] == best  # of the model that is left
-    assert_nothing_is_left(cluster, job)
+    cluster.assert_nothing_is_left()
+    assert not cluster.processes(TRIAL_ACTOR)
     rows = list(csv.DictReader(io.StringIO(cluster.run("trials", job, "--csv"))))
     assert [row["state"] for row in rows] == [t["state"] for t in trials]
     assert [Path(p).read_bytes()[:4] for p in ended["artifacts"]["plots"]] == [b"\x89PNG"] * 3
@@ -92,7 +86,8 @@ def test_trials_of_two_workers_share_a_grant_and_are_stopped_early(cluster, samp
         ("stopped", "asha", 1), ("failed", "ConfigError", 0),
     ]  # fmt: skip
     assert "--freeze-layers 9" in trials[1]["message"]
-    assert_nothing_is_left(cluster, job)
+    cluster.assert_nothing_is_left()
+    assert not cluster.processes(TRIAL_ACTOR)
 
 
 def test_a_cancelled_search_leaves_no_trial_and_frees_its_place(cluster, sample):
@@ -101,5 +96,6 @@ def test_a_cancelled_search_leaves_no_trial_and_frees_its_place(cluster, sample)
     cluster.run("cancel", job)
     ended = cluster.wait_for(job, has_ended)
     assert (ended["state"], ended["attempts"]) == ("CANCELLED", 1)
-    assert_nothing_is_left(cluster, job)
+    cluster.assert_nothing_is_left()
+    assert not cluster.processes(TRIAL_ACTOR)
     assert cluster.json("trials", job)["num_ended"] == 0

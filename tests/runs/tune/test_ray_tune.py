@@ -1,0 +1,70 @@
+"""What the search does when Tune says that a trial has ended."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bertjobs.runs.tune import ray_tune
+from bertjobs.runs.tune.progress_actor import Board
+from bertjobs.runs.tune.ray_tune import _Listener
+
+
+class Ledger:
+    """A ledger that only remembers how trials ended."""
+
+    ended: tuple[Any, ...] = ()
+
+    def __init__(self) -> None:
+        self.ends: dict[int, str] = {}
+
+    def end(self, number: int, state: str, **_: Any) -> None:
+        self.ends[number] = state
+
+
+@pytest.fixture
+def removed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The placement groups that were removed."""
+    found: list[str] = []
+    monkeypatch.setattr(ray_tune, "remove_placement_group", found.append)
+    return found
+
+
+@pytest.fixture
+def board() -> Board:
+    """A board in this process, with the workers of trial 3 on it."""
+    board = Board()
+    board.put_placement(3, "the workers of trial 3")  # type: ignore[arg-type]
+    return board
+
+
+@pytest.fixture
+def listener(board: Board) -> _Listener:
+    run = SimpleNamespace(
+        config=SimpleNamespace(search=SimpleNamespace(stopper="asha")),
+        job_dir=SimpleNamespace(write_json=lambda *_: None),
+        reporter=SimpleNamespace(publish_checkpoint=lambda *_: None),
+    )
+    return _Listener(run, work=SimpleNamespace(board=board), ledger=Ledger())  # type: ignore[arg-type]
+
+
+def trial(number: int, **result: Any) -> Any:
+    return SimpleNamespace(config={"number": number}, last_result=result, error_file=None)
+
+
+def test_the_workers_of_a_trial_that_is_stopped_are_ended(listener, removed):
+    listener.on_trial_complete(1, [], trial(3, time_total_s=1.0))
+    assert listener._ledger.ends == {3: "stopped"}
+    assert removed == ["the workers of trial 3"]
+
+
+def test_the_workers_of_a_trial_whose_actor_was_killed_are_ended(listener, removed):
+    listener.on_trial_error(1, [], trial(3))
+    assert listener._ledger.ends == {3: "failed"}
+    assert removed == ["the workers of trial 3"]
+
+
+def test_the_workers_of_other_trials_go_on(listener, removed):
+    listener.on_trial_complete(1, [], trial(2, time_total_s=1.0))
+    listener.on_trial_error(1, [], trial(4))
+    assert removed == []
