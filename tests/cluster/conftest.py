@@ -149,7 +149,10 @@ class SharedCluster:
             done = self.type("status", job, "--json")  # while Redis is down it fails
             if done.returncode == 0:
                 seen.update(json.loads(done.stdout))
-            return bool(seen) and holds(seen)
+            if not seen or holds(seen):
+                return bool(seen)
+            assert seen["ended_at"] is None, f"{job} ended before it got there: {json.dumps(seen, indent=1)}"
+            return False
 
         self.wait_until(is_there, or_tell=lambda: json.dumps(seen, indent=1))
         return seen
