@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from bertjobs.runs.tune import ray_tune
-from bertjobs.runs.tune.progress_actor import Board
-from bertjobs.runs.tune.ray_tune import _Listener
+from bertjobs.runs.tune.progress_actor import ProgressActor
+from bertjobs.runs.tune.ray_tune import _TrialCallback
 
 
-class Ledger:
-    """A ledger that only remembers how trials ended."""
+class State:
+    """A state of the search that only remembers how trials ended."""
 
     ended: tuple[Any, ...] = ()
 
@@ -31,40 +31,40 @@ def removed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def board() -> Board:
-    """A board in this process, with the workers of trial 3 on it."""
-    board = Board()
-    board.put_placement(3, "the workers of trial 3")  # type: ignore[arg-type]
-    return board
+def progress() -> ProgressActor:
+    """The progress actor in this process; trial 3 has recorded its workers."""
+    progress = ProgressActor()
+    progress.set_placement(3, "the workers of trial 3")  # type: ignore[arg-type]
+    return progress
 
 
 @pytest.fixture
-def listener(board: Board) -> _Listener:
+def callback(progress: ProgressActor) -> _TrialCallback:
     run = SimpleNamespace(
         config=SimpleNamespace(search=SimpleNamespace(stopper="asha")),
         job_dir=SimpleNamespace(write_json=lambda *_: None),
         reporter=SimpleNamespace(publish_checkpoint=lambda *_: None),
     )
-    return _Listener(run, work=SimpleNamespace(board=board), ledger=Ledger())  # type: ignore[arg-type]
+    return _TrialCallback(run, work=SimpleNamespace(progress=progress), state=State())  # type: ignore[arg-type]
 
 
 def trial(number: int, **result: Any) -> Any:
     return SimpleNamespace(config={"number": number}, last_result=result, error_file=None)
 
 
-def test_the_workers_of_a_trial_that_is_stopped_are_ended(listener, removed):
-    listener.on_trial_complete(1, [], trial(3, time_total_s=1.0))
-    assert listener._ledger.ends == {3: "stopped"}
+def test_the_workers_of_a_trial_that_is_stopped_are_ended(callback, removed):
+    callback.on_trial_complete(1, [], trial(3, time_total_s=1.0))
+    assert callback._state.ends == {3: "stopped"}
     assert removed == ["the workers of trial 3"]
 
 
-def test_the_workers_of_a_trial_whose_actor_was_killed_are_ended(listener, removed):
-    listener.on_trial_error(1, [], trial(3))
-    assert listener._ledger.ends == {3: "failed"}
+def test_the_workers_of_a_trial_whose_actor_was_killed_are_ended(callback, removed):
+    callback.on_trial_error(1, [], trial(3))
+    assert callback._state.ends == {3: "failed"}
     assert removed == ["the workers of trial 3"]
 
 
-def test_the_workers_of_other_trials_go_on(listener, removed):
-    listener.on_trial_complete(1, [], trial(2, time_total_s=1.0))
-    listener.on_trial_error(1, [], trial(4))
+def test_the_workers_of_other_trials_go_on(callback, removed):
+    callback.on_trial_complete(1, [], trial(2, time_total_s=1.0))
+    callback.on_trial_error(1, [], trial(4))
     assert removed == []
