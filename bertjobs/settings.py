@@ -98,6 +98,16 @@ class Settings:
         )
     )
     """A folder is absolute here."""
+    storage_roots: tuple[str, ...] = field(
+        metadata=_setting(
+            "STORAGE_ROOTS",
+            "folders or addresses, separated by commas",
+            meaning="Places, besides the storage of the dispatcher, where users may have their storage. The "
+            "dispatcher copies logs to no other place, and deletes nothing in one. The local stack, which "
+            "belongs to one user, has no such limit.",
+        )
+    )
+    """Without the storage itself; see `allowed_storage`."""
     cache: Path = field(
         metadata=_setting(
             "CACHE",
@@ -186,6 +196,13 @@ class Settings:
         return self.redis_url is None and self.ray_address is None
 
     @property
+    def allowed_storage(self) -> tuple[str, ...] | None:
+        """Where the storage of jobs may be; None: anywhere."""
+        if self.is_embedded or self.is_stack_member:
+            return None
+        return (self.storage, *self.storage_roots)
+
+    @property
     def is_one_machine(self) -> bool:
         """Whether jobs certainly run where they are submitted, so that all paths are the same."""
         return self.is_embedded or str(self.redis_url).startswith("unix:")
@@ -213,6 +230,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         redis_ca_file=_path(env, "BERTJOBS_REDIS_CA_FILE"),
         ray_address=env.get("BERTJOBS_RAY_ADDRESS") or None,
         storage=storage,
+        storage_roots=_storage_roots(env.get("BERTJOBS_STORAGE_ROOTS") or ""),
         cache=_path(env, "BERTJOBS_CACHE") or home / "cache",
         is_stack_member="BERTJOBS_STACK_MEMBER" in env,
         shared_folders=_shared_folders(storage, env.get("BERTJOBS_SHARED_FOLDERS") or ""),
@@ -253,6 +271,10 @@ def _path(env: Mapping[str, str], name: str) -> Path | None:
 def _storage(given: str) -> str:
     path = given.removeprefix("file://")
     return path if "://" in path else str(Path(path).expanduser().absolute())
+
+
+def _storage_roots(given: str) -> tuple[str, ...]:
+    return tuple(_storage(root.strip()) for root in given.split(",") if root.strip())
 
 
 def _shared_folders(storage: str, given: str) -> tuple[Path, ...]:

@@ -22,7 +22,7 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,34 @@ _URI = re.compile(r"^[a-z][a-z0-9+.-]+://")
 _UNPUBLISHED = re.compile(r"\.new-[0-9a-f]{8}")
 _REPLACED = re.compile(r"\.old-(.+)-[0-9a-f]{8}")
 """Names of a folder before it is published, and while it is being replaced."""
+
+
+class StorageRoots:
+    """The places in which the storage of jobs may be. A job's record in Redis names its storage, and whoever
+    may submit jobs can write there; so the dispatcher writes and deletes in these places only."""
+
+    def __init__(self, roots: Iterable[str] | None) -> None:
+        """With None every place is allowed."""
+        self._roots = None if roots is None else tuple(root.rstrip("/") for root in roots)
+
+    def contain(self, job_dir: "JobDir") -> bool:
+        """Return whether a job's folder is in one of them. Follows the links of a local path."""
+        if self._roots is None:
+            return True
+        if job_dir.is_remote:
+            return any(_is_below(job_dir.uri, root) for root in self._roots)
+        places = [Path(root or "/") for root in self._roots if "://" not in root]
+        try:
+            folder = Path(job_dir.path_of("")).resolve()
+            return any(folder.is_relative_to(place.resolve()) for place in places)
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
+            return False
+
+
+def _is_below(uri: str, root: str) -> bool:
+    # A query could name another server, and an escaped character could be a dot.
+    rest = uri.removeprefix(f"{root}/")
+    return rest != uri and not re.search(r"[?#%\\]", rest) and not {"", ".", ".."} & set(rest.split("/"))
 
 
 class JobDir:

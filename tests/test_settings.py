@@ -166,3 +166,12 @@ def test_every_setting_has_a_type_and_a_sentence():
     for setting in settings_table():
         assert setting.type
         assert setting.meaning.endswith("."), setting.variable
+
+
+def test_only_a_shared_installation_limits_where_the_storage_of_jobs_may_be():
+    shared = {"BERTJOBS_REDIS_URL": "redis://r", "BERTJOBS_STORAGE": "/storage"}
+    assert load_settings(shared).allowed_storage == ("/storage",)
+    more = shared | {"BERTJOBS_STORAGE_ROOTS": "/scratch, s3://bucket/jobs"}
+    assert load_settings(more).allowed_storage == ("/storage", "/scratch", "s3://bucket/jobs")
+    assert load_settings(shared | {"BERTJOBS_STACK_MEMBER": "1"}).allowed_storage is None
+    assert load_settings({}).allowed_storage is None

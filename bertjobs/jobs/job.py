@@ -11,6 +11,7 @@ succeed.
 """
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -266,8 +267,19 @@ def new_job_id(*, now_s: float | None = None) -> str:
     return "j-" + "".join(digits) + "".join(secrets.choice(_DIGITS) for _ in range(3))
 
 
+JOB_ID = re.compile(r"j-[0-9a-z]{9}")
+"""What an id looks like. It names files, keys and a Ray Job, so whoever reads one from Redis checks it first.
+`common.lua` has the same pattern."""
+
+
+def is_job_id(text: object) -> bool:
+    """Return whether a value read from outside is an id."""
+    return isinstance(text, str) and JOB_ID.fullmatch(text) is not None
+
+
 def submission_id(job_id: str, attempt: int) -> str:
-    """Return the name of an attempt's Ray Job."""
+    """Return the name of an attempt's Ray Job. It is derived and never read: a name that somebody wrote into
+    Redis could be another user's Ray Job."""
     return f"bj-{job_id}-a{attempt}"
 
 

@@ -8,21 +8,26 @@ A job whose retention time is over (`--keep`, `BERTJOBS_KEEP_S`, or `cluster cle
 - and is *forgotten*: Redis deletes the job with its attempts, events and metrics, so that no command knows it
   any more. While another stored job follows it or uses its model, it is only pruned.
 
+A folder outside the places where the storage of jobs may be (`BERTJOBS_STORAGE_ROOTS`) is left as it is, and
+the job is forgotten all the same.
+
 It is pruned first: if the process is killed in between, the next cleanup finds the job again.
 """
 
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.errors import BertjobsError, StorageError
 from bertjobs.jobs.dispatcher.driver_log import LOG_FOLDER
+from bertjobs.jobs.job import is_job_id
 from bertjobs.jobs.store.connection import Connection, WrongState
 from bertjobs.jobs.store.dispatch_store import DispatchStore
-from bertjobs.storage import JobDir
+from bertjobs.jobs.store.records import Skip, readable
+from bertjobs.storage import JobDir, StorageRoots
 from bertjobs.training.run_state import checkpoint_name
 
 logger = logging.getLogger(__name__)
@@ -70,8 +75,17 @@ class CleanedJob:
 class Retention:
     """Cleans up in Redis and in the storage of its jobs."""
 
-    def __init__(self, connection: Connection, *, term: int | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        roots: StorageRoots,
+        term: int | None = None,
+        skip: Skip | None = None,
+    ) -> None:
         self._connection = connection
+        self._roots = roots
+        self._skip = skip or _skip
         self._term = term
         """The dispatcher's term, refused once another one leads; None where a user cleans up."""
 
@@ -82,7 +96,7 @@ class Retention:
         """
         for ended in self._ended(older_than_s):
             try:
-                removed = () if ended.is_pruned else tuple(_removable(ended))
+                removed = () if ended.is_pruned else self._removable(ended)
                 if not is_dry_run:
                     for name in removed:
                         ended.job_dir.remove(name)
@@ -102,7 +116,19 @@ class Retention:
         older_than_ms = None if older_than_s is None else int(older_than_s * 1000)
         limit = PAGE if self._term is not None else UNLIMITED
         (document,) = self._connection.run("list_ended", older_than_ms=older_than_ms, limit=limit)
-        return [_ended_of(row) for row in json.loads(document)]
+        return list(readable(json.loads(document), _ended_of, skip=self._skip))
+
+    def _removable(self, ended: EndedJob) -> tuple[str, ...]:
+        """Return the paths in its folder that can be removed."""
+        if not self._roots.contain(ended.job_dir):
+            logger.warning(
+                "%s: nothing is removed from %s: it is not in a place where the storage of jobs may be; "
+                "BERTJOBS_STORAGE_ROOTS names such places",
+                ended.job_id,
+                ended.job_dir.uri,
+            )
+            return ()
+        return tuple(_removable(ended))
 
     def _forget(self, job_id: str) -> bool:
         try:
@@ -113,12 +139,16 @@ class Retention:
         return bool(outcome == "forgotten")
 
 
-def _ended_of(row: list[Any]) -> EndedJob:
+def _skip(job_id: object, cause: Exception) -> None:
+    logger.warning("the record of job %.40r in Redis is not valid, and is skipped: %.200s", job_id, cause)
+
+
+def _ended_of(row: Sequence[Any]) -> EndedJob:
     job_id, storage, checkpoint, metrics, thinned_at, num_followers = row
-    results = json.loads(metrics) if metrics else {}
-    kept = (
-        {checkpoint, checkpoint_name(results["best_step"])} if checkpoint and "best_step" in results else ()
-    )
+    if not (is_job_id(job_id) and isinstance(storage, str)):
+        raise ValueError("not the id of a job, or no storage")
+    best = _best_checkpoint(metrics)
+    kept = {checkpoint, best} if checkpoint and best else ()
     return EndedJob(
         job_id=job_id,
         job_dir=JobDir(storage, job_id),
@@ -126,6 +156,14 @@ def _ended_of(row: list[Any]) -> EndedJob:
         is_pruned=bool(thinned_at),
         is_followed=num_followers > 0,
     )
+
+
+def _best_checkpoint(metrics: Any) -> str | None:
+    """Return the name of the best checkpoint; None where the metrics do not say it."""
+    try:
+        return checkpoint_name(json.loads(metrics)["best_step"]) if metrics else None
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _removable(ended: EndedJob) -> Iterator[str]:
@@ -146,8 +184,9 @@ class CleanupThread:
     dispatcher.
     """
 
-    def __init__(self, store: DispatchStore) -> None:
+    def __init__(self, store: DispatchStore, *, roots: StorageRoots) -> None:
         self._store = store
+        self._roots = roots
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cleanup", daemon=True)
 
@@ -163,7 +202,9 @@ class CleanupThread:
         """Clean up once. Raises: NotLeader, RedisDown."""
         if not self._store.term:
             return
-        for job in Retention(self._store.connection, term=self._store.term).clean():
+        for job in Retention(
+            self._store.connection, roots=self._roots, term=self._store.term, skip=self._store.skip
+        ).clean():
             logger.info(
                 "%s: %s; removed from %s: %s",
                 job.job_id,

@@ -27,6 +27,7 @@ from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore, connect
 from bertjobs.jobs.store.lease_store import LeaseStore
+from bertjobs.storage import StorageRoots
 from redis_process import running_redis
 
 GANGS = [(8, 60), (4, 10), (2, 10), (1, 15), (16, 5)]
@@ -77,7 +78,9 @@ class Bench:
         """Let another dispatcher take over."""
         self.store.connection.client.delete("bj:leader")
         dispatch = DispatchStore(self.store.connection, owner=uuid.uuid4().hex, lease_s=600)
-        self.dispatcher = Dispatcher(dispatch, self.ray, self.ray, env={}, timeouts=Timeouts(lease_s=15))
+        self.dispatcher = Dispatcher(
+            dispatch, self.ray, self.ray, env={}, timeouts=Timeouts(lease_s=15), roots=StorageRoots(None)
+        )
 
     def submit(self, *, gpus: int | None = None) -> None:
         """Submit a job of some size, user and priority; every third one with a time limit."""

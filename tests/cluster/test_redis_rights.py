@@ -24,6 +24,7 @@ from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack.doctor.service_checks import check_queue, check_redis
+from bertjobs.storage import StorageRoots
 from secure_redis import SecureRedis
 
 NO_RESOURCES = {"gpus": 0, "workers": None, "cpus_per_worker": None}
@@ -141,7 +142,9 @@ def test_a_whole_job_runs_with_the_rights_of_each_user(connect, as_user):
     assert users.count()[State.SUCCEEDED] == 1
     assert users.dispatcher() == "a"
     dispatcher.note_gone(live)
-    forgotten = Retention(dispatcher.connection, term=dispatcher.term).clean(older_than_s=0)
+    forgotten = Retention(dispatcher.connection, term=dispatcher.term, roots=StorageRoots(None)).clean(
+        older_than_s=0
+    )
     assert [cleaned.job_id for cleaned in forgotten] == [job.id]
     dispatcher.resign()
 

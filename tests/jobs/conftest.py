@@ -14,6 +14,7 @@ from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.settings import Settings
+from bertjobs.storage import StorageRoots
 from redis_process import RedisProcess
 
 
@@ -135,6 +136,7 @@ class World:
         self.store = JobStore(connection)
         self.ray = FakeRay()
         self.now_s = 0.0
+        self.roots = StorageRoots(None)
         self._let_pass = let_pass
         self.restart_dispatcher()
 
@@ -151,6 +153,7 @@ class World:
             env={},
             timeouts=Timeouts(lease_s=15),
             clock=lambda: self.now_s,
+            roots=self.roots,
         )
 
     def turn(self, times: int = 1) -> None:

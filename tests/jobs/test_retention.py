@@ -7,6 +7,9 @@ from bertjobs.jobs.retention import CleanupThread, Retention
 from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.store.connection import JobUnknown
 from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.storage import StorageRoots
+
+EVERYWHERE = StorageRoots(None)
 
 pytestmark = pytest.mark.redis
 
@@ -60,11 +63,11 @@ def test_a_job_whose_retention_time_is_over_is_forgotten_and_its_results_stay(
     connection, store, finished, later, tmp_path
 ):
     job_id = finished(keep_s=60.0, idempotency_key="nightly")
-    assert list(Retention(connection).clean()) == []
+    assert list(Retention(connection, roots=EVERYWHERE).clean()) == []
     later(61)
-    (would,) = Retention(connection).clean(is_dry_run=True)
+    (would,) = Retention(connection, roots=EVERYWHERE).clean(is_dry_run=True)
     assert files_of(tmp_path / job_id) == sorted(KEPT + DROPPED), "a dry run removes nothing"
-    (cleaned,) = Retention(connection).clean()
+    (cleaned,) = Retention(connection, roots=EVERYWHERE).clean()
     assert cleaned == would
     assert cleaned.is_forgotten
     assert cleaned.removed == ("logs", "tensorboard", "checkpoints/step-00000015")
@@ -74,7 +77,7 @@ def test_a_job_whose_retention_time_is_over_is_forgotten_and_its_results_stay(
     assert everything(connection) == [] and store.list() == [] and sum(store.count().values()) == 0
     for index in ("bj:all", "bj:ids", "bj:expiry", "bj:idempotency"):
         assert not connection.client.exists(index), index
-    assert list(Retention(connection).clean()) == []
+    assert list(Retention(connection, roots=EVERYWHERE).clean()) == []
 
 
 def test_a_job_that_another_follows_or_uses_is_only_pruned_until_that_one_is_forgotten(
@@ -84,15 +87,15 @@ def test_a_job_that_another_follows_or_uses_is_only_pruned_until_that_one_is_for
         model = finished(keep_s=1.0)
         user = submit(**{link: [model]})
         later(2)
-        (cleaned,) = Retention(connection).clean()
+        (cleaned,) = Retention(connection, roots=EVERYWHERE).clean()
         assert (cleaned.job_id, cleaned.is_forgotten) == (model, False)
         assert store.get(model).state is State.SUCCEEDED
         assert files_of(tmp_path / model) == sorted(KEPT)
-        assert list(Retention(connection).clean()) == [], "nothing is left to do with it"
+        assert list(Retention(connection, roots=EVERYWHERE).clean()) == [], "nothing is left to do with it"
         store.cancel(user)
-        cleaned_too = list(Retention(connection).clean(older_than_s=0))
+        cleaned_too = list(Retention(connection, roots=EVERYWHERE).clean(older_than_s=0))
         assert user in [job.job_id for job in cleaned_too if job.is_forgotten]
-        list(Retention(connection).clean(older_than_s=0))
+        list(Retention(connection, roots=EVERYWHERE).clean(older_than_s=0))
         with pytest.raises(JobUnknown):
             store.get(model)
 
@@ -104,10 +107,10 @@ def test_a_job_that_has_not_ended_or_whose_driver_may_run_is_never_touched(
     world.turn()
     driver = world.driver(running)
     driver.report(progress={"step": 1})
-    assert list(Retention(connection).clean(older_than_s=0)) == []
+    assert list(Retention(connection, roots=EVERYWHERE).clean(older_than_s=0)) == []
     driver.end(RetryDecision(state=State.FAILED, reason="", message=""), nonce="n", metrics={}, artifacts={})
     later(2)
-    assert list(Retention(connection).clean()) == [], "its driver has not left"
+    assert list(Retention(connection, roots=EVERYWHERE).clean()) == [], "its driver has not left"
     assert store.get(running).state is State.FAILED
     store.retry(running)
     assert connection.client.zcard("bj:expiry") == 0, "a job that was retried has not ended"
@@ -124,7 +127,7 @@ def test_a_failed_job_keeps_all_its_checkpoints(world, connection, store, submit
         (tmp_path / job_id / f"checkpoints/step-{step:08d}").mkdir(parents=True)
     world.ray.ends(f"bj-{job_id}-a1", "FAILED", exit_code=1)
     world.turn()
-    (cleaned,) = Retention(connection).clean(older_than_s=0)
+    (cleaned,) = Retention(connection, roots=EVERYWHERE).clean(older_than_s=0)
     assert cleaned.is_forgotten
     assert len(list((tmp_path / job_id / "checkpoints").iterdir())) == 2
 
@@ -134,10 +137,10 @@ def test_the_leader_cleans_up_by_itself_and_a_standby_does_not(
 ):
     job_id = finished(keep_s=1.0)
     later(2)
-    CleanupThread(DispatchStore(connection, owner="standby", lease_s=60)).clean()
+    CleanupThread(DispatchStore(connection, owner="standby", lease_s=60), roots=EVERYWHERE).clean()
     assert store.get(job_id).state is State.SUCCEEDED
     caplog.set_level("INFO")
-    CleanupThread(world.dispatcher._store).clean()
+    CleanupThread(world.dispatcher._store, roots=EVERYWHERE).clean()
     assert f"{job_id}: forgotten; removed from" in caplog.text
     assert store.list() == []
 
@@ -148,5 +151,5 @@ def test_forgetting_a_job_twice_changes_nothing_more(connection, finished, monke
     monkeypatch.setattr(
         connection, "run", lambda script, /, **arg: (run(script, **arg), run(script, **arg))[1]
     )
-    (cleaned,) = Retention(connection).clean(older_than_s=0)
+    (cleaned,) = Retention(connection, roots=EVERYWHERE).clean(older_than_s=0)
     assert cleaned.is_forgotten and everything(connection) == []

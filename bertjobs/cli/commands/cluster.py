@@ -21,6 +21,7 @@ from bertjobs.cli.params import Duration, json_option
 from bertjobs.errors import QueueError
 from bertjobs.jobs.quotas import QuotaReport, QuotaStore
 from bertjobs.settings import load_settings
+from bertjobs.storage import StorageRoots
 
 POLL_S = 1.0
 
@@ -149,7 +150,8 @@ def clean(older_than_s: float | None, dry_run: bool, as_json: bool) -> None:
     """
     from bertjobs.jobs.retention import Retention  # knows checkpoints, and with them pydantic: 30 ms
 
-    retention = Retention(open_queue().connection)
+    roots = StorageRoots(load_settings().allowed_storage)
+    retention = Retention(open_queue().connection, roots=roots)
     cleaned = list(retention.clean(older_than_s=older_than_s, is_dry_run=dry_run))
     if as_json:
         print_json([job.to_json() for job in cleaned])

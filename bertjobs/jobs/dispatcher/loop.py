@@ -39,6 +39,7 @@ from bertjobs.jobs.scheduling.types import (
 )
 from bertjobs.jobs.store.connection import (
     NotLeader,
+    RecordInvalid,
     RedisDown,
     WrongState,
     open_connection,
@@ -46,6 +47,7 @@ from bertjobs.jobs.store.connection import (
 )
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.settings import Settings, load_settings
+from bertjobs.storage import StorageRoots
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Dispatcher:
         python: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
         observer: QueueObserver | None = None,
+        roots: StorageRoots,
     ) -> None:
         self._store = store
         self._poller = poller
@@ -84,6 +87,7 @@ class Dispatcher:
             timeouts=timeouts,
             clock=clock,
             observer=self._observer,
+            roots=roots,
         )
         self._sizes: GangSizes | None = None
         self._term = 0
@@ -177,6 +181,11 @@ class Dispatcher:
     def _claim(self, job_id: str, decision: Admit) -> LiveAttempt | None:
         try:
             attempt = self._store.claim(job_id, grant=decision.grant, placement=decision.placement)
+        except RecordInvalid as e:
+            self._store.skip(job_id, e)
+            # Out of the cache, so that admission reserves nothing for it.
+            self._cache.queue.update({job_id: None}, now_ms=self._cache.now_ms)
+            return None
         except WrongState as e:  # the race between admission and a user who cancels, holds or drains
             logger.info("%s: not started, it is %s", job_id, e.state)
             return None
@@ -235,7 +244,8 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
         owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S)
         ray = RayApi(settings.ray_address, token=ray_token(), code=code_to_send(settings))
-        poller, cleaner = RayPoller(ray), CleanupThread(store)
+        roots = StorageRoots(settings.allowed_storage)
+        poller, cleaner = RayPoller(ray), CleanupThread(store, roots=roots)
         dispatcher = Dispatcher(
             store,
             ray,
@@ -244,6 +254,7 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             python=settings.node_python,
             timeouts=Timeouts(lease_s=settings.lease_s),
             observer=_observer(settings, cleanup),
+            roots=roots,
         )
         for thread in (poller, cleaner):
             thread.start()

@@ -1,6 +1,7 @@
 """Supervision of the live attempts: starts, stops and ends them, and copies their logs."""
 
 import logging
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -25,11 +26,11 @@ from bertjobs.jobs.ray.poller import MAX_CONCURRENT_REQUESTS, RayPoller
 from bertjobs.jobs.retry import Failure, decide
 from bertjobs.jobs.scheduling.types import Allocation, LiveAttempt
 from bertjobs.jobs.store.dispatch_store import DispatchStore
-from bertjobs.storage import JobDir
+from bertjobs.storage import JobDir, StorageRoots
 
 logger = logging.getLogger(__name__)
 
-DRIVER = "-m bertjobs.runs"
+DRIVER = ("-m", "bertjobs.runs")
 """What a Ray Job executes; the job's id, the attempt and its token follow."""
 STOP_AGAIN_S = 10.0
 """A stop request to Ray may have no effect; it is sent again after this time."""
@@ -56,6 +57,7 @@ class Supervisor:
         timeouts: Timeouts,
         clock: Callable[[], float],
         observer: QueueObserver,
+        roots: StorageRoots,
     ) -> None:
         self._store = store
         self._ray = ray
@@ -65,6 +67,7 @@ class Supervisor:
         self._timeouts = timeouts
         self._clock = clock
         self._observer = observer
+        self._roots = roots
         self._observed_since = clock()
         self.unreachable = ""
         """The error of Ray's last failure to answer; empty while it answers."""
@@ -175,7 +178,8 @@ class Supervisor:
             logger.info("%s attempt %d: its driver has ended it meanwhile", live.job_id, live.number)
 
     def _submit(self, live: LiveAttempt) -> RayUnreachable | RayRefused | None:
-        entrypoint = f"{self._python} {DRIVER} {live.job_id} {live.number} {live.token}"
+        # Ray gives the line to a shell.
+        entrypoint = shlex.join([self._python, *DRIVER, live.job_id, str(live.number), str(live.token)])
         metadata = {"job_id": live.job_id, "kind": live.kind, "name": live.name, "user": live.user}
         try:
             self._ray.start(live.submission_id, entrypoint=entrypoint, env=self._env, metadata=metadata)
@@ -239,6 +243,10 @@ class Supervisor:
 
     def _copy_log(self, live: LiveAttempt) -> RayUnreachable | None:
         try:
+            if not self._roots.contain(JobDir(live.storage, live.job_id)):
+                why = f"its storage {live.storage} is not in a place that BERTJOBS_STORAGE_ROOTS names"
+                self._store.skip(live.job_id, StorageError(why))
+                return None
             self._log_of(live).update(lambda: self._ray.log(live.submission_id))
         except RayUnreachable as e:
             return e

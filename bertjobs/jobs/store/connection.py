@@ -53,6 +53,13 @@ class IdTaken(QueueError):
     """Another job has this id already."""
 
 
+class RecordInvalid(QueueError):
+    """Redis holds something under a job's id that no version of ours has written."""
+
+    def __init__(self, job_id: object) -> None:
+        super().__init__(f"The record of job {str(job_id)[:40]!r} in Redis is not valid")
+
+
 class WrongState(QueueError):
     """The job's state does not allow the change."""
 
@@ -230,6 +237,8 @@ def _script_error(word: str, detail: str) -> BertjobsError:
         return JobUnknown(f"There is no job {detail}", hint="`bertjobs list --all` shows the jobs.")
     if word == "AMBIGUOUS":
         return QueueError(f"Several jobs begin with {detail}", hint="Give more characters of the id.")
+    if word == "INVALID":
+        return RecordInvalid(detail)
     if word == "TAKEN":
         return IdTaken(f"{detail} is taken")
     assert word in ("STATE", "ALIVE"), f"a script replied {word}"

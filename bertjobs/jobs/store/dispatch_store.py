@@ -2,6 +2,7 @@
 refused after another dispatcher has taken over. Knows nothing of Ray."""
 
 import json
+import logging
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
@@ -13,12 +14,16 @@ from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.scheduling.free_resources import Placement
 from bertjobs.jobs.scheduling.sizing import count_of, describe_gang
 from bertjobs.jobs.scheduling.types import LiveAttempt, ReasonChanges, WaitReason
-from bertjobs.jobs.store.connection import REPLY_TIMEOUT_S, Connection
+from bertjobs.jobs.store.connection import REPLY_TIMEOUT_S, Connection, RecordInvalid
 from bertjobs.jobs.store.lease_store import decision_fields
-from bertjobs.jobs.store.records import Changes, QueuedJob, changes_of, live_of, queued_of
+from bertjobs.jobs.store.records import Changes, QueuedJob, changes_of, live_of, queued_of, readable
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 1000
 """Jobs that one script handles: a few milliseconds during which Redis answers nobody else."""
+MAX_SKIPPED = 1000
+"""Ids of skipped records that are remembered, so that each is logged once; later ones are not logged."""
 
 
 class DispatchStore:
@@ -30,6 +35,7 @@ class DispatchStore:
         self.term = 0
         """Of our leadership; 0 while another one leads."""
         self._lease_ms = int(lease_s * 1000)
+        self._skipped: set[str] = set()
 
     def lead(self) -> bool:
         """Take or renew the leadership. Returns whether we lead. Raises: RedisDown."""
@@ -59,29 +65,36 @@ class DispatchStore:
         RedisDown.
         """
         answer = self.connection.run("changes", term=self.term, since=since, limit=BATCH_SIZE)
-        return changes_of(answer, limit=BATCH_SIZE)
+        return changes_of(answer, limit=BATCH_SIZE, skip=self.skip)
 
     def queue(self) -> Iterator[QueuedJob]:
         """Read the whole queue in its order. Raises: RedisDown."""
         after = "-inf"
         while True:
-            (document,) = self.connection.run("read_queue", after=after, limit=BATCH_SIZE)
+            document, last = self.connection.run("read_queue", after=after, limit=BATCH_SIZE)
             rows = json.loads(document)
-            yield from map(queued_of, rows)
+            yield from readable(rows, queued_of, skip=self.skip)
             if len(rows) < BATCH_SIZE:
                 return
-            after = rows[-1][1]
+            after = last
 
     def live(self, of: Collection[str] | None = None) -> tuple[int, list[LiveAttempt]]:
         """Read the attempts that are not known to be gone, of some jobs or of all, and Redis' time in ms."""
         now_ms, document = self.connection.run("read_live", ids=None if of is None else list(of))
         rows = json.loads(document)
-        return int(now_ms), [live_of(row, now_ms=int(now_ms)) for row in rows]
+        return int(now_ms), list(readable(rows, lambda row: live_of(row, now_ms=int(now_ms)), skip=self.skip))
+
+    def skip(self, job_id: object, cause: Exception) -> None:
+        """Report a record that cannot be used; once for each id."""
+        job = repr(str(job_id)[:40])
+        if job not in self._skipped and len(self._skipped) < MAX_SKIPPED:
+            self._skipped.add(job)
+            logger.warning("the record of job %s in Redis is not valid, and is skipped: %.200s", job, cause)
 
     def claim(self, job_id: str, *, grant: Grant, placement: Placement) -> LiveAttempt:
         """Start a queued job's next attempt. Returns the attempt.
 
-        Raises: WrongState: the job was cancelled or held meanwhile; NotLeader, RedisDown.
+        Raises: WrongState: the job was cancelled or held meanwhile; RecordInvalid; NotLeader, RedisDown.
         """
         now_ms, document = self.connection.run(
             "claim",
@@ -94,7 +107,10 @@ class DispatchStore:
             lease_ms=self._lease_ms,
             message=f"Granted {describe_gang(grant)}, {count_of(grant.data_cpus, 'CPU')} for reading data.",
         )
-        return live_of(json.loads(document), now_ms=int(now_ms))
+        rows = [json.loads(document)]
+        for claimed in readable(rows, lambda row: live_of(row, now_ms=int(now_ms)), skip=self.skip):
+            return claimed
+        raise RecordInvalid(job_id)
 
     def write_reasons(self, reasons: ReasonChanges) -> None:
         """Write down why jobs wait. Raises: NotLeader, RedisDown."""

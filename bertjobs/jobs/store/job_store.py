@@ -38,7 +38,7 @@ from typing import Any
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Event, Job, JobSummary, State, new_job_id
 from bertjobs.jobs.store.connection import Connection, IdTaken, WrongState, open_connection
-from bertjobs.jobs.store.records import SUMMARY_COLUMNS, event_of, job_of, summary_of
+from bertjobs.jobs.store.records import SUMMARY_COLUMNS, event_of, job_of, summaries_of
 from bertjobs.settings import Settings
 
 MAX_PRIORITY = 1000
@@ -132,7 +132,7 @@ class JobStore:
             user=user,
             columns=SUMMARY_COLUMNS,
         )
-        return [summary_of(row) for row in json.loads(document)]
+        return list(summaries_of(json.loads(document)))
 
     def cancel(self, job: str, *, by: str = "") -> Job:
         """End a waiting job at once; ask the driver of an active one to stop (CANCELLING, then CANCELLED).

@@ -5,15 +5,36 @@ The only module that knows the names of the fields in Redis' hashes and the orde
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
-from bertjobs.jobs.job import Attempt, Event, Job, JobSummary, State, grant_of, moment_of
+from bertjobs.jobs.job import (
+    Attempt,
+    Event,
+    Job,
+    JobSummary,
+    State,
+    grant_of,
+    is_job_id,
+    moment_of,
+    submission_id,
+)
 from bertjobs.jobs.scheduling.free_resources import NO_SHARE, NodeShare, Placement
 from bertjobs.jobs.scheduling.types import LiveAttempt, Quotas, WaitingJob
+from bertjobs.jobs.store.connection import RecordInvalid
+
+T = TypeVar("T")
+Skip = Callable[[object, Exception], None]
+"""Is told the id and the error of a row that is skipped."""
+
+_MALFORMED = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)
+"""What parsing raises on a row that no version of ours has written."""
+MAX_AMOUNT = 1e6
+"""More CPUs, GPUs or workers than any cluster has."""
 
 SUMMARY_COLUMNS = (
     "kind",
@@ -42,16 +63,28 @@ def pairs(flat: Sequence[str]) -> dict[str, str]:
 def summary_of(row: Sequence[Any]) -> JobSummary:
     """Parse a row of `list.lua`; a field that is not set is `false`."""
     *values, place, job_id = row
+    _check_id(job_id)
     fields = {
         column: value for column, value in zip(SUMMARY_COLUMNS, values, strict=True) if value is not False
     }
     return JobSummary(**_columns(job_id, fields, place=place or None))
 
 
+def summaries_of(rows: Iterable[Sequence[Any]]) -> Iterator[JobSummary]:
+    """Parse the rows of `list.lua`, without those that no version of ours has written."""
+    for row in rows:
+        try:
+            yield summary_of(row)
+        except _MALFORMED:
+            continue
+
+
 def job_of(document: str) -> Job:
     """Parse the document of `read` in common.lua: the job, its rank (-1 outside the queue), its attempts."""
     flat, rank, attempts = json.loads(document)
     fields = pairs(flat)
+    if not is_job_id(fields.get("id")):  # it names the job's folder
+        raise RecordInvalid(fields.get("id"))
     return Job(
         **_columns(fields["id"], fields, place=rank + 1 or None),
         config=json.loads(fields["config"]),
@@ -68,16 +101,16 @@ def job_of(document: str) -> Job:
         checkpoint_step=_optional(fields, "checkpoint_step", int),
         metrics=_object(fields, "metrics"),
         artifacts=_object(fields, "artifacts"),
-        attempts=tuple(attempt_of(pairs(attempt)) for attempt in attempts),
+        attempts=tuple(attempt_of(fields["id"], pairs(attempt)) for attempt in attempts),
     )
 
 
-def attempt_of(fields: Mapping[str, str]) -> Attempt:
+def attempt_of(job_id: str, fields: Mapping[str, str]) -> Attempt:
     """Parse an attempt's hash."""
     return Attempt(
         number=int(fields["number"]),
         token=int(fields["token"]),
-        submission_id=fields["submission_id"],
+        submission_id=submission_id(job_id, int(fields["number"])),
         grant=grant_of(fields["grant"]),
         nodes=tuple(json.loads(_text(fields, "nodes") or "[]")),
         claimed_at=_moment(fields["claimed_at"]),
@@ -172,27 +205,49 @@ class Changes:
     quotas: Quotas
 
 
-def changes_of(reply: Sequence[Any], *, limit: int) -> Changes:
-    """Parse the reply of `changes.lua`."""
+def readable(rows: Iterable[Sequence[Any]], parse: Callable[[Any], T], *, skip: Skip) -> Iterator[T]:
+    """Parse rows that begin with an id, without those that no version of ours has written.
+
+    Whoever may submit jobs can write to Redis, so a row may hold anything; it must not stop the others.
+    """
+    for row in rows:
+        try:
+            yield parse(row)
+        except _MALFORMED as e:
+            skip(row[0], e)
+
+
+def changes_of(reply: Sequence[Any], *, limit: int, skip: Skip) -> Changes:
+    """Parse the reply of `changes.lua`. A job whose row cannot be read counts as one that has left."""
     now_ms, version, document, overdue, counts, limits, drained_by = reply
     rows = json.loads(document)
+    queued: dict[str, QueuedJob | None] = dict.fromkeys(row[0] for row, _ in rows)
+    live: dict[str, LiveAttempt | None] = dict.fromkeys(queued)
+    found_queued = readable((row for row, _ in rows if row[1]), queued_of, skip=skip)
+    found_live = readable(
+        (row for _, row in rows if row), lambda row: live_of(row, now_ms=int(now_ms)), skip=skip
+    )
     return Changes(
         now_ms=int(now_ms),
         version=int(version),
-        queued={row[0]: queued_of(row) if row[1] else None for row, _ in rows},
-        live={row[0]: live_of(live, now_ms=int(now_ms)) if live else None for row, live in rows},
+        queued=queued | {job.waiting.job_id: job for job in found_queued},
+        live=live | {attempt.job_id: attempt for attempt in found_live},
         overdue=frozenset(overdue),
         is_complete=len(rows) < limit,
         counts={State(name): count for name, count in json.loads(counts).items()},
         quotas=Quotas(
-            max_gpus={user: float(gpus) for user, gpus in pairs(limits).items()},
+            max_gpus={user: float(gpus) for user, gpus in pairs(limits).items() if _is_number(gpus)},
             drained_by=drained_by or None,
         ),
     )
 
 
 def queued_of(row: Sequence[Any]) -> QueuedJob:
-    """Parse a row of `waiting_row`; a field that is not set is `false`."""
+    """Parse a row of `waiting_row`; a field that is not set is `false`.
+
+    Raises: one of _MALFORMED, see `readable`.
+    """
+    _check_id(row[0])
     job_id, order, resources, limit_s, used_ms, group, user, queued_at, *dependency = row
     waits_for, ended_as, is_alive = dependency
     left_s = float(limit_s) - int(used_ms) / 1000 if limit_s else None
@@ -216,26 +271,37 @@ def queued_of(row: Sequence[Any]) -> QueuedJob:
 def _resources(text: str) -> Mapping[str, Any]:
     """Parse a resource request, once for the thousands of jobs with the same text. Admission relies on it."""
     found: dict[str, Any] = json.loads(text)
+    gpus, workers, cpus = (found[name] for name in ("gpus", "workers", "cpus_per_worker"))
+    if type(gpus) is not int or not 0 <= gpus <= MAX_AMOUNT:
+        raise ValueError(f"gpus: {gpus}")
+    if workers is not None and (type(workers) is not int or not 1 <= workers <= MAX_AMOUNT):
+        raise ValueError(f"workers: {workers}")
+    if cpus is not None and not 0 < cpus <= MAX_AMOUNT:
+        raise ValueError(f"cpus_per_worker: {cpus}")
     return found
 
 
 def live_of(row: Sequence[Any], *, now_ms: int) -> LiveAttempt:
-    """Parse a row of `live_row`."""
+    """Parse a row of `live_row`. Raises: one of _MALFORMED, see `readable`."""
     job_id, number, job, attempt = row
+    _check_id(job_id)
     state, storage, kind, name, user, limit_s, used_ms, max_retries, num_charged, num_faults, queued_at = job
-    token, submission_id, grant, plan, nodes, outcome, failure = attempt[:7]
-    submitted_at, claimed_at, progress_at, heartbeat_at, cancel_at, drained_at, ended_at = attempt[7:]
+    token, grant, plan, nodes, outcome, failure = attempt[:6]
+    submitted_at, claimed_at, progress_at, heartbeat_at, cancel_at, drained_at, ended_at = attempt[6:]
 
     def ago_s(moment: Any) -> float | None:
         return (now_ms - int(moment)) / 1000 if moment else None
 
     claimed_ago_s, progress_ago_s = ago_s(claimed_at), ago_s(progress_at)
-    assert claimed_ago_s is not None and progress_ago_s is not None
+    if claimed_ago_s is None or progress_ago_s is None:
+        raise ValueError("an attempt that was never claimed")
+    if not (isinstance(storage, str) and all(isinstance(text, str) for text in (kind, name, user))):
+        raise ValueError("a field that is not set")
     return LiveAttempt(
         job_id=job_id,
         number=int(number),
         token=int(token),
-        submission_id=submission_id,
+        submission_id=submission_id(job_id, int(number)),
         state=State(state),
         storage=storage,
         kind=kind,
@@ -259,6 +325,18 @@ def live_of(row: Sequence[Any], *, now_ms: int) -> LiveAttempt:
     )
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _check_id(job_id: object) -> None:
+    if not is_job_id(job_id):
+        raise ValueError("not the id of a job")
+
+
 @lru_cache(maxsize=20_000)
 def _placement(grant_text: str, plan_text: str, nodes_text: str) -> Placement:
     """Return where the attempt's resources are: where its workers run, or else where they were planned.
@@ -272,7 +350,14 @@ def _placement(grant_text: str, plan_text: str, nodes_text: str) -> Placement:
         cpus, gpus = actual.get(node, NO_SHARE)
         actual[node] = (cpus + grant.cpus_per_worker, gpus + grant.gpus_per_worker)
     if not actual:
-        return plan
+        return _checked(plan)
     largest = max(actual, key=lambda node: actual[node][0])
     actual[largest] = (actual[largest][0] + grant.data_cpus, actual[largest][1])
-    return actual
+    return _checked(actual)
+
+
+def _checked(placement: Placement) -> Placement:
+    for amount in (amount for share in placement.values() for amount in share):
+        if not (math.isfinite(amount) and 0 <= amount <= MAX_AMOUNT):  # it would be added to all others
+            raise ValueError(f"a share of {amount}")
+    return placement

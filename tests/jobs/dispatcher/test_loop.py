@@ -71,7 +71,7 @@ def test_the_loop_starts_a_job_serves_metrics_and_resigns(
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    settings = replace(settings, ray_address=dashboard.address, metrics_port=port)
+    settings = replace(settings, ray_address=dashboard.address, metrics_port=port, storage=str(tmp_path))
     job_id = submit(storage=str(tmp_path), name="looped")
     log = tmp_path / job_id / "logs" / "a1.log"
     deadline, scraped = time.monotonic() + 60, []

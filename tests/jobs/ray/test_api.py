@@ -27,6 +27,7 @@ from bertjobs.jobs.job import State
 from bertjobs.jobs.ray.api import RayApi, RayRefused, RayUnreachable, ray_token
 from bertjobs.jobs.ray.poller import RayPoller
 from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.storage import StorageRoots
 
 
 @pytest.fixture
@@ -228,13 +229,18 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
         RayApi(address, token="wrong").cluster()
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER.format(root=str(Path(supervisor_module.__file__).parents[2])))
-    monkeypatch.setattr(supervisor_module, "DRIVER", str(driver))
+    monkeypatch.setattr(supervisor_module, "DRIVER", (str(driver),))
     settings = replace(settings, ray_address=address, lease_s=5)
     dispatch = DispatchStore(connection, owner="test", lease_s=60)
     poller = RayPoller(ray)
     poller.start()
     dispatcher = Dispatcher(
-        dispatch, ray, poller, env=driver_environment(settings), timeouts=Timeouts(lease_s=5)
+        dispatch,
+        ray,
+        poller,
+        env=driver_environment(settings),
+        timeouts=Timeouts(lease_s=5),
+        roots=StorageRoots([str(tmp_path)]),
     )
 
     def reaches(condition):

@@ -1,11 +1,15 @@
 -- Give a queued job its next attempt: a number, a token that outdates all earlier ones, and its grant.
 -- ARGV: term, id, grant, plan, version, nonce, lease_ms, message.
 -- Reply: now, JSON live row of the attempt.
--- Errors: NOT_LEADER, UNKNOWN, STATE (not queued, or the queue is drained), ALIVE (its last attempt).
+-- Errors: NOT_LEADER, UNKNOWN, INVALID (a field that no version of ours wrote), STATE (not queued, or the queue is drained), ALIVE (its last attempt).
 if not leads(arg.term) then return {'NOT_LEADER', arg.id} end
 local key = job_key(arg.id)
 local state, n, token = unpack(redis.call('HMGET', key, 'state', 'num_attempts', 'token'))
 if not state then return {'UNKNOWN', arg.id} end
+-- Checked before the first write: an error further down would leave half an attempt, at every pass.
+for _, value in ipairs(redis.call('HMGET', key, 'seq', 'priority', 'num_attempts', 'token', 'used_ms')) do
+  if not tonumber(value) then return {'INVALID', arg.id} end
+end
 if state == 'STARTING' and redis.call('HGET', attempt_key(arg.id, n), 'nonce') == arg.nonce then
   return {'OK', now_ms(), cjson.encode(live_row(arg.id, n))}  -- our own call, sent again
 end

@@ -29,6 +29,10 @@ local function now_ms()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
+-- Same as JOB_ID in job.py; a test compares them.
+local ID = 'j%-' .. string.rep('[0-9a-z]', 9)
+local function is_job_id(id) return type(id) == 'string' and string.match(id, '^' .. ID .. '$') ~= nil end
+
 local function job_key(id) return 'bj:job:' .. id end
 local function attempt_key(id, n) return 'bj:job:' .. id .. ':a' .. n end
 
@@ -67,12 +71,17 @@ end
 local WAITING_FIELDS = {'state', 'resources', 'after', 'time_limit_s', 'used_ms', 'num_attempts', 'group', 'user',
   'queued_at'}
 local function waiting_row(id)
-  local row = redis.call('HMGET', job_key(id), unpack(WAITING_FIELDS))
+  local row = redis.pcall('HMGET', job_key(id), unpack(WAITING_FIELDS))
   if row[1] ~= 'QUEUED' then return {id, false} end
+  if not is_job_id(id) or not row[6] then return {id, 'INVALID'} end
   local pending, broken = false, false
   if row[3] ~= '[]' then
-    for _, dependency in ipairs(cjson.decode(row[3])) do
-      local state = redis.call('HGET', job_key(dependency), 'state')
+    -- A list that cannot be read is left to the client, which reports it: one bad job must not end the script.
+    local is_list, after = pcall(cjson.decode, row[3])
+    if not is_list or type(after) ~= 'table' then return {id, 'INVALID'} end
+    for _, dependency in ipairs(after) do
+      if not is_job_id(dependency) then return {id, 'INVALID'} end
+      local state = redis.pcall('HGET', job_key(dependency), 'state')
       if state ~= 'SUCCEEDED' and not broken then
         pending = dependency
         broken = TERMINAL[state] and state or false
@@ -88,23 +97,25 @@ end
 -- attempt of a job can be one: `claim` makes sure of it.
 local LIVE_FIELDS = {'state', 'storage', 'kind', 'name', 'user', 'time_limit_s', 'used_ms', 'max_retries', 'num_charged',
   'num_faults', 'queued_at'}
-local LIVE_ATTEMPT_FIELDS = {'token', 'submission_id', 'grant', 'plan', 'nodes', 'outcome', 'failure', 'submitted_at',
+local LIVE_ATTEMPT_FIELDS = {'token', 'grant', 'plan', 'nodes', 'outcome', 'failure', 'submitted_at',
   'claimed_at', 'alive_at', 'heartbeat_at', 'told_at', 'drained_at', 'ended_at'}
 local function live_row(id, n)
-  return {id, n, redis.call('HMGET', job_key(id), unpack(LIVE_FIELDS)),
-    redis.call('HMGET', attempt_key(id, n), unpack(LIVE_ATTEMPT_FIELDS))}
+  -- pcall: where a key holds something else, the client finds an error in the row and reports it.
+  return {id, n, redis.pcall('HMGET', job_key(id), unpack(LIVE_FIELDS)),
+    redis.pcall('HMGET', attempt_key(id, n), unpack(LIVE_ATTEMPT_FIELDS))}
 end
 
 local function live_row_of_job(id)
-  local n = redis.call('HGET', job_key(id), 'num_attempts')
-  return n and redis.call('SISMEMBER', 'bj:live', id .. ' ' .. n) == 1 and live_row(id, n) or false
+  local n = redis.pcall('HGET', job_key(id), 'num_attempts')
+  return type(n) == 'string' and redis.call('SISMEMBER', 'bj:live', id .. ' ' .. n) == 1 and live_row(id, n) or false
 end
 
--- Return all attempts whose Ray Job is not known to be gone, as {id, number}.
+-- Return all attempts whose Ray Job is not known to be gone, as {id, number}; nothing else that is in the set.
 local function live_attempts()
   local found = {}
-  for i, member in ipairs(redis.call('SMEMBERS', 'bj:live')) do
-    found[i] = {string.match(member, '^(.*) (%d+)$')}
+  for _, member in ipairs(redis.call('SMEMBERS', 'bj:live')) do
+    local id, n = string.match(member, '^(' .. ID .. ') (%d+)$')
+    if id then found[#found + 1] = {id, n} end
   end
   return found
 end

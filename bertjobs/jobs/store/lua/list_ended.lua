@@ -8,14 +8,16 @@ if arg.older_than_ms then
   local before = now_ms() - arg.older_than_ms
   for state in pairs(TERMINAL) do
     for _, id in ipairs(redis.call('ZRANGE', 'bj:state:' .. state, 0, -1)) do
-      if tonumber(redis.call('HGET', job_key(id), 'ended_at')) <= before then ids[#ids + 1] = id end
+      local ended_at = is_job_id(id) and tonumber(redis.call('HGET', job_key(id), 'ended_at'))
+      if ended_at and ended_at <= before then ids[#ids + 1] = id end
     end
   end
 else
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', 'bj:expiry', '-inf', now_ms())) do
     -- One that was pruned and still has followers is skipped: nothing can be done about it yet.
-    local done = redis.call('HEXISTS', job_key(id), 'thinned_at') == 1
-    if #ids < arg.limit and not (done and redis.call('SCARD', job_key(id) .. ':followers') > 0) then ids[#ids + 1] = id end
+    local storage, done = unpack(redis.pcall('HMGET', job_key(id), 'storage', 'thinned_at'))
+    local is_stuck = done and redis.call('SCARD', job_key(id) .. ':followers') > 0
+    if is_job_id(id) and storage and #ids < arg.limit and not is_stuck then ids[#ids + 1] = id end
   end
 end
 local rows = {}

@@ -1,7 +1,8 @@
 -- Store a new job and queue it, or find the job with the same idempotency key.
 -- ARGV: id, nonce, fields, after, uses, hold, idempotency_key (optional).
 -- Reply: 1 (new) or 0 (found), the JSON document of the job.
--- Errors: TAKEN (another job has this id), UNKNOWN (a job in `after` or `uses`).
+-- Errors: INVALID (not an id), TAKEN (another job has this id), UNKNOWN (a job in `after` or `uses`).
+if not is_job_id(arg.id) then return {'INVALID', arg.id} end
 local key = job_key(arg.id)
 local nonce = redis.call('HGET', key, 'nonce')
 if nonce then
@@ -14,7 +15,7 @@ if arg.idempotency_key then
 end
 for _, others in ipairs({arg.after, arg.uses}) do
   for _, other in ipairs(others) do
-    if redis.call('EXISTS', job_key(other)) == 0 then return {'UNKNOWN', other} end
+    if not is_job_id(other) or redis.call('EXISTS', job_key(other)) == 0 then return {'UNKNOWN', other} end
   end
 end
 
