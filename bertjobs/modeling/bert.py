@@ -44,6 +44,7 @@ class BertModel(nn.Module):
         parameters, and so DDP's reducer, no longer see their gradients.
         """
         for module in self.modules():
+            # Not the embeddings: in fine-tuning the word table has a sparse gradient of its own.
             if isinstance(module, Linear):
                 module.writes_gradients = True
 
@@ -66,6 +67,7 @@ class BertModel(nn.Module):
         Of the last layer, all that follows attention is computed for these tokens only.
         """
         layout = self._layout(inputs)
+        # The caller's places, in the encoder's own order of tokens.
         masks, kept_K = self._masks(inputs, layout), layout.find(places_K)
         return self._encode(inputs, layout, masks, first_only=False, kept_K=kept_K)
 
@@ -96,6 +98,7 @@ class BertModel(nn.Module):
 
     def _layout(self, inputs: ModelInputs) -> AttentionLayout:
         drops_attention = self.training and self.config.attention_probs_dropout_prob > 0
+        # The packed kernel has no dropout on probabilities; with it, tokens go padded in groups.
         if not drops_attention and packs(inputs.ids_N.device, head_size=self.config.head_size):
             return PackedLayout(inputs)
         return GroupedLayout(inputs, num_heads=self.config.num_attention_heads)
@@ -108,6 +111,7 @@ class BertModel(nn.Module):
             self._dropout,
             row_keys_B=inputs.row_keys_B,
             rows_N=layout.rows_N,
+            # In the encoder's order, like everything that these masks multiply.
             positions_N=inputs.positions_N[layout.order_N],
         )
 
@@ -129,6 +133,7 @@ class Embeddings(nn.Module):
         words_ND = self._look_up(self.word_embeddings, inputs.ids_N[order_N])
         segments_ND = self.token_type_embeddings(inputs.segments_N[order_N])
         positions_ND = self._look_up(self.position_embeddings, inputs.positions_N[order_N])
+        # d2l's model neither normalises nor drops the sum.
         if self.LayerNorm is None:
             return words_ND + segments_ND + positions_ND
         hidden_ND = self.LayerNorm(words_ND + segments_ND + positions_ND)
@@ -154,6 +159,7 @@ class Encoder(nn.Module):
         first_only: bool,
         kept_K: Tensor | None,
     ) -> Tensor:
+        # Only the last layer may leave tokens out: the output of a lower one is read by attention over all.
         *lower, last = self.layer
         for layer in lower:
             hidden_ND = self._run(layer, hidden_ND, layout=layout, masks=masks)
@@ -172,6 +178,7 @@ class Layer(nn.Module):
     def __init__(self, config: BertConfig, *, index: int) -> None:
         super().__init__()
         D, F, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+        # Hugging Face's names: `attention.self.query.weight`, `attention.output.dense.weight`, ...
         self.attention = _named(
             self=_named(query=Linear(D, D), key=Linear(D, D), value=Linear(D, D)),
             output=_named(dense=Linear(D, D), LayerNorm=nn.LayerNorm(D, eps=eps)),
@@ -193,10 +200,13 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Return the block's output for all tokens (N, D), for each row's first token, or for those kept."""
         context_ND = self._attend(hidden_ND, layout=layout, masks=masks, first_only=first_only)
+        # With first_only the context is (B, D) already, and the residual takes the same rows.
         residual_ND = hidden_ND[layout.cls_B] if first_only else hidden_ND
         if kept_K is not None:
+            # After attention tokens are independent of each other, so the rest runs over the K wanted ones.
             context_ND, residual_ND = context_ND.index_select(0, kept_K), residual_ND.index_select(0, kept_K)
             masks = masks.at(kept_K) if masks else None
+        # Two sites per layer, so that no two masks of a pass are the same.
         attention_mask = output_mask = None
         if masks:  # site 0 is the embeddings
             attention_mask = masks.hidden(1 + 2 * self._index, first_only=first_only)
@@ -209,12 +219,15 @@ class Layer(nn.Module):
         self, hidden_ND: Tensor, *, layout: AttentionLayout, masks: TokenMasks | None, first_only: bool
     ) -> Tensor:
         query, key, value = (self.attention["self"][name] for name in ("query", "key", "value"))
+        # Cast once for all three projections.
         hidden_ND = in_autocast_dtype(hidden_ND)
         if first_only:
+            # Queries of the B first tokens, keys and values of all N.
             q_ND, (k_ND, v_ND) = query(hidden_ND[layout.cls_B]), _project_all(hidden_ND, key, value)
         else:
             q_ND, k_ND, v_ND = _project_all(hidden_ND, query, key, value)
         sizes = {"num_heads": self._num_heads, "first_only": first_only}
+        # Takes no mask: `_layout` packs only where attention drops nothing.
         if isinstance(layout, PackedLayout):
             return attend_packed(q_ND, k_ND, v_ND, layout=layout, **sizes)
         mask = masks.attention(self._index) if masks else None
@@ -233,6 +246,7 @@ class Linear(nn.Linear):
 
 def activation_of(name: str) -> Callable[[Tensor], Tensor]:
     """Return the activation that a `config.json` calls by this name."""
+    # Two of Hugging Face's names mean the same tanh approximation.
     tanh_gelu = partial(F.gelu, approximate="tanh")
     return {"gelu": F.gelu, "relu": F.relu, "gelu_new": tanh_gelu, "gelu_pytorch_tanh": tanh_gelu}[name]
 

@@ -33,6 +33,7 @@ _MIX2 = 0x94D049BB133111EB - 2**64
 
 def row_keys(rows_B: Tensor, *, seed: int, step: int) -> Tensor:
     """Return the dropout keys of table rows at a step: int64, a function of (seed, step, row) only."""
+    # Seed and step are mixed before the row is added, or row r + 1 of a seed would equal row r of the next.
     key = _mix(torch.tensor(seed, dtype=torch.int64) * _GAMMA + step)
     return _mix(rows_B.to(torch.int64) * _GAMMA + key.to(rows_B.device))
 
@@ -44,9 +45,11 @@ class DropoutPool:
         self, config: BertConfig, *, seed: int, epoch: int = 0, device: str | torch.device = "cpu"
     ) -> None:
         self.num_heads = config.num_attention_heads
+        # Drawn on the CPU, so that a run has the same masks on every device.
         generator = torch.Generator().manual_seed(
             int(_mix(torch.tensor(seed) * _GAMMA + epoch)) & (2**63 - 1)
         )
+        # An example begins at one of the first NUM_POOL_ROWS rows and takes one row per position from there.
         num_rows = NUM_POOL_ROWS + config.max_position_embeddings
         classifier_rate = config.classifier_dropout
         self._masks_RW: dict[str, Tensor] = {}
@@ -60,6 +63,7 @@ class DropoutPool:
             ),
         ):
             if rate > 0:
+                # 0 or 1 / (1 - p): one product drops and rescales.
                 kept_RW = torch.rand(num_rows, width, generator=generator) >= rate
                 self._masks_RW[kind] = (kept_RW / (1 - rate)).to(device)
         self._copies: dict[tuple[str, int, torch.dtype], Tensor] = {}
@@ -71,6 +75,7 @@ class DropoutPool:
     def rows(self, kind: str, *, width: int, dtype: torch.dtype) -> Tensor:
         """Return all mask rows, cut to the width or some columns more, in the dtype of what they multiply."""
         masks_RW = self._masks_RW[kind]
+        # Rounded up, so that batches of all lengths share a few copies.
         width = min(-(-width // _NARROW) * _NARROW, masks_RW.shape[1])
         key = (kind, width, dtype)
         if key not in self._copies:
@@ -104,8 +109,11 @@ class AttentionMask:
         num_heads, (G, num_queries, num_keys) = self.pool.num_heads, probs_GLL.shape
         rows_RW = self.pool.rows("attention", width=num_keys, dtype=probs_GLL.dtype)
         width = rows_RW.shape[1]
+        # Overlapping windows (NUM_POOL_ROWS, Lq * width), as a view of the pool. The pool has
+        # max_position_embeddings more rows than windows, so the last one ends inside it.
         # Neighbouring rows as one: a gather of G long pieces rather than of G * L short ones.
         windows = rows_RW.as_strided((NUM_POOL_ROWS, num_queries * width), (width, 1))
+        # Row outermost, head innermost: the order of G.
         first_G = self.first_BH[first_row : first_row + G // num_heads].flatten()
         return windows.index_select(0, first_G).view(G, num_queries, width)[:, :, :num_keys]
 
@@ -141,6 +149,7 @@ class TokenMasks:
         if not self._pool.is_active("attention"):
             return None
         num_heads = self._pool.num_heads
+        # A site of its own for each head: heads of one example do not share masks.
         sites_H = torch.arange(num_heads, device=self._keys_B.device) + (_ATTENTION_SITES + layer * num_heads)
         return AttentionMask(self._pool, _pool_row(self._keys_B[:, None], sites_H))
 
@@ -148,12 +157,14 @@ class TokenMasks:
         if not self._pool.is_active(kind):
             return None
         first_B = _pool_row(self._keys_B, torch.tensor(site))
+        # By row and position, not by index in N: where a token lies in the batch has no effect.
         rows = first_B if first_only else first_B[self._rows_N] + self._positions_N
         return HiddenMask(self._pool, kind, rows)
 
 
 def _pool_row(keys: Tensor, site: Tensor) -> Tensor:
     """Return the pool's row for an example's first token; the token at position l takes the l-th after it."""
+    # NUM_POOL_ROWS is a power of two, so the low bits are the row's number.
     return _mix(keys + site * _GAMMA) & (NUM_POOL_ROWS - 1)
 
 

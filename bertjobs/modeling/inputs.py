@@ -42,6 +42,7 @@ class ModelInputs:
 
     def to(self, device: torch.device) -> "ModelInputs":
         """Return the batch with its tensors on a device."""
+        # Without `lengths_B`: to read lengths on a device the host would have to wait for it.
         return replace(
             self,
             ids_N=self.ids_N.to(device, non_blocking=True),
@@ -81,13 +82,17 @@ class GroupedLayout:
         device = inputs.ids_N.device
         self.groups = tuple(_lay_out(inputs, num_heads=num_heads))
         """In the order of the batch, each with the bias that hides its padding."""
+        # In a tensor of first tokens (B, D) the group's K rows begin at its first row.
         self.first_tokens = tuple(group._replace(start=group.first_row, length=1) for group in self.groups)
         """The same groups over B: what a layer that computes first tokens only queries with."""
+        # Of each group the caller's indices (K, L), transposed and flattened: all positions 0, then 1, ...
         order = [
             torch.arange(g.start, g.start + g.num_rows * g.length).view(g.num_rows, g.length).t().flatten()
             for g in self.groups
         ]
+        # The K rows in turn, once per position.
         rows = [torch.arange(g.first_row, g.first_row + g.num_rows).repeat(g.length) for g in self.groups]
+        # Position after position: the first K tokens of a group are its rows' [CLS].
         cls = [torch.arange(g.start, g.start + g.num_rows) for g in self.groups]
         self.order_N = torch.cat(order).to(device)
         """Where the caller keeps the encoder's n-th token."""
@@ -98,6 +103,7 @@ class GroupedLayout:
 
     def restore(self, hidden_ND: Tensor) -> Tensor:
         """Return hidden states in the caller's order."""
+        # order_N is a permutation of all N, so every row of the empty tensor is written.
         return torch.empty_like(hidden_ND).index_copy(0, self.order_N, hidden_ND)
 
     def find(self, places_K: Tensor) -> Tensor:
@@ -125,8 +131,10 @@ def _lay_out(inputs: ModelInputs, *, num_heads: int) -> Iterator[AttentionGroup]
         lengths_K = lengths_B[first_row : first_row + group.num_rows]
         is_padding_KL = torch.arange(group.length) >= lengths_K[:, None]
         key_bias = None
+        # Rows of one length need no bias: one addition over (G, L, L) less.
         if is_padding_KL.any():
             bias_KL = torch.zeros(is_padding_KL.shape).masked_fill_(is_padding_KL, float("-inf"))
+            # (K, L) -> (K * heads, 1, L): head innermost, as in `kernels._heads`; alike for each query.
             key_bias = bias_KL.repeat_interleave(num_heads, dim=0)[:, None].to(inputs.ids_N.device)
         yield AttentionGroup(group.start, first_row, group.num_rows, group.length, key_bias)
         first_row += group.num_rows
@@ -147,6 +155,7 @@ class PackedLayout:
         """(B + 1): where each row begins, and where the last one ends."""
         self.first_cumulative = torch.arange(len(lengths_B) + 1, device=device, dtype=torch.int32)
         """The same for first tokens only."""
+        # A token's position in its row; the caller's place is the padded row's start plus it.
         offsets_N = torch.arange(int(ends_B[-1]), device=device) - self.cls_B[self.rows_N]
         self.order_N = inputs.starts_B[self.rows_N] + offsets_N
 
@@ -162,6 +171,7 @@ class PackedLayout:
 
 def _inverse(order_N: Tensor, *, size: int) -> Tensor:
     inverse = torch.empty(size, dtype=torch.int64, device=order_N.device)
+    # Padding of a packed batch has no place in the encoder: its entries stay unset, and nobody reads them.
     inverse[order_N] = torch.arange(len(order_N), device=order_N.device)
     return inverse
 

@@ -103,6 +103,7 @@ class _Linear(torch.autograd.Function):
         lowered = [parameter.to(x_NI.dtype) for parameter in parameters]
         weights, biases = lowered[::2], lowered[1::2]
         ctx.save_for_backward(x_NI, *weights)
+        # The parameters themselves, not their casts: the backward pass writes to their `.grad`.
         ctx.parameters, ctx.write_gradients = parameters, write_gradients
         return tuple(torch.addmm(b_O, x_NI, w_OI.t()) for w_OI, b_O in zip(weights, biases, strict=True))
 
@@ -112,6 +113,7 @@ class _Linear(torch.autograd.Function):
         x_NI, *weights = ctx.saved_tensors
         grad_x_NI = None
         if ctx.needs_input_grad[0]:
+            # dX (N, I) = sum over the layers of dY (N, O) @ W (O, I), summed in place by the products.
             grad_x_NI = torch.mm(grads_NO[0], weights[0])
             for grad_NO, w_OI in zip(grads_NO[1:], weights[1:], strict=True):
                 grad_x_NI.addmm_(grad_NO, w_OI)
@@ -128,6 +130,7 @@ def _weight_gradient(weight: Tensor, grad_NO: Tensor, x_NI: Tensor, *, write: bo
         return None
     if not write or weight.grad is None:
         return torch.mm(grad_NO.t(), x_NI).to(weight.dtype)
+    # dW (O, I) += dY^T (O, N) @ X (N, I). `addmm_` needs one dtype; in half precision the sum stays in fp32.
     if weight.dtype == x_NI.dtype:
         weight.grad.addmm_(grad_NO.t(), x_NI)
     else:
@@ -138,6 +141,7 @@ def _weight_gradient(weight: Tensor, grad_NO: Tensor, x_NI: Tensor, *, write: bo
 def _bias_gradient(bias: Tensor, grad_NO: Tensor, *, write: bool) -> Tensor | None:
     if not bias.requires_grad:
         return None
+    # Summed in fp32: a sum of N half-precision numbers would lose digits.
     grad_O = grad_NO.sum(0, dtype=bias.dtype)
     if not write or bias.grad is None:
         return grad_O
@@ -160,6 +164,7 @@ class _LookUp(torch.autograd.Function):
         (ids_N,) = ctx.saved_tensors
         if not ctx.needs_input_grad[1]:
             return None, None, None
+        # Ids repeat in a batch: `index_add_` sums the gradients of equal ids.
         if ctx.write_gradients and ctx.table_VD.grad is not None:
             ctx.table_VD.grad.index_add_(0, ids_N, grad_ND)
             return None, None, None
@@ -182,8 +187,10 @@ class _AddNorm(torch.autograd.Function):
         if mask is None:
             sum_ND = residual_ND + branch_ND
         else:
+            # The mask holds 0 or 1 / (1 - p), so this drops, rescales and adds in one pass.
             sum_ND = torch.addcmul(residual_ND, branch_ND, mask.of(branch_ND))
         normed_ND, mean, rstd = torch.native_layer_norm(sum_ND, weight_D.shape, weight_D, bias_D, eps)
+        # Without the mask, which the backward pass gathers again: (N, D) numbers less to keep.
         ctx.save_for_backward(sum_ND, mean, rstd, weight_D, bias_D)
         return normed_ND
 
@@ -195,6 +202,7 @@ class _AddNorm(torch.autograd.Function):
         grad_sum_ND, grad_weight_D, grad_bias_D = torch.ops.aten.native_layer_norm_backward(
             grad_ND.contiguous(), sum_ND, weight_D.shape, mean, rstd, weight_D, bias_D, wanted
         )
+        # Both terms of the sum have its gradient; the branch's goes through the mask as well.
         grad_branch_ND = grad_sum_ND.to(ctx.branch_dtype)
         if ctx.mask is not None:
             grad_branch_ND = grad_branch_ND * ctx.mask.of(grad_branch_ND)
@@ -222,9 +230,11 @@ class _GroupedAttention(torch.autograd.Function):
             scores_GLL = _scores(q_GLE, k_GLE, group.key_bias, scale=scale)
             # Without a dtype, CUDA's autocast gives fp32, and the backward pass would mix it with bf16.
             probs_GLL = torch.softmax(scores_GLL, dim=-1, dtype=scores_GLL.dtype)
+            # Kept as they are before dropout: the gradient of softmax needs them so.
             probabilities.append(probs_GLL)
             if mask is not None:
                 probs_GLL = probs_GLL * mask.of(probs_GLL, first_row=group.first_row)
+            # (G, L, L) @ (G, L, E), written through the view: no transpose back to (N, D).
             _heads(context_ND, query_group, num_heads).copy_(torch.bmm(probs_GLL, v_GLE))
         ctx.save_for_backward(queries_ND, keys_ND, values_ND, *probabilities)
         ctx.num_heads, ctx.scale, ctx.mask = num_heads, scale, mask
@@ -241,10 +251,12 @@ class _GroupedAttention(torch.autograd.Function):
         for query_group, group, probs_GLL in zip(ctx.query_groups, ctx.groups, probabilities, strict=True):
             q_GLE, grad_GLE = (_heads(x, query_group, ctx.num_heads) for x in (queries_ND, grad_ND))
             k_GLE, v_GLE = (_heads(x, group, ctx.num_heads) for x in (keys_ND, values_ND))
+            # dP (G, Lq, L) = dO (G, Lq, E) @ V^T (G, E, L). With first tokens only, Lq is 1.
             grad_probs_GLL, dropped_GLL = torch.bmm(grad_GLE, v_GLE.transpose(1, 2)), probs_GLL
             if ctx.mask is not None:
                 mask_GLL = ctx.mask.of(probs_GLL, first_row=group.first_row)
                 grad_probs_GLL, dropped_GLL = grad_probs_GLL.mul_(mask_GLL), probs_GLL * mask_GLL
+            # dS = scale * P * (dP - sum over keys of P * dP); then dV = P^T dO, dQ = dS K and dK = dS^T Q.
             grad_scores_GLL = _softmax_backward(grad_probs_GLL, probs_GLL).mul_(ctx.scale)
             _heads(grad_values_ND, group, ctx.num_heads).copy_(
                 torch.bmm(dropped_GLL.transpose(1, 2), grad_GLE)
@@ -266,6 +278,7 @@ def _heads(x_ND: Tensor, group: AttentionGroup, num_heads: int) -> Tensor:
 def _scores(q_GLE: Tensor, k_GLE: Tensor, bias_G1L: Tensor | None, *, scale: float) -> Tensor:
     keys_GEL = k_GLE.transpose(1, 2)
     if bias_G1L is None:
+        # With beta=0 the first argument is not read; it only has to broadcast to (G, L, L).
         return torch.baddbmm(q_GLE.new_zeros(1, 1, 1), q_GLE, keys_GEL, beta=0, alpha=scale)
     return torch.baddbmm(bias_G1L.to(q_GLE.dtype), q_GLE, keys_GEL, alpha=scale)
 

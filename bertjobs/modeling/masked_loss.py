@@ -78,16 +78,20 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         weight_grad_VD, returned_VD = _gradient_of(weight_VD, write=write_gradients)
         bias_grad_V, returned_V = _gradient_of(bias_V, write=write_gradients)
         lowered_VD, lowered_V = weight_VD.to(hidden_PD.dtype), bias_V.to(hidden_PD.dtype)
+        # Scales the weight's gradient through its smaller factor: (P, D) numbers instead of (P, V).
         scaled_PD = (hidden_PD * scale).to(hidden_PD.dtype)
         grad_hidden_PD = torch.empty_like(hidden_PD)
         loss_sum = torch.zeros((), device=hidden_PD.device)
         chunks = list(_chunks(hidden_PD, vocab_size=len(weight_VD)))
+        # One buffer for the logits of all chunks; the first chunk is the largest.
         buffer_CV = hidden_PD.new_empty(chunks[0].stop if chunks else 0, len(weight_VD))
         for chunk in chunks:
             logits_CV = buffer_CV[: chunk.stop - chunk.start]
             torch.addmm(lowered_V, hidden_PD[chunk], lowered_VD.t(), out=logits_CV)
+            # In fp32 the gradient takes the memory of the logits, which are not read again.
             loss_C, grad_CV = _loss_and_gradient(logits_CV, targets_P[chunk])
             loss_sum += loss_C.sum()
+            # dH (C, D) = dlogits (C, V) @ W (V, D); then dW (V, D) += dlogits^T (V, C) @ H (C, D).
             torch.mm(grad_CV, lowered_VD, out=grad_hidden_PD[chunk])
             if weight_grad_VD is not None:
                 _add_product(weight_grad_VD, grad_CV.t(), scaled_PD[chunk])
@@ -99,6 +103,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        # What the forward pass added to `.grad` stays as it is: there `grad` is 1, by the contract of
+        # `masked_cross_entropy`.
         grad_hidden_PD, returned_VD, returned_V = ctx.saved_tensors
         return (
             (grad_hidden_PD * grad).to(grad_hidden_PD.dtype),
@@ -114,6 +120,7 @@ def _chunks(hidden_PD: Tensor, *, vocab_size: int) -> Iterator[slice]:
     """Cut the predictions into parts of near-equal size, none empty."""
     most = max(1, chunk_bytes(hidden_PD.device, hidden_PD.dtype) // (4 * vocab_size))
     num_predictions = len(hidden_PD)
+    # Rounded up twice: the fewest chunks that fit, then the size that makes them near-equal.
     size = -(-num_predictions // max(1, -(-num_predictions // most))) or 1
     for begin in range(0, num_predictions, size):
         yield slice(begin, min(begin + size, num_predictions))
@@ -136,7 +143,9 @@ def _loss_and_gradient(logits_CV: Tensor, targets_C: Tensor) -> tuple[Tensor, Te
     else:
         probs_CV = torch.softmax(logits_CV, dim=1, dtype=torch.float32)
     target_C1 = probs_CV.gather(1, targets_C[:, None])
+    # -log p of the target, finite also where p is 0 in fp32.
     loss_C1 = -target_C1.clamp(min=torch.finfo(torch.float32).tiny).log()
+    # d loss / d logits = softmax - one_hot(target): only the target's entry differs from the softmax.
     return loss_C1, probs_CV.scatter_(1, targets_C[:, None], target_C1 - 1).to(logits_CV.dtype)
 
 

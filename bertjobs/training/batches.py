@@ -86,12 +86,14 @@ class BatchLoader:
         self._ranks = ranks
         self._device = device
         self._vocab_size = vocab_size
+        # Known for all rows from the start: shares of ranks and microbatches follow from lengths alone.
         every_row = np.arange(table.num_rows)
         self.lengths = sequence_lengths(table, every_row, max_len=text.max_len, truncation=text.truncation)
         """Of each row of the table, after truncation, special tokens included."""
 
     def step_batch(self, rows: Int64s, *, seed: int, step: int, min_microbatches: int) -> StepBatch:
         """Build this rank's share of a global batch for training, in at least this many microbatches."""
+        # Each rank divides the global batch by itself, with the same result: nothing is exchanged.
         lengths = self.lengths[rows]
         own = rows[share_of_rank(lengths, rank=self._ranks.rank, world_size=self._ranks.world_size)]
         return StepBatch(
@@ -100,6 +102,7 @@ class BatchLoader:
             ),
             num_rows=len(rows),
             num_tokens=int(lengths.sum()),
+            # Of the global batch, not of our share: all ranks must sum the same rows of the word table.
             token_ids_T=self.token_ids(rows),
         )
 
@@ -107,6 +110,7 @@ class BatchLoader:
         self, rows: Int64s, *, seed: int | None = None, step: int = 0, min_microbatches: int = 1
     ) -> Iterator[Microbatch]:
         """Build microbatches of these rows, all this rank's; with a seed they carry keys for dropout."""
+        # Positions in `rows`, not rows of the table.
         parts = split_microbatches(
             self.lengths[rows], max_tokens=self._max_tokens, min_microbatches=min_microbatches
         )
@@ -116,10 +120,12 @@ class BatchLoader:
     def token_ids(self, rows: Int64s | None = None) -> Tensor:
         """Return the sorted unique wordpieces of these rows, or of all, and the special ones."""
         is_used_V = np.zeros(self._vocab_size, dtype=bool)  # flags beat sorting: 10 us for 1,000 wordpieces
+        # Every batch has these, and the table does not store them.
         is_used_V[[self._specials.cls_id, self._specials.sep_id, self._specials.pad_id]] = True
         texts = [(self._table.a_ids, self._table.a_offsets), (self._table.b_ids, self._table.b_offsets)]
         for ids, offsets in texts:
             if ids is not None and offsets is not None:
+                # `ragged.take` returns the ids of these rows' texts, one text after another.
                 is_used_V[ids if rows is None else ragged.take(ids, offsets, rows)[0]] = True
         return torch.from_numpy(np.flatnonzero(is_used_V)).to(self._device)
 
@@ -133,6 +139,8 @@ class BatchLoader:
             sep_id=self._specials.sep_id,
             pad_id=self._specials.pad_id,
         )
+        # Keyed by row of the table: the masks do not depend on how rows are put into microbatches.
+        # Evaluation has no seed, as it drops nothing.
         keys_B = None if seed is None else row_keys(torch.from_numpy(batch.rows_B), seed=seed, step=step)
         return Microbatch(
             inputs=inputs_of(batch, row_keys_B=keys_B).to(self._device),
@@ -175,11 +183,13 @@ class BatchSampler:
         """Return the rows of the table that make the global batch of a step."""
         epoch, place = divmod(step, self.steps_per_epoch)
         order = _order(self.num_rows, self.seed, epoch)
+        # The last slice of an epoch may be shorter: each row is used once per epoch.
         return order[place * self.batch_size : (place + 1) * self.batch_size]
 
     def num_examples(self, num_done: int) -> int:
         """Return how many examples so many steps see; the last step of an epoch may have fewer."""
         epochs, steps = divmod(num_done, self.steps_per_epoch)
+        # Not num_done * batch_size: the last batch of each whole epoch may be smaller.
         return epochs * self.num_rows + steps * self.batch_size
 
     def ends_epoch(self, num_done: int) -> bool:
@@ -200,5 +210,6 @@ def make_batch_sampler(num_rows: int, *, train: TrainSection) -> BatchSampler:
 
 
 @lru_cache(maxsize=1)
+# One entry is enough: steps come in order, and all steps of an epoch share its permutation.
 def _order(num_rows: int, seed: int, epoch: int) -> Int64s:
     return order_of_epoch(num_rows, seed=seed, epoch=epoch)

@@ -126,6 +126,7 @@ class FlatAdamW:
 
     def step(self, *, lr: float, grad_norm: Tensor) -> None:
         """Update the weights, with gradients scaled down to `max_grad_norm` at most."""
+        # `lr_scale` is a key of ours; AdamW keeps it in the group and does not read it.
         for group in self._adamw.param_groups:
             group["lr"] = lr * group["lr_scale"]
         if self._max_grad_norm:
@@ -152,6 +153,7 @@ class FlatAdamW:
         found = {}
         for span in self._spans:
             flat = self._adamw.param_groups[span.group]["params"][0]
+            # Moments are one flat tensor per group, so places in them count from the group's begin.
             first = span.start - self._bounds[span.group].start
             for moment in _MOMENTS:
                 part = self._adamw.state[flat][moment][first : first + span.shape.numel()]
@@ -172,6 +174,7 @@ class FlatAdamW:
                 "The checkpoint's moments belong to another model, to other frozen layers or to other data.",
                 hint="Start a new job instead of resuming this one.",
             )
+        # `own` holds views of AdamW's moments: copying into them loads the state.
         for name in own.keys() - {_WORD_IDS}:
             own[name].copy_(state[name])
         for moments in self._adamw.state.values():
@@ -179,10 +182,12 @@ class FlatAdamW:
 
     def _allocate(self, *, device: torch.device) -> None:
         size = _aligned(self._spans[-1].end)
+        # The word table's span is the last one: all before it is summed in one call.
         num_dense = self._spans[-1].start if self._sparse_rows else size
         self._weights = torch.zeros(size, device=device)
         self._gradients = torch.zeros(size, device=device)
         self._exchanged = self._gradients[:num_dense]
+        # The scalars must not count in the gradient norm.
         self._dense_gradients = self._gradients[_NUM_SCALARS:num_dense]
         self.scalars = self._gradients[:_NUM_SCALARS]
         """Numbers that are cleared, and summed over the ranks, together with the gradients."""
@@ -192,6 +197,7 @@ class FlatAdamW:
         weight = self._weights[span.start : span.end].view(span.shape)
         gradient = self._gradients[span.start : span.end].view(span.shape)
         if self._sparse_rows and parameter is self._sparse_rows.parameter:
+            # The model keeps reading the whole table; the buffer has a copy (U, D) of the rows in use.
             self._sparse_rows.attach(weight, gradient)
             return
         weight.copy_(parameter.data)
@@ -215,8 +221,10 @@ class FlatAdamW:
             fused=True,
         )
         for flat, bounds in zip(flats, self._bounds, strict=True):
+            # The same memory that autograd adds into through the parameters' `.grad`.
             flat.grad = self._gradients[bounds]
             adamw.state[flat] = {
+                # A tensor on the parameter's device: the fused kernel reads it there.
                 "step": torch.zeros((), device=flat.device),
                 **{moment: torch.zeros_like(flat) for moment in _MOMENTS},
             }
@@ -227,6 +235,7 @@ def _with_last(groups: list[ParamGroup], name: str) -> list[ParamGroup]:
     """Move one parameter into a group of its own at the end, with its rate and decay."""
     own = next(group for group in groups if name in group.names)
     rest = [replace(group, names=tuple(n for n in group.names if n != name)) for group in groups]
+    # A group that held only this parameter goes: it would have no bounds in the buffer.
     return [group for group in rest if group.names] + [replace(own, names=(name,))]
 
 

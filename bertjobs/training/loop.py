@@ -62,6 +62,7 @@ class TrainLoop:
         self._meter = ProgressMeter(objective, device=self._device, clock=clock)
         self._stopwatch = Stopwatch(clock)
         self._metrics_log: MetricsLog | None = None
+        # This rank's own request. It ends the run only after it was summed over the ranks.
         self._stop_request: str | None = None
         self.state = RunState()
         self.stopped: str | None = None
@@ -112,6 +113,7 @@ class TrainLoop:
     def load_checkpoint_weights(self, step: int) -> None:
         """Put the weights of an earlier checkpoint into the model, on all ranks."""
         if self._ranks.is_first:
+            # Only rank 0 reads storage; the others get the weights by the broadcast below.
             checkpoint = read_published_checkpoint(self._job_dir, checkpoint_name(step))
             self._optimizer.load_weights(self._model, checkpoint.model)
         self._optimizer.broadcast_weights(self._model, self._ranks)
@@ -143,6 +145,7 @@ class TrainLoop:
 
     def _step(self, step: int) -> None:
         batch, before = self._objective.step_batch(step), self.state
+        # From the totals and the tokens of the global batch, so it is the same on all ranks.
         lr = self._objective.budget.lr(before.totals, batch_tokens=batch.num_tokens, optim=self._optim)
         with memory_errors(self._train):
             grad_norm = train_step(
@@ -153,6 +156,7 @@ class TrainLoop:
                 dtype=self._dtype,
                 lr=lr,
                 requests_stop=self._stop_request is not None,
+                # One rank contributes and the others add 0, so the sum over the ranks is that rank's clock.
                 elapsed_s=self._stopwatch.elapsed_s if self._is_timekeeper else lambda: 0.0,
             )
         self.state = replace(before, num_done=step + 1, num_tokens=before.num_tokens + batch.num_tokens)
@@ -171,6 +175,7 @@ class TrainLoop:
         is_evaluation_due = self._is_evaluation_due()
         if is_evaluation_due:
             self._evaluate()
+        # A stopped run leaves a checkpoint too, so that the next attempt repeats no step.
         if is_evaluation_due or is_checkpoint_due or self.stopped:
             self._checkpoint()
             self._restart_timers()
@@ -192,6 +197,7 @@ class TrainLoop:
             self._stop_request = self._stop_request or self._hooks.should_stop()
 
     def _evaluate(self) -> None:
+        # Collective: all ranks get the same metrics, and with them the same early stopping.
         metrics = self._objective.evaluate()
         self.state = self.state.after_evaluation(metrics, value=self._objective.value_of(metrics))
         if self._metrics_log:
@@ -259,8 +265,10 @@ def train_step(
             losses_K = losses(microbatch, batch)
             # The loss stays on the device, where the host does not wait for it.
             scalars[LOSSES : LOSSES + len(losses_K)] += losses_K.detach()
+            # The backward pass runs in the dtypes of the forward pass; autocast would choose again.
             with torch.autocast(device_type, enabled=False):
                 losses_K.sum().backward()
+    # Set before the all-reduce that sums the gradients, which takes them along.
     scalars[STOP], scalars[CLOCK] = float(requests_stop), elapsed_s()
     grad_norm = optimizer.sum_gradients(ranks, token_ids_T=batch.token_ids_T)
     optimizer.step(lr=lr, grad_norm=grad_norm)

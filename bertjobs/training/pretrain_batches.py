@@ -67,6 +67,7 @@ class Corpus:
         """
         pairing.check(source.infos)
         self._source, self._pairing = source, pairing
+        # A random second segment comes from another document of the block, so each needs two.
         self._members = group_small_blocks(source.infos)
         self._at_hand: dict[int, Block] = {}
         num_examples, self._word_counts_V = self._count(ranks, vocab_size=vocab_size)
@@ -84,15 +85,19 @@ class Corpus:
     def parts(self, step: int, *, batch_size: int) -> tuple[int, list[BlockSelection]]:
         """Return the epoch of a step, and its examples block by block."""
         epoch, batch = self._order.batch(step, batch_size)
+        # Keep the blocks that this step and those around it draw from. Others are freed, or the whole corpus
+        # would end up in memory.
         around = set(self._order.blocks_around(step, batch_size))
         self._at_hand = {number: block for number, block in self._at_hand.items() if number in around}
         return epoch, [
+            # `first` numbers the examples in the whole corpus: pairs and masks are hashes of that number.
             BlockSelection(block=self._block(number), indices=indices, first=self._order.first_of(number))
             for number, indices in batch
         ]
 
     def log_frequencies(self) -> torch.Tensor:
         """Return the logarithm of each wordpiece's share of the text (V); each counts once more."""
+        # Without the 1 a wordpiece that the text never uses would get log(0).
         counts_V = self._word_counts_V + 1.0
         return torch.log(counts_V / counts_V.sum())
 
@@ -108,6 +113,7 @@ class Corpus:
         """Return how many examples each block makes, and how often each wordpiece stands in all."""
         num_examples = torch.zeros(len(self._members), dtype=torch.int64)
         word_counts_V = torch.zeros(vocab_size, dtype=torch.int64)
+        # Each rank fills every world_size-th entry; the sums below add the others' to its zeros.
         for number in range(ranks.rank, len(self._members), ranks.world_size):
             block = self._read(number)
             num_examples[number] = self._pairing.num_examples(block)
@@ -174,11 +180,15 @@ class PretrainBatchLoader:
         most: use only so many of its examples.
         """
         epoch, parts = self.corpus.parts(step, batch_size=batch_size)
+        # Each rank draws all examples of the global batch: it needs their lengths to find its share. Only
+        # its own are collated and masked.
         examples = draw_examples(self._pairing, parts, seed=self._seed, epoch=epoch)
         rows = np.arange(len(examples.lengths_B))[:most]
         lengths = examples.lengths_B[rows]
         own = rows[share_of_rank(lengths, rank=self._ranks.rank, world_size=self._ranks.world_size)]
         microbatches = tuple(self._microbatches(examples, own, step=step, min_microbatches=min_microbatches))
+        # Summed before the forward pass: each microbatch divides its loss by the global number, so that
+        # gradients add up to that of the mean.
         num_masked = torch.tensor(float(sum(len(m.masked_P) for m in microbatches)), device=self._device)
         self._ranks.all_reduce(num_masked)
         return PretrainStepBatch(
@@ -196,6 +206,7 @@ class PretrainBatchLoader:
             lengths, max_tokens=self._max_tokens, min_microbatches=min_microbatches
         ):
             batch = collate_pretraining(examples, rows[part], masker=self._masker, tokenizer=self._tokenizer)
+            # Keyed by number in the corpus: dropout does not depend on the rank or the microbatch.
             keys_B = row_keys(torch.from_numpy(batch.indices_B), seed=self._seed, step=step)
             yield PretrainMicrobatch(
                 inputs=inputs_of(batch, row_keys_B=keys_B).to(self._device),

@@ -21,6 +21,7 @@ def lr_at(step: int, *, num_steps: int, optim: OptimSection) -> float:
     """
     num_warmup = num_warmup_steps(num_steps, optim=optim)
     if step < num_warmup:
+        # Step 0 has a rate above 0, and step num_warmup, the first after warmup, would have exactly `lr`.
         return optim.lr * (step + 1) / (num_warmup + 1)
     return optim.lr * _factor_after_warmup(step, num_warmup=num_warmup, num_steps=num_steps, optim=optim)
 
@@ -30,11 +31,14 @@ def lr_at_share(used_ratio: float, *, step_ratio: float, optim: OptimSection) ->
 
     The same course as `lr_at` has with used_ratio = step / num_steps and step_ratio = 1 / num_steps.
     """
+    # The line of `lr_at`, with shares in place of steps: it begins one step before the run.
     if used_ratio < optim.warmup_ratio:
         return optim.lr * min(1.0, (used_ratio + step_ratio) / (optim.warmup_ratio + step_ratio))
     left_ratio = max(0.0, 1.0 - used_ratio)
     if optim.schedule == "wsd":
+        # The decay takes one step at least, as in `_factor_after_warmup`.
         return optim.lr * min(1.0, left_ratio / max(optim.decay_ratio, step_ratio))
+    # The share of what follows warmup that is over; `max` guards a warmup as long as the run.
     done = 1.0 - left_ratio / max(1.0 - optim.warmup_ratio, step_ratio)
     return optim.lr * _falling_factor(max(0.0, done), schedule=optim.schedule)
 
@@ -57,6 +61,7 @@ def check_schedule(optim: OptimSection) -> None:
 def _factor_after_warmup(step: int, *, num_warmup: int, num_steps: int, optim: OptimSection) -> float:
     if optim.schedule == "wsd":
         num_decay = max(1, math.ceil(optim.decay_ratio * num_steps))
+        # At 1 until num_decay steps are left, then down to 1 / num_decay at the last one: no step at 0.
         return min(1.0, (num_steps - step) / num_decay)
     done = (step - num_warmup) / max(1, num_steps - num_warmup)
     return _falling_factor(done, schedule=optim.schedule)
@@ -115,6 +120,7 @@ class Budget:
         used = self.used_ratio(totals)
         if used >= 1.0:
             return totals.num_steps
+        # Steps so far divided by the share they used; at least one more, as the budget is not used up.
         return max(totals.num_steps + 1, math.ceil(totals.num_steps / used)) if used else totals.num_steps + 1
 
     def lr(self, totals: RunTotals, *, batch_tokens: int, optim: OptimSection) -> float:
@@ -123,7 +129,9 @@ class Budget:
             return lr_at(totals.num_steps, num_steps=self.num_steps, optim=optim)
         used = self.used_ratio(totals)
         if self.num_tokens is not None:
+            # Tokens of the next batch are known.
             step_ratio = batch_tokens / self.num_tokens
         else:
+            # Its seconds are not: it is taken to need as long as the steps so far did on average.
             step_ratio = used / totals.num_steps if used else _FIRST_STEP_RATIO
         return lr_at_share(used, step_ratio=step_ratio, optim=optim)

@@ -26,6 +26,7 @@ class SparseRows:
         )
         self._row_of_id_V[token_ids_U] = torch.arange(len(token_ids_U), device=token_ids_U.device)
         table.sparse = True  # gradients of the touched rows only; a dense one would cost 20 times as much
+        # Allocated once (V, D): autograd adds the sparse gradients into it in place.
         table.weight.grad = torch.zeros_like(table.weight)
 
     @property
@@ -51,11 +52,13 @@ class SparseRows:
         gradient_VD = self.parameter.grad
         assert gradient_VD is not None
         taken_TD = gradient_VD.index_select(0, token_ids_T)
+        # Only these T rows can be non-zero, so this clears all of it.
         gradient_VD.index_fill_(0, token_ids_T, 0.0)
         return taken_TD
 
     def put_gradients(self, token_ids_T: Tensor, gradients_TD: Tensor) -> None:
         """Write the gradients of these rows where the optimizer reads them."""
+        # Kept for `zero_grad`: the next step touches other rows, and these must not be stepped again.
         self._touched_T = self._row_of_id_V[token_ids_T]
         self._gradients_UD.index_copy_(0, self._touched_T, gradients_TD)
 
