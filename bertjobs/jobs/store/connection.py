@@ -23,6 +23,7 @@ from bertjobs.settings import Settings
 if TYPE_CHECKING:
     from redis import Redis
     from redis.commands.core import Script
+    from redis.exceptions import RedisError
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
@@ -33,12 +34,31 @@ _FORBIDDEN = re.compile(
     r"(?:this user|User \S+|The user executing the script) (?:has no permissions|can't)[^.:]*"
 )
 
+# Redis answers and cannot do the work now: the same call succeeds once someone has mended it. In an error of
+# a script the word may stand inside (Redis 6.2: `ERR Error running script (...): @user_script:5: -OOM ...`).
+_REFUSAL = re.compile(r"(?:^|: -)(OOM|READONLY|NOREPLICAS|MISCONF|LOADING|MASTERDOWN|BUSY) ")
+_REMEDIES = {
+    "OOM": ("has no memory left for writes", "Raise its `maxmemory`."),
+    "READONLY": ("is a read-only replica", "Set BERTJOBS_REDIS_URL to the primary."),
+    "NOREPLICAS": (
+        "refuses writes: it has fewer replicas than its `min-replicas-to-write`",
+        "Start its replicas, or lower `min-replicas-to-write`.",
+    ),
+    "MISCONF": ("cannot save to its disk and refuses writes", "Free space on its disk; see its log."),
+    "LOADING": ("is loading its data from disk", "Wait until it has; see its log."),
+    "MASTERDOWN": (
+        "is a replica that has lost its primary",
+        "Start the primary, and set BERTJOBS_REDIS_URL to it.",
+    ),
+    "BUSY": ("is busy with another script", "Wait; see its log."),
+}
+
 T = TypeVar("T")
 _SCRIPTS = Path(__file__).parent / "lua"
 
 
 class RedisDown(QueueError):
-    """Redis cannot be reached now; the same call may succeed later."""
+    """Redis cannot be reached, or refuses to write, now; the same call may succeed later."""
 
 
 class NotLeader(QueueError):
@@ -103,33 +123,22 @@ class Connection:
             yield
         except failures.AuthenticationError as e:
             raise self._unknown_user(str(e)) from e
-        except (failures.BusyLoadingError, failures.ConnectionError, failures.TimeoutError) as e:
-            raise RedisDown(
-                f"Redis at {self.where} cannot be reached: {_last_line(e)}",
-                hint="Start it, or correct BERTJOBS_REDIS_URL; where neither that nor BERTJOBS_RAY_ADDRESS "
-                "is set, `bertjobs cluster up` starts a local one.",
-            ) from e
         except failures.InvalidResponse as e:
             raise RedisDown(
                 f"The server at {self.where} is not a Redis", hint="Correct BERTJOBS_REDIS_URL."
             ) from e
-        except failures.ReadOnlyError as e:
-            raise QueueError(
-                f"Redis at {self.where} is a read-only replica",
-                hint="Set BERTJOBS_REDIS_URL to the primary.",
-            ) from e
-        except failures.OutOfMemoryError as e:
-            raise QueueError(
-                f"Redis at {self.where} has no memory left for writes", hint="Raise its `maxmemory`."
-            ) from e
         except failures.RedisError as e:
+            if word := _refusal(e):
+                what, remedy = _REMEDIES[word]
+                raise RedisDown(f"Redis at {self.where} {what}", hint=remedy) from e
+            if isinstance(e, failures.ConnectionError | failures.TimeoutError):
+                raise RedisDown(
+                    f"Redis at {self.where} cannot be reached: {_last_line(e)}",
+                    hint="Start it, or correct BERTJOBS_REDIS_URL; where neither that nor "
+                    "BERTJOBS_RAY_ADDRESS is set, `bertjobs cluster up` starts a local one.",
+                ) from e
             if found := _FORBIDDEN.search(str(e)):
                 raise self._forbidden(found[0]) from e
-            if str(e).startswith("MISCONF"):
-                raise QueueError(
-                    f"Redis at {self.where} cannot save to its disk and refuses writes",
-                    hint="Free space on its disk; see its log.",
-                ) from e
             raise
 
     def _unknown_user(self, error: str) -> QueueError:
@@ -212,6 +221,14 @@ def retry_while_down(call: Callable[[], T], *, for_s: float) -> T:
 def source_of(script: str) -> str:
     """Return a script with `common.lua` in front of it."""
     return (_SCRIPTS / "common.lua").read_text() + (_SCRIPTS / f"{script}.lua").read_text()
+
+
+def _refusal(error: "RedisError") -> str | None:
+    """Return the word with which Redis refuses to work for now, None where the error is another."""
+    # redis-py cuts the word off the errors that have a class of their own, and keeps it as their status.
+    status = str(getattr(error, "status_code", None) or "")
+    found = _REFUSAL.search(f"{status} {error}" if status else str(error))
+    return found[1] if found else None
 
 
 def _import_redis_alone() -> None:

@@ -8,6 +8,7 @@ from bertjobs.errors import Cancelled, DataError, LeaseLost
 from bertjobs.jobs.driver.session import JobSession
 from bertjobs.jobs.job import State
 from bertjobs.jobs.store.connection import RedisDown
+from redis_refusals import REFUSALS, refusing_writes
 
 pytestmark = pytest.mark.redis
 
@@ -136,6 +137,52 @@ def test_finishing_waits_for_a_restart_of_redis(redis_server, world, session):
     session._store.end = end
     assert session.finish("SUCCEEDED") is State.SUCCEEDED
     assert outages == [1] and world.store.get(session.job.id).state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("word", REFUSALS)
+def test_a_driver_takes_a_redis_that_refuses_writes_for_an_outage(world, session, word, monkeypatch):
+    client, store = world.connection.client, world.store
+    session.progress({"step": 1})
+    with refusing_writes(client, word):
+        session.progress({"step": 2, "num_steps": 2})
+        session.log_metrics({"loss": 1})
+        session.set_phase("training")
+        monkeypatch.setattr("bertjobs.jobs.driver.session.OUTAGE_S", 0.0)
+        with pytest.raises(RedisDown):
+            session.publish_checkpoint("step-2", 2)
+        with pytest.raises(RedisDown):
+            session.finish("SUCCEEDED")
+    monkeypatch.undo()
+    job = store.get(session.job.id)
+    assert (job.state, job.checkpoint, job.attempt.ended_at) == (State.RUNNING, None, None)
+    session.publish_checkpoint("step-2", 2)
+    assert session.finish("SUCCEEDED") is State.SUCCEEDED
+
+
+@pytest.mark.parametrize("word", REFUSALS)
+def test_a_dispatcher_takes_a_redis_that_refuses_writes_for_an_outage(world, session, submit, word):
+    waiting = submit()
+    with refusing_writes(world.connection.client, word), pytest.raises(RedisDown):
+        world.turn()
+    world.dispatcher.reset()
+    world.turn()
+    assert world.store.get(session.job.id).state is State.STARTING
+    assert world.store.get(waiting).reason == "InsufficientCpus", "the pass has looked at it"
+
+
+def test_the_heartbeat_process_survives_a_redis_that_refuses_writes(world, session, monkeypatch):
+    client, key = world.connection.client, f"bj:job:{session.job.id}:a1"
+    monkeypatch.setenv("BERTJOBS_REDIS_URL", world.connection.where)
+    monkeypatch.setenv("BERTJOBS_RAY_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.setenv("BERTJOBS_LEASE_S", "0.5")
+    with session.keep_alive():
+        wait_for(lambda: client.hget(key, "heartbeat_at"))
+        with refusing_writes(client, "OOM"):
+            before = client.info("errorstats").get("errorstat_ERR", {"count": 0})["count"]
+            wait_for(lambda: client.info("errorstats")["errorstat_ERR"]["count"] >= before + 3)
+        last = client.hget(key, "heartbeat_at")
+        wait_for(lambda: client.hget(key, "heartbeat_at") != last)
+        assert session._heartbeat.poll() is None
 
 
 def wait_for(condition):

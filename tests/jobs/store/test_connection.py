@@ -1,12 +1,17 @@
 """Connecting to Redis: what is refused, and what the errors advise."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from redis._parsers import BaseParser
+from redis.exceptions import ResponseError
 
 from bertjobs.errors import ConfigError, QueueError
-from bertjobs.jobs.store.connection import open_connection
+from bertjobs.jobs.job import State
+from bertjobs.jobs.store.connection import RedisDown, open_connection
 from bertjobs.jobs.store.job_store import JobStore, connect
+from redis_refusals import REFUSALS, refusing_writes
 
 pytestmark = pytest.mark.redis
 
@@ -50,3 +55,54 @@ def test_a_user_without_rights_is_told_which_are_needed(settings, connection):
         limited.close()
     finally:
         connection.client.acl_deluser("reader")
+
+
+@pytest.mark.parametrize("word", REFUSALS)
+def test_a_redis_that_refuses_writes_is_down_for_programs_and_has_a_remedy_for_people(
+    connection, submit, word
+):
+    client: Any = connection.client
+    job_id = submit()
+    with refusing_writes(client, word) as said:
+        for write in (submit, lambda: connection.client.set("bj:test", "1")):
+            with pytest.raises(RedisDown, match=said) as error, connection.errors():
+                write()
+            assert error.value.exit_code == 2
+        assert JobStore(connection).get(job_id).state is State.QUEUED, "it can still be read"
+    assert JobStore(connection).get(submit()).state is State.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"),
+    [
+        ("LOADING Redis is loading the dataset in memory", "is loading its data from disk"),
+        (
+            "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+            "lost its primary",
+        ),
+        ("BUSY Redis is busy running a script.", "busy with another script"),
+        (
+            "OOM command not allowed when used memory > 'maxmemory'. script: 5f0e, on @user_script:12.",
+            "memory",
+        ),
+        (
+            "READONLY You can't write against a read only replica. script: 5f0e, on @user_script:12.",
+            "read-only",
+        ),
+        (
+            "ERR Error running script (call to f_5f0e): @user_script:12: @user_script: 12: "
+            "-MISCONF Errors writing to the AOF file: No space left on device",
+            "cannot save",
+        ),
+    ],
+)
+def test_each_way_in_which_a_redis_says_not_now_counts_as_down(connection, reply, said):
+    with pytest.raises(RedisDown, match=said), connection.errors():
+        raise BaseParser.parse_error(reply)
+
+
+def test_an_error_in_our_script_is_not_an_outage(connection):
+    with pytest.raises(ResponseError), connection.errors():
+        raise BaseParser.parse_error(
+            "ERR Error running script (call to f_5f0e): @user_script:12: OOM is a word"
+        )
