@@ -83,6 +83,7 @@ def share_of_rank(lengths: Int64s, *, rank: int, world_size: int) -> Int64s:
     """
     longest_first = np.argsort(-np.asarray(lengths), kind="stable")
     turn = np.arange(len(longest_first)) % (2 * world_size)
+    # The second half of a turn runs backwards: 0, 1, 2, 2, 1, 0.
     rank_of = np.where(turn < world_size, turn, 2 * world_size - 1 - turn)
     return np.sort(longest_first[rank_of == rank])
 
@@ -222,6 +223,7 @@ def _copy_texts(
     `head` tokens are from the beginning of the text, the other keep - head from its end.
     """
     begin, end = offsets[:-1][rows].astype(np.int64), offsets[1:][rows].astype(np.int64)
+    # Only the truncation that keeps both ends of a text has a tail.
     tail = keep - head
     target[ragged.flat_indices(at, head)] = ids[ragged.flat_indices(begin, head)]
     if tail.any():
@@ -233,6 +235,7 @@ def _halve_largest(microbatches: list[Int64s], lengths: Int64s) -> list[Int64s]:
     num_tokens = [int(lengths[m].sum()) if len(m) > 1 else -1 for m in microbatches]
     i = int(np.argmax(num_tokens))
     running = np.cumsum(lengths[microbatches[i]])
+    # The row that crosses half of the tokens goes to the first half.
     middle = int(np.searchsorted(running, running[-1] / 2) + 1)
     middle = min(max(middle, 1), len(microbatches[i]) - 1)  # neither half may be empty
     return [*microbatches[:i], microbatches[i][:middle], microbatches[i][middle:], *microbatches[i + 1 :]]

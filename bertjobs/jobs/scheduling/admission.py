@@ -60,6 +60,7 @@ def admit(
     `cluster` is None while Ray does not answer; `unreachable` is then the error. `sizes` is what an earlier
     pass computed for the same cluster.
     """
+    # First: a drained queue starts nothing, whether Ray answers or not.
     if quotas.drained_by is not None:
         return _all_wait(queue, _drained(quotas.drained_by))
     if cluster is None:
@@ -69,6 +70,7 @@ def admit(
     decisions: list[AdmissionDecision] = []
     for job in queue:
         decisions.append(_not_ready(job) or admission.decide(job))
+        # The jobs behind get no decision now; the next pass decides on them.
         if admission.num_started == MAX_STARTS:
             break
     return decisions
@@ -109,6 +111,8 @@ def free_of(cluster: Cluster, allocations: Sequence[Allocation]) -> dict[str, No
     gone = sum_of(a.placement for a in allocations if a.is_gone)
     free = {}
     for node in cluster.nodes:
+        # Our allocations are subtracted in full, whether Ray shows them yet or not. What it shows beyond
+        # them is others' use: less than 0 where our grant is newer than Ray's numbers.
         cpus, gpus = live.get(node.id, NO_SHARE)
         gone_cpus, gone_gpus = gone.get(node.id, NO_SHARE)
         others_cpus = max(node.used_cpus - cpus - gone_cpus, 0.0)
@@ -149,6 +153,7 @@ class _AdmissionPass:
     ) -> None:
         self.num_started = 0
         self._gpus_of = {node.id: node.gpus for node in cluster.nodes}
+        # An attempt that is gone holds nothing, so no head waits for its end.
         self._allocations = [allocation for allocation in allocations if not allocation.is_gone]
         self._free = FreeResources(free_of(cluster, allocations))
         self._max_gpus = quotas.max_gpus
@@ -158,6 +163,7 @@ class _AdmissionPass:
         self._head: _Head | None = None
         self._wait_behind: dict[str, Wait] = {}
         self._gpus_held: dict[str, float] = defaultdict(float)
+        # Without quotas nobody reads the sums.
         for allocation in self._allocations if quotas.max_gpus else ():
             self._gpus_held[allocation.user] += _gpus_of(allocation.placement)
 
@@ -175,9 +181,11 @@ class _AdmissionPass:
         assert isinstance(request.size, Grant)
         placement = self._place(request.size, request)
         if placement is None:
+            # Only the first job that does not fit gets a reservation. The others may be passed.
             if self._head is None:
                 starts_in_s = self._latest_start_s(request.size)
                 self._head = _Head(job_id=job.job_id, grant=request.size, starts_in_s=starts_in_s)
+            # Free resources only shrink during the pass: no later job with this request fits either.
             request.final_decision = Wait(_shortage(request.size, self._free))
             return request.final_decision
         if self._head is not None and not self._may_pass(job, request, placement):
@@ -208,6 +216,7 @@ class _AdmissionPass:
         self.num_started += 1
 
     def _over_limit(self, user: str, size: Grant | WaitReason) -> Wait | None:
+        # A gang that the cluster cannot hold waits for that reason. A job without GPUs has no limit.
         if user not in self._max_gpus or isinstance(size, WaitReason) or not size.gpus:
             return None
         limit, held = self._max_gpus[user], self._gpus_held[user]
@@ -225,6 +234,7 @@ class _AdmissionPass:
         """Return the seconds until the gang fits at the latest: when enough running jobs reach their
         limits."""
         limited = [(a.ends_in_s, a.placement) for a in self._allocations if a.ends_in_s is not None]
+        # A copy: the pass goes on with what is free now.
         free = self._free.copy()
         # Give back the allocations in the order of their limits until the gang fits. The total of the GPUs is
         # compared first: it is a number, `fits` walks over the nodes.
@@ -242,6 +252,7 @@ class _AdmissionPass:
         # Without a time limit only a job without GPUs may pass, and only a head that waits for GPUs.
         if request.size.gpus or not self._head.grant.gpus or request.would_delay_head:
             return False
+        # Remembered: later in the pass there is less left, so the answer stays no.
         request.would_delay_head = not self._leaves_enough(placement, self._head.grant)
         return not request.would_delay_head
 
@@ -251,6 +262,7 @@ class _AdmissionPass:
         CPUs that are released together with the GPUs are not counted: which are released first is unknown.
         """
         for node, (cpus, _) in placement.items():
+            # As many of the head's workers as the node's GPUs hold when all running jobs have ended.
             max_workers = int((self._gpus_of[node] + QUANTUM) / head.gpus_per_worker)
             if max_workers * head.cpus_per_worker > self._free.share_of(node)[0] - cpus + QUANTUM:
                 return False
@@ -283,6 +295,7 @@ def _drained(by: str) -> WaitReason:
 
 def _not_ready(job: WaitingJob) -> AdmissionDecision | None:
     """Return the decision on a job that may not start whatever is free."""
+    # A retried job may still have a driver that Ray has not confirmed as gone: two must never run.
     if job.waits_for is None:
         return _STILL_ALIVE if job.is_still_alive else None
     if job.dependency_ended_as is not None:

@@ -39,6 +39,7 @@ class FreeResources:
     def take(self, placement: Placement, *, sign: int = 1) -> None:
         """Take a placement, or give it back with `sign=-1`; nodes that have left the cluster are skipped."""
         for node, (cpus, gpus) in placement.items():
+            # A node may have left the cluster since the allocation was made.
             if node in self._share:
                 old = self._remove(node)
                 self._put(node, (old[0] - sign * cpus, old[1] - sign * gpus))
@@ -47,6 +48,7 @@ class FreeResources:
         """Return whether the whole gang fits: each worker on one node, Ray Data in what is left anywhere."""
         if grant.cpus > self.usable_cpus + QUANTUM:
             return False
+        # Workers that fit, counted once per distinct share instead of once per node.
         room = sum(capacity(grant, share) * len(nodes) for share, nodes in self._nodes.items())
         return room >= grant.workers
 
@@ -69,13 +71,16 @@ class FreeResources:
                     break
                 count = min(num_missing, room)
                 num_missing -= count
+                # A node has one entry, so it is visited once and nothing is overwritten.
                 taken[node] = (count * grant.cpus_per_worker, count * grant.gpus_per_worker)
         return self._with_data(taken, grant.data_cpus)
 
     def _with_data(self, taken: dict[str, NodeShare], data_cpus: float) -> dict[str, NodeShare]:
         """Add Ray Data's CPUs to a placement, on the nodes with the most CPUs left."""
+        # What the workers leave on their own nodes, then nodes that they do not use.
         left = [(self._share[node][0] - cpus, node) for node, (cpus, _) in taken.items()]
         left += self._nodes_with_most_cpus(data_cpus, without=taken)
+        # Most CPUs first, equal ones by name: the same placement at every pass.
         for cpus, node in sorted(left, key=lambda place: (-place[0], place[1])):
             share = min(data_cpus, max(cpus, 0.0))
             data_cpus -= share
@@ -99,6 +104,7 @@ class FreeResources:
         return found
 
     def _put(self, node: str, share: NodeShare) -> None:
+        # Without rounding, sums of floats would make nodes with equal amounts different entries.
         share = (round(share[0], 4), round(share[1], 4))
         self._share[node] = share
         if share not in self._nodes:
@@ -110,6 +116,7 @@ class FreeResources:
         share = self._share[node]
         del self._nodes[share][node]
         if not self._nodes[share]:
+            # An empty entry would still be sorted and counted at each placement.
             del self._nodes[share]
         self._count(share, -1)
         return share
@@ -123,6 +130,7 @@ class FreeResources:
 def capacity(grant: Grant, free: NodeShare) -> int:
     """Count the gang's workers that fit on one node."""
     cpus, gpus = free
+    # 0.7 / 0.1 is 6.999999999999999 in floating point: the quantum keeps the seventh worker.
     count = int((cpus + QUANTUM) / grant.cpus_per_worker)
     if grant.gpus_per_worker:
         count = min(count, int((gpus + QUANTUM) / grant.gpus_per_worker))

@@ -25,6 +25,7 @@ def size_workers(cluster: Cluster, resources: Mapping[str, Any]) -> Grant:
     Raises: ConfigError: the GPUs cannot be divided evenly among the workers.
     """
     gpus, num_workers, cpus_per_worker = (resources[name] for name in ("gpus", "workers", "cpus_per_worker"))
+    # One worker per GPU, or a single one on CPUs, unless the request says otherwise.
     workers = num_workers or max(gpus, 1)
     if gpus % workers:
         raise ConfigError(
@@ -33,6 +34,7 @@ def size_workers(cluster: Cluster, resources: Mapping[str, Any]) -> Grant:
         )
     gpus_per_worker = gpus // workers
     if cpus_per_worker is None:
+        # By the GPU node with the fewest CPUs per GPU: all workers are equal and fit on any GPU node.
         if gpus_per_worker:
             cpus_per_worker = _share_of_gpu(cluster) * gpus_per_worker
         else:
@@ -53,6 +55,7 @@ def exceeds(cluster: Cluster, grant: Grant) -> WaitReason | None:
             message="Ray has no nodes yet: it is still starting, or none has joined. The job starts once "
             "one has; `bertjobs cluster status` shows whether Ray is up.",
         )
+    # GPUs, then CPUs, then the nodes: the first thing that is missing is the one that the user can change.
     if grant.gpus > cluster.gpus:
         remedy = (
             "Submit with --gpus 0 to train on CPUs, or add GPU nodes."
@@ -99,6 +102,7 @@ def count_of(number: float, thing: str) -> str:
 
 def _usable(cpus: float) -> float:
     """Return how many of a node's CPUs training may use."""
+    # Ray Data keeps half of a node with less than 2 CPUs, 1 CPU of one with up to 4, else a quarter.
     return cpus - max(min(1.0, cpus / 2), DATA_RATIO * cpus)
 
 
@@ -112,6 +116,7 @@ def _share_of_gpu(cluster: Cluster) -> float:
 def _largest_share(cluster: Cluster, *, workers: int) -> float:
     """Return the most CPUs that each of `workers` equal workers can have, each on one node."""
     usable = [_usable(node.cpus) for node in cluster.nodes if node.cpus]
+    # The best share divides some node's CPUs by a whole number: otherwise it could be a little larger.
     candidates = sorted({cpus / n for cpus in usable for n in range(1, workers + 1)}, reverse=True)
     for share in candidates:
         if sum(int((cpus + QUANTUM) / share) for cpus in usable) >= workers:
@@ -121,6 +126,7 @@ def _largest_share(cluster: Cluster, *, workers: int) -> float:
 
 def _data_cpus(cluster: Cluster, *, training_cpus: float) -> float:
     """Return Ray Data's CPUs beside training: a third of training's, at least 1 CPU where one is left."""
+    # training : data = (1 - DATA_RATIO) : DATA_RATIO
     wanted = max(1.0, training_cpus * DATA_RATIO / (1 - DATA_RATIO))
     left = cluster.cpus - training_cpus
     return _down(min(wanted, left)) if left > 0 else 0.5
@@ -128,5 +134,6 @@ def _data_cpus(cluster: Cluster, *, training_cpus: float) -> float:
 
 def _down(cpus: float) -> float:
     """Round down to what Ray can count; whole CPUs where there are several."""
+    # 1e-6 first: 0.3 / 1e-4 is 2999.9999999999995 in floating point, and would lose a quantum.
     unit = 1.0 if cpus >= 2 else QUANTUM
     return round(math.floor(cpus / unit + 1e-6) * unit, 4)

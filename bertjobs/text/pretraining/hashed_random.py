@@ -38,11 +38,13 @@ class Purpose(IntEnum):
 def row_keys(indices: Int64s, *, seed: int, epoch: int, purpose: Purpose) -> UInt64s:
     """Return one key per example, from which `draws` computes its numbers."""
     base = np.uint64(_base(seed, epoch, purpose))
+    # Unmixed, the keys of neighbouring examples would be one step apart, and their sequences would overlap.
     return _mix(np.asarray(indices).astype(np.uint64) * np.uint64(_STEP) + base)
 
 
 def draws(keys: UInt64s, places: Int64s | int) -> UInt64s:
     """Return 64 random bits for each (key, place): number `place` of the sequence that starts at the key."""
+    # SplitMix64 adds the step before it mixes, so its first number is one step after the key.
     steps = np.asarray(places).astype(np.uint64).reshape(-1) + np.uint64(1)
     return _mix(keys + steps * np.uint64(_STEP))
 
@@ -75,6 +77,7 @@ def _mix(bits: UInt64s) -> UInt64s:
 
 @lru_cache(maxsize=64)
 def _base(seed: int, epoch: int, purpose: Purpose) -> int:
+    # Mixed after each part: a plain sum would be the same for (seed, epoch + 1) and (seed + 1, epoch).
     return _mix_one(_mix_one(_mix_one(seed) + epoch) + purpose)
 
 

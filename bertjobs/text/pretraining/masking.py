@@ -121,6 +121,7 @@ class Masker:
         return np.flatnonzero(~continues_O)
 
     def _num_wanted(self, num_open_B: Int64s) -> Int64s:
+        # floor(x + 0.5), as `np.round` takes halves to the even number. At least one, if the row has one.
         rounded_B = np.floor(self._objective.mask_ratio * num_open_B + 0.5).astype(np.int64)
         return np.asarray(np.minimum(np.maximum(rounded_B, 1), num_open_B))
 
@@ -130,6 +131,7 @@ class Masker:
         action_P = shares(again(action_bits_P))
         random_P = self._ordinary_ids[below(again(again(bits_P)), len(self._ordinary_ids))]
         mask_ratio, random_ratio = self._objective.mask_token_ratio, self._objective.random_token_ratio
+        # One number in [0, 1) decides: [mask | random | unchanged], in the ratios of the objective.
         random_or_kept_P = np.where(action_P < mask_ratio + random_ratio, random_P, targets_P)
         return np.where(action_P < mask_ratio, self._mask_id, random_or_kept_P)
 

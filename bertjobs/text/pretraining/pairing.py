@@ -134,15 +134,18 @@ class Pairing:
         corpus_indices = np.concatenate([selection.corpus_indices for selection in selections])
         is_changed = _is_changed(corpus_indices, seed=seed, epoch=epoch)
         keys = row_keys(corpus_indices, seed=seed, epoch=epoch, purpose=Purpose.PAIRS)
+        # Drawn for all examples at once, also where a value is not used: the numbers have no state.
         split_bits, random_bits = draws(keys, 0), draws(keys, 1)
         found, end = [], 0
         for selection in selections:
             own = slice(end, end := end + len(selection.indices))  # of the arrays over all examples
             found.append(self._segments(selection, split_bits[own], random_bits[own], is_changed[own]))
         begin_a, end_a, begin_b, end_b = np.concatenate(found, axis=1)
+        # A chunk's two segments, exchanged: the model must tell the order.
         if self._objective.pairs == "sop":
             begin_a, begin_b = _swapped(begin_a, begin_b, is_changed)
             end_a, end_b = _swapped(end_a, end_b, is_changed)
+        # Not before: only now, with a random segment or a swap in place, the lengths are final.
         kept = truncate_lengths(
             end_a - begin_a, end_b - begin_b, budget=self._budget, strategy="longest_first"
         )
@@ -162,9 +165,11 @@ class Pairing:
         begin, end = chunks.begins[selection.indices], chunks.ends[selection.indices]
         # A chunk of pieces begin to end is split before one of its pieces, but the first, all equally likely.
         middle = begin + 1 + below(split_bits, end - begin - 1)
+        # (4, E), from numbers of pieces to places in `tokens`.
         ranges = chunks.offsets[np.stack([begin, middle, middle, end])]
         if self._objective.pairs == "nsp":
             rows = np.flatnonzero(is_changed)
+            # What the first segment leaves; the second one is replaced, so its length does not count.
             room = self._budget - (ranges[1] - ranges[0])[rows]
             own = chunks.document_of[begin[rows]]
             ranges[2:, rows] = self._random_segments(chunks, random_bits[rows], own, room)
@@ -195,10 +200,12 @@ class Pairing:
             # One shift for all windows of the block, so that they never overlap.
             key = row_keys(np.array([selection.first]), seed=seed, epoch=epoch, purpose=Purpose.SHIFT)
             shift = below(draws(key, 0), num_tokens) if num_tokens > self._budget else 0
+            # Past the end a window goes on in the ring's repetition, see `chunk_stream`.
             begins.append((shift + selection.indices * self._budget) % num_tokens)
             ends.append(begins[-1] + min(self._budget, num_tokens))
         begin, end = np.concatenate(begins), np.concatenate(ends)
         labels = np.zeros(len(begin), np.int8)
+        # No second segment: its range is empty.
         return SegmentRanges(begin_a=begin, end_a=end, begin_b=end, end_b=end, labels=labels)
 
     def _chunks_of(self, block: Block) -> ChunkedBlock:
