@@ -33,6 +33,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format=f"%(asctime)s {job_id} attempt {attempt}: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the driver; we end when it ends
     settings = load_settings()
+    # Without a limit: if the attempt is ended meanwhile, the first report is refused.
     connection = retry_while_down(lambda: open_connection(settings), for_s=float("inf"))
     store = LeaseStore(connection, job_id=job_id, attempt=attempt, token=token, lease_s=settings.lease_s)
     beat(
@@ -61,21 +62,26 @@ def beat(
     while True:
         try:
             command = report()
+            # The race: the driver has just ended its attempt. It is not stopped like one without a lease.
             if command == "ended":
                 return
             if command == "cancel" and not was_told:
                 logger.info("the job is cancelled; stopping the driver")
+                # Once: a second signal would interrupt the driver while it cleans up.
                 was_told = True
                 notify("cancel")
                 kill(signal.SIGTERM)
         except RedisDown as e:
+            # Whether the lease is lost is unknown, so the driver goes on; its writes need a valid token.
             logger.warning("no heartbeat: %s", e.message)
         except LeaseLost:
             if exit_by == float("inf"):
                 logger.error("the lease is lost; stopping the driver")
                 exit_by = clock() + EXIT_TIMEOUT_S
+                # The word before the signal: the driver reads it when the signal arrives.
                 notify("lost")
                 kill(signal.SIGTERM)
+            # A driver that hangs could still write to storage beside the attempt that follows.
             elif clock() >= exit_by:
                 logger.error("the driver has not exited; killing it")
                 kill(signal.SIGKILL)

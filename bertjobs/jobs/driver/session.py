@@ -53,6 +53,7 @@ class JobSession:
         self._store = LeaseStore(
             connection, job_id=job.id, attempt=attempt.number, token=attempt.token, lease_s=lease_s
         )
+        # `LeaseStore` is not thread-safe.
         self._lock = threading.Lock()
         self._lost: LeaseLost | None = None
         self._command: str = ""
@@ -71,6 +72,7 @@ class JobSession:
         connection = open_connection(settings)
         job = retry_while_down(lambda: JobStore(connection).get(job_id), for_s=OUTAGE_S)
         found = job.attempts[attempt - 1] if 0 < attempt <= len(job.attempts) else None
+        # An attempt keeps its token in the record after it has ended, so the end is checked too.
         if found is None or found.token != token or found.ended_at is not None:
             raise LeaseLost(f"{job_id}: attempt {attempt} under token {token} does not own the job")
         return cls(connection, job=job, attempt=found, lease_s=settings.lease_s)
@@ -81,6 +83,7 @@ class JobSession:
 
     def set_phase(self, text: str) -> None:
         """Report what the driver is doing, in a few words for users. Raises: LeaseLost."""
+        # First what was kept of the phase before: reports stay in order.
         self._progress.flush()
         self._report(phase=text)
 
@@ -95,10 +98,12 @@ class JobSession:
         Values that come too soon after others are kept until the next call, the next phase or the end; while
         Redis is down they are dropped, and training continues. Raises: LeaseLost.
         """
+        # The first step makes the job RUNNING, and no other follows the last: neither waits for the interval.
         is_first_step = values["step"] >= 1 and not self._has_stepped
         self._progress.put(values, at_once=is_first_step or is_last_step(values))
 
     def _send_progress(self, values: Mapping[str, Any]) -> None:
+        # Only once Redis has it: a first step that was dropped must be sent at once again.
         if time.monotonic() >= self._offline_until and self._report(progress=values):
             self._has_stepped = self._has_stepped or values["step"] >= 1
 
@@ -149,6 +154,7 @@ class JobSession:
         """
         self._progress.flush()
         if isinstance(outcome, BaseException):
+            # Read again: the job may have been cancelled, or its faults reset, since the session was opened.
             latest = self._latest()
             failure = failure_of(outcome)
             if failure.word == "Cancelled" and latest.state is not State.CANCELLING:
@@ -162,6 +168,7 @@ class JobSession:
             )
         else:
             decision = RetryDecision(state=State.SUCCEEDED, reason="", message="")
+        # One nonce for all repetitions: if only the reply was lost, the attempt is not ended twice.
         nonce = uuid.uuid4().hex
         return self._fenced(
             lambda: retry_while_down(
@@ -182,15 +189,18 @@ class JobSession:
         attempt = f"{self.job.id} {self.attempt.number} {self.attempt.token}"
         process = subprocess.Popen(
             [sys.executable, "-m", "bertjobs.jobs.driver.heartbeat", *attempt.split(), str(os.getpid())],
+            # Closes however this process ends, SIGKILL included: the heartbeat then ends as well.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         assert process.stdin is not None and process.stdout is not None
+        # It is read between steps, which must not wait for a heartbeat.
         os.set_blocking(process.stdout.fileno(), False)
         self._heartbeat = process
         try:
             yield
         finally:
+            # Its last word may have come with the signal that ended the block.
             self._read_heartbeat_output()
             self._heartbeat = None
             process.stdin.close()  # its signal to end
@@ -244,6 +254,7 @@ class JobSession:
 
     def _fenced(self, call: Callable[[], T]) -> T:
         with self._lock:
+            # After the first refusal nothing is sent any more, from any thread.
             if self._lost is not None:
                 raise self._lost
             try:

@@ -105,8 +105,10 @@ class Connection:
         is
             outdated.
         """
+        # redis-py calls it by its hash, and sends the text only where Redis does not have it.
         if script not in self._scripts:
             self._scripts[script] = self.client.register_script(source_of(script))
+        # In Lua a JSON null is not nil, and `if arg.x` would be true for it.
         given = json.dumps({name: value for name, value in arg.items() if value is not None})
         with self.errors():
             reply: list[Any] = self._scripts[script](args=[given])
@@ -121,6 +123,7 @@ class Connection:
 
         try:
             yield
+        # Before ConnectionError, of which redis-py makes it a kind: waiting would not help here.
         except failures.AuthenticationError as e:
             raise self._unknown_user(str(e)) from e
         except failures.InvalidResponse as e:
@@ -131,17 +134,20 @@ class Connection:
             if word := _refusal(e):
                 what, remedy = _REMEDIES[word]
                 raise RedisDown(f"Redis at {self.where} {what}", hint=remedy) from e
+            # After the words: redis-py makes LOADING a ConnectionError as well, and its remedy is another.
             if isinstance(e, failures.ConnectionError | failures.TimeoutError):
                 raise RedisDown(
                     f"Redis at {self.where} cannot be reached: {_last_line(e)}",
                     hint="Start it, or correct BERTJOBS_REDIS_URL; where neither that nor "
                     "BERTJOBS_RAY_ADDRESS is set, `bertjobs cluster up` starts a local one.",
                 ) from e
+            # Inside a script a refusal has no class of its own, only its text.
             if found := _FORBIDDEN.search(str(e)):
                 raise self._forbidden(found[0]) from e
             raise
 
     def _unknown_user(self, error: str) -> QueueError:
+        # What Redis answers to the first command of a client without a password.
         has_no_password = "HELLO must be called" in error
         cause = (
             "it asks for a password, and none is set"
@@ -189,6 +195,8 @@ def open_connection(settings: Settings) -> Connection:
         decode_responses=True,
         socket_timeout=REPLY_TIMEOUT_S,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
+        # One retry, as Redis may have closed an idle connection. A script may so run twice: those that must
+        # not have effect twice recognise the call by a nonce or a line number.
         retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
         health_check_interval=30,
         **_tls_options(settings),
@@ -198,6 +206,7 @@ def open_connection(settings: Settings) -> Connection:
         with connection.errors():
             client.ping()
     except RedisDown as e:
+        # With TLS on one side only, Redis looks as if it were down.
         raise tls_mismatch(url, cause=e.__cause__) or e from e.__cause__
     return connection
 
@@ -207,6 +216,7 @@ def retry_while_down(call: Callable[[], T], *, for_s: float) -> T:
 
     Raises: RedisDown: Redis stayed down for `for_s`. Any other exception of the call is raised at once.
     """
+    # Not the wall clock, which may be set while we wait.
     give_up_at = time.monotonic() + for_s
     while True:
         try:
@@ -236,16 +246,19 @@ def _import_redis_alone() -> None:
 
     That would take half of the import's time, in every command and heartbeat, for metrics that nobody reads.
     """
+    # Loaded already: there is no time to save, and a loaded module must not be hidden.
     if "redis" in sys.modules or "opentelemetry" in sys.modules:
         return
     sys.modules["opentelemetry"] = None  # type: ignore[assignment]  # None marks a module as missing
     try:
         importlib.import_module("redis")
     finally:
+        # Whoever needs it later must find it.
         del sys.modules["opentelemetry"]
 
 
 def _script_error(word: str, detail: str) -> BertjobsError:
+    # Scripts answer with a word. The errors that they stand for are raised here and nowhere else.
     if word == "LEASE_LOST":
         return LeaseLost(f"{detail}: this attempt no longer owns the job; it publishes nothing")
     if word == "NOT_LEADER":

@@ -35,11 +35,13 @@ class DispatchStore:
         self.term = 0
         """Of our leadership; 0 while another one leads."""
         self._lease_ms = int(lease_s * 1000)
+        # Bounded by MAX_SKIPPED: whoever fills Redis with bad records must not fill our memory.
         self._skipped: set[str] = set()
 
     def lead(self) -> bool:
         """Take or renew the leadership. Returns whether we lead. Raises: RedisDown."""
         term, _ = self.connection.run("lead", owner=self.owner, lease_ms=self._lease_ms)
+        # A script refuses a write whose term is not the newest, so a leader that was paused cannot write.
         self.term = int(term)
         return self.term > 0
 
@@ -51,6 +53,7 @@ class DispatchStore:
         """Sleep until something changes that the dispatcher should look at."""
         assert timeout_s < REPLY_TIMEOUT_S, "a blocking read must end before the socket's timeout"
         with self.connection.errors():
+            # A list, not a published message: what is pushed before we wait is still there.
             self.connection.client.blpop(["bj:wake"], timeout=timeout_s)
 
     def promote(self) -> None:
@@ -76,10 +79,12 @@ class DispatchStore:
             yield from readable(rows, queued_of, skip=self.skip)
             if len(rows) < BATCH_SIZE:
                 return
+            # The score of the last row, not its rank: jobs leave the queue between two pages.
             after = last
 
     def live(self, of: Collection[str] | None = None) -> tuple[int, list[LiveAttempt]]:
         """Read the attempts that are not known to be gone, of some jobs or of all, and Redis' time in ms."""
+        # Redis' clock, which wrote the times in the rows: ours may differ.
         now_ms, document = self.connection.run("read_live", ids=None if of is None else list(of))
         rows = json.loads(document)
         return int(now_ms), list(readable(rows, lambda row: live_of(row, now_ms=int(now_ms)), skip=self.skip))
@@ -103,11 +108,13 @@ class DispatchStore:
             grant=json.dumps(asdict(grant)),
             plan=json.dumps(placement),
             version=__version__,
+            # redis-py may send the call twice; with the same nonce it claims once.
             nonce=uuid.uuid4().hex,
             lease_ms=self._lease_ms,
             message=f"Granted {describe_gang(grant)}, {count_of(grant.data_cpus, 'CPU')} for reading data.",
         )
         rows = [json.loads(document)]
+        # One row at most; none where the record is not valid.
         for claimed in readable(rows, lambda row: live_of(row, now_ms=int(now_ms)), skip=self.skip):
             return claimed
         raise RecordInvalid(job_id)
@@ -116,6 +123,8 @@ class DispatchStore:
         """Write down why jobs wait. Raises: NotLeader, RedisDown."""
         written = {group: json.dumps([why.word, why.message]) for group, why in reasons.texts.items()}
         items = list(reasons.groups.items())
+        # One call at least: there may be texts or unused groups without a job that changed. Texts go with the
+        # first call, deletions with the last, so that every group that a job names has a text in between.
         for first in range(0, max(len(items), 1), BATCH_SIZE):
             is_last = first + BATCH_SIZE >= len(items)
             self.connection.run(
@@ -129,6 +138,7 @@ class DispatchStore:
     def reasons(self) -> dict[str, WaitReason]:
         """Read the reason of each group. Raises: RedisDown."""
         with self.connection.errors():
+            # Reading needs no term: only writes of an outdated leader do harm.
             found: Any = self.connection.client.hgetall("bj:reasons")
         texts = {group: json.loads(text) for group, text in found.items()}
         return {g: WaitReason(word=word, message=message, group=g) for g, (word, message) in texts.items()}
@@ -169,6 +179,7 @@ class DispatchStore:
 
         Raises: LeaseLost: the driver has just ended it itself; NotLeader, RedisDown.
         """
+        # The race: the driver may end the attempt at the same moment. The second call is refused.
         (state,) = self.connection.run(
             "end_attempt",
             id=live.job_id,

@@ -18,8 +18,10 @@ class LeaseStore:
         self, connection: Connection, *, job_id: str, attempt: int, token: int, lease_s: float
     ) -> None:
         self.connection = connection
+        # Part of every call: the script compares the token before it writes.
         self._lease = {"id": job_id, "number": attempt, "token": token}
         self._lease_ms = int(lease_s * 1000)
+        # The driver and its rank 0 worker may both append lines; each counts its own.
         self._writer = uuid.uuid4().hex
         self._num_lines = 0
 
@@ -40,6 +42,7 @@ class LeaseStore:
             lease_ms=self._lease_ms,
             phase=phase,
             progress=None if progress is None else json.dumps(progress),
+            # Apart from the JSON text, which the script stores without parsing it.
             step=None if progress is None else progress["step"],
             nodes=None if nodes is None else json.dumps(nodes),
         )
@@ -47,6 +50,7 @@ class LeaseStore:
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to the metrics. Raises: LeaseLost, RedisDown."""
+        # The number tells a line that was sent twice. A line lost in an outage only leaves a gap.
         self._num_lines += 1
         self.connection.run(
             "metrics", **self._lease, writer=self._writer, line=self._num_lines, values=json.dumps(values)
@@ -69,6 +73,7 @@ class LeaseStore:
             **self._lease,
             **decision_fields(decision),
             nonce=nonce,
+            # Left out where empty: what the job has already stays.
             metrics=json.dumps(metrics) if metrics else None,
             artifacts=json.dumps(artifacts) if artifacts else None,
         )

@@ -58,6 +58,7 @@ def run_trials(
     remaining = state.remaining()
     if not remaining:
         return
+    # What is set already stays.
     for name, value in _TUNE_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # It warns that it does not find the files of the loggers switched off above.
@@ -70,6 +71,7 @@ def run_trials(
             search_alg=_RemainingTrials(run.config, state=state, sampler=sampler, remaining=remaining),
             num_samples=len(remaining),
             max_concurrent_trials=work.resources.num_concurrent,
+            # An actor without worker groups trains itself: reused, it need not import torch for each trial.
             reuse_actors=not work.resources.has_worker_groups,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -109,8 +111,10 @@ class _RemainingTrials(Searcher):
         if not self._remaining:
             return str(Searcher.FINISHED)
         number = self._remaining.pop(0)
+        # An interrupted trial goes on with the values that it began with: its checkpoint belongs to them.
         values = self._state.values_of(number) or self._sampler.sample(number, self._state.ended)
         trial = trial_config(self._config, values)
+        # Recorded before Tune starts it, so that the next attempt finds the values after any fault.
         self._state.begin(number, values, trial.model_dump(mode="json"))
         return {"number": number, "trial": trial}
 
@@ -136,10 +140,12 @@ class _TrialCallback(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: Any, trial: TuneTrial, result: Any, **info: Any
     ) -> None:
+        # Each report has the whole history, so a lost one does no harm.
         self._state.set_history(trial.config["number"], result["history"])
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: TuneTrial, **info: Any) -> None:
         number, last = trial.config["number"], trial.last_result
+        # Tune calls this for stopped trials too. Only one that ran to its end returns `has_finished`.
         if "has_finished" in last:
             self._state.end(number, "finished", train_s=last["train_s"], by_length=last["by_length"])
         else:
@@ -149,6 +155,7 @@ class _TrialCallback(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: TuneTrial, **info: Any) -> None:
         number = trial.config["number"]
+        # What the trial recorded itself is exact; Tune only has the text of an error.
         failure, message = self._work.progress.take_failure(number) or _failure_of(trial)
         self._state.end(number, "failed", reason=failure, message=message)
         self._end_workers(number)
@@ -157,6 +164,7 @@ class _TrialCallback(tune.Callback):
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Called several times a second, whatever happens."""
         if (command := self._run.reporter.command()) is not None:
+            # Raised through `fit`: the search ends at once, whatever its trials do.
             raise stop_reason(command)
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + LIVE_INTERVAL_S

@@ -34,6 +34,7 @@ def scheduler_for(
     search: SearchSection, bounds: SchedulerBounds, *, ended: Iterable[Trial], metric: str
 ) -> TrialScheduler:
     """Return the scheduler that `--stopper` names, with the results of earlier attempts' trials."""
+    # Where even the longest trial ends within the grace period there is nothing to stop.
     if search.stopper == "none" or bounds.max_examples <= bounds.grace_examples:
         return FIFOScheduler()
     scheduler: TrialScheduler

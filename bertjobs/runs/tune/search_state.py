@@ -35,6 +35,7 @@ class SearchState:
         self._job_dir, self.search = job_dir, search
         self._trials = {trial.number: trial for trial in trials}
         self._steps = dict.fromkeys(self._trials, 0)
+        # An attempt that was killed between a trial's end and the cleanup has left some.
         self._drop_checkpoints(self.ended)
 
     @property
@@ -51,6 +52,7 @@ class SearchState:
         Where no trial has a result, those that failed run again: the cause may have been fixed.
         """
         numbers = range(1, self.search.num_trials + 1)
+        # A failed trial counts as done only beside one that has a result.
         kept = {trial.number for trial in self.ended if self.best() is not None or trial.state != "failed"}
         begun = [n for n in numbers if n in self._trials and n not in kept]
         return begun + [n for n in numbers if n not in self._trials]
@@ -62,6 +64,7 @@ class SearchState:
     def begin(self, number: int, values: Values, config: dict[str, Any]) -> None:
         """Record that a trial begins, or resumes."""
         trial = self._trials.setdefault(number, Trial(number=number, values=values, config=config))
+        # A trial that resumes keeps its history; only how it ended last is cleared.
         self._save(replace(trial, state="running", reason="", message=""))
 
     def set_history(self, number: int, history: Sequence[Mapping[str, Any]]) -> None:
@@ -84,6 +87,7 @@ class SearchState:
             self._trials[number],
             state=state, reason=reason, message=message, train_s=train_s, by_length=tuple(by_length),
         )  # fmt: skip
+        # Before the cleanup: a trial whose checkpoints are gone must not look interrupted.
         self._save(trial)
         log.info("trial %d %s: %s", number, f"{state} {reason}".rstrip(), trial.values)
         self._drop_checkpoints(self.ended)
@@ -99,7 +103,9 @@ class SearchState:
         trials, so that the first one makes the job RUNNING.
         """
         metric = self.search.metric
+        # The last known step of each trial; those of ended trials stay in the sum.
         self._steps |= {number: int(values["step"]) for number, values in latest.items()}
+        # A trial whose process is still starting has reported nothing yet.
         running = [t.number for t in self.trials if not t.has_ended and t.number in latest]
         best = best_trial(self.trials, metric)
         return {
@@ -120,6 +126,7 @@ class SearchState:
         running = [trial for trial in self.trials if not trial.has_ended]
         failed = [trial for trial in self.ended if trial.state == "failed"]
         others = [*rank(self.ended, self.search.metric), *failed]
+        # In order of interest first, so that MAX_ROWS cuts the failed and the worst, then by number.
         return sorted([*running, *others][:MAX_ROWS], key=lambda trial: trial.number)
 
     def _save(self, trial: Trial) -> None:
@@ -128,6 +135,7 @@ class SearchState:
 
     def _drop_checkpoints(self, ended: Sequence[Trial]) -> None:
         """Remove the checkpoints of all ended trials but the best one's, which become the job's model."""
+        # Over all ended trials, not the newest only: it may have taken the first place from another.
         best = self.best()
         for trial in ended:
             if best is None or trial.number != best.number:
