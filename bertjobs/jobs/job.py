@@ -115,8 +115,10 @@ class Attempt:
     message: str
     version: str
     """Version of the dispatcher, which that of the driver must equal."""
+    log_is_final: bool
+    """Whether nothing will be added to the copy of the driver's log in storage."""
     log_is_complete: bool
-    """Whether the dispatcher has copied the last line of the driver's log to storage."""
+    """Whether the copy has the last line; a final one that has not was given up."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the attempt with stable keys, for `--json`."""
@@ -130,6 +132,7 @@ class Attempt:
             "claimed_at": iso(self.claimed_at),
             "started_at": iso(self.started_at),
             "ended_at": iso(self.ended_at),
+            "log": None if not self.log_is_final else "complete" if self.log_is_complete else "incomplete",
         }
 
 

@@ -14,11 +14,13 @@ import random
 import sys
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # redis_process.py lies beside the tests that use it
 
 from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
+from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.loop import Dispatcher, tune_garbage_collector
 from bertjobs.jobs.job import State
 from bertjobs.jobs.ray.api import RayJob
@@ -61,8 +63,8 @@ class PlayedRay:
     def stop(self, submission_id: str) -> None:
         self.jobs[submission_id] = RayJob(status="STOPPED", message="")
 
-    def log(self, submission_id: str) -> str:
-        return ""
+    def log(self, submission_id: str) -> Iterator[bytes]:
+        return iter(())
 
 
 class Bench:
@@ -79,7 +81,12 @@ class Bench:
         self.store.connection.client.delete("bj:leader")
         dispatch = DispatchStore(self.store.connection, owner=uuid.uuid4().hex, lease_s=600)
         self.dispatcher = Dispatcher(
-            dispatch, self.ray, self.ray, env={}, timeouts=Timeouts(lease_s=15), roots=StorageRoots(None)
+            dispatch,
+            self.ray,
+            self.ray,
+            env={},
+            timeouts=Timeouts(lease_s=15),
+            logs=LogCopier(dispatch, self.ray, roots=StorageRoots(None)),
         )
 
     def submit(self, *, gpus: int | None = None) -> None:

@@ -74,6 +74,7 @@ class Driver:
         for live in self._dispatcher.live()[1]:
             if live.job_id == self._job_id:
                 self._dispatcher.note_gone(live)
+                self._dispatcher.note_log(live.job_id, live.number, outcome="complete")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
+from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.loop import Dispatcher
 from bertjobs.jobs.ray.api import RayJob, RayRefused, RayUnreachable
 from bertjobs.jobs.scheduling.types import Cluster, Node
@@ -113,9 +114,9 @@ class FakeRay:
         self._answer()
         self.stops.append(submission_id)
 
-    def log(self, submission_id: str) -> str:
+    def log(self, submission_id: str) -> Iterator[bytes]:
         self._answer()
-        return self.logs.get(submission_id, "")
+        yield self.logs.get(submission_id, "").encode()
 
     def ends(
         self, submission_id: str, status: str, *, exit_code: int | None = None, message: str = ""
@@ -146,19 +147,22 @@ class World:
         self.dispatcher = self.new_dispatcher(owner=f"host:{self.now_s}")
 
     def new_dispatcher(self, *, owner: str) -> Dispatcher:
+        store = DispatchStore(self.connection, owner=owner, lease_s=3600)
+        self.logs = LogCopier(store, self.ray, roots=self.roots, clock=lambda: self.now_s)
         return Dispatcher(
-            DispatchStore(self.connection, owner=owner, lease_s=3600),
+            store,
             self.ray,
             self.ray,
             env={},
             timeouts=Timeouts(lease_s=15),
             clock=lambda: self.now_s,
-            roots=self.roots,
+            logs=self.logs,
         )
 
     def turn(self, times: int = 1) -> None:
         for _ in range(times):
             assert self.dispatcher.run_pass()
+            self.logs.copy_due()
 
     def passes(self, seconds: float) -> None:
         """Let time pass for the stored times and for the dispatcher."""

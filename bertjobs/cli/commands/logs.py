@@ -33,6 +33,7 @@ def logs(job: str, follow: bool, attempt: int | None) -> int:
             _follow(store, found, attempt=attempt or max(1, found.num_attempts))
         elif not _print_from(found, attempt or found.num_attempts, start=0):
             print_note(f"{found.id} is {found.state} and has no log yet.")
+        _warn_if_incomplete(store.get(found.id), attempt)
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
@@ -43,7 +44,7 @@ def _follow(store: JobStore, job: Job, *, attempt: int) -> None:
     start = 0
     while True:
         # Before the log is read: a line that was copied in between is then printed too.
-        is_last_read = _is_complete(job, attempt)
+        is_last_read = _is_final(job, attempt)
         start += _print_from(job, attempt, start=start)
         if is_last_read and job.num_attempts > attempt:
             attempt, start = attempt + 1, 0
@@ -55,11 +56,20 @@ def _follow(store: JobStore, job: Job, *, attempt: int) -> None:
             job = store.get(job.id)
 
 
-def _is_complete(job: Job, attempt: int) -> bool:
-    """Return whether nothing will be added to the log: it was copied to its end, or there will be none."""
+def _is_final(job: Job, attempt: int) -> bool:
+    """Return whether nothing will be added to the log: its copy has ended, or there will be none."""
     if job.num_attempts < attempt:
         return job.state.is_terminal
-    return job.attempts[attempt - 1].log_is_complete
+    return job.attempts[attempt - 1].log_is_final
+
+
+def _warn_if_incomplete(job: Job, attempt: int | None) -> None:
+    found = job.attempts[(attempt or job.num_attempts) - 1] if job.attempts else None
+    if found is not None and found.log_is_final and not found.log_is_complete:
+        print_note(
+            f"The log of attempt {found.number} is incomplete: its end could not be copied from Ray to "
+            f"{job.job_dir.path_of(log_name(found.number))}."
+        )
 
 
 def _print_from(job: Job, attempt: int, *, start: int) -> int:

@@ -18,6 +18,7 @@ from types import FrameType
 
 from bertjobs.errors import BertjobsError, ConfigError
 from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
+from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.metrics import QueueObserver, QueueSnapshot
 from bertjobs.jobs.dispatcher.state_cache import StateCache
 from bertjobs.jobs.dispatcher.supervisor import Supervisor
@@ -71,7 +72,7 @@ class Dispatcher:
         python: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
         observer: QueueObserver | None = None,
-        roots: StorageRoots,
+        logs: LogCopier,
     ) -> None:
         self._store = store
         self._poller = poller
@@ -87,8 +88,11 @@ class Dispatcher:
             timeouts=timeouts,
             clock=clock,
             observer=self._observer,
-            roots=roots,
+            logs=logs,
         )
+        self._logs = logs
+        self._knows_logs = False
+        """Whether the logs are known that an earlier dispatcher did not finish."""
         self._sizes: GangSizes | None = None
         self._term = 0
         self.has_more = False
@@ -102,6 +106,7 @@ class Dispatcher:
         snapshot = self._lead_pass() if is_leading else None
         if not is_leading:
             self.reset()
+            self._logs.stand_by()
         self._observer.pass_finished(self._clock() - began, snapshot)
         return is_leading
 
@@ -110,12 +115,16 @@ class Dispatcher:
         midway."""
         self._supervisor.restart_silence()
         self._cache.clear()
+        self._knows_logs = False
 
     def _lead_pass(self) -> QueueSnapshot:
         cache, supervisor = self._cache, self._supervisor
         if self._store.term != self._term:  # another dispatcher may have led since
             self._term = self._store.term
             cache.clear()
+        if not self._knows_logs:
+            self._logs.adopt(self._store.unfinished_logs())
+            self._knows_logs = True
         supervisor.unreachable = ""
         cache.refresh()
         supervisor.supervise(cache.attempts)
@@ -246,6 +255,7 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
         ray = RayApi(settings.ray_address, token=ray_token(), code=code_to_send(settings))
         roots = StorageRoots(settings.allowed_storage)
         poller, cleaner = RayPoller(ray), CleanupThread(store, roots=roots)
+        copier = LogCopier(store, ray, roots=roots)
         dispatcher = Dispatcher(
             store,
             ray,
@@ -254,9 +264,9 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             python=settings.node_python,
             timeouts=Timeouts(lease_s=settings.lease_s),
             observer=_observer(settings, cleanup),
-            roots=roots,
+            logs=copier,
         )
-        for thread in (poller, cleaner):
+        for thread in (poller, cleaner, copier):
             thread.start()
             cleanup.callback(thread.close)
         cleanup.callback(_resign, store)

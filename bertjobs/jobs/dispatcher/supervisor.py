@@ -1,12 +1,12 @@
-"""Supervision of the live attempts: starts, stops and ends them, and copies their logs."""
+"""Supervision of the live attempts: starts, stops and ends them."""
 
 import logging
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from bertjobs.errors import LeaseLost, StorageError
+from bertjobs.errors import LeaseLost
 from bertjobs.jobs.dispatcher.attempt_policy import (
     Action,
     EndAttempt,
@@ -18,7 +18,7 @@ from bertjobs.jobs.dispatcher.attempt_policy import (
     Timeouts,
     next_action,
 )
-from bertjobs.jobs.dispatcher.driver_log import LogCopy
+from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.metrics import QueueObserver
 from bertjobs.jobs.dispatcher.state_cache import AttemptCache
 from bertjobs.jobs.ray.api import RayApi, RayJob, RayRefused, RayUnreachable
@@ -26,7 +26,6 @@ from bertjobs.jobs.ray.poller import MAX_CONCURRENT_REQUESTS, RayPoller
 from bertjobs.jobs.retry import Failure, decide
 from bertjobs.jobs.scheduling.types import Allocation, LiveAttempt
 from bertjobs.jobs.store.dispatch_store import DispatchStore
-from bertjobs.storage import JobDir, StorageRoots
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +35,6 @@ STOP_AGAIN_S = 10.0
 """A stop request to Ray may have no effect; it is sent again after this time."""
 RELEASE_LAG_S = 8.0
 """How long Ray's numbers may still count what an attempt held that has gone."""
-LOGS_PER_PASS = 64
-"""Logs that one pass copies, those first that were not copied for longest."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -57,7 +54,7 @@ class Supervisor:
         timeouts: Timeouts,
         clock: Callable[[], float],
         observer: QueueObserver,
-        roots: StorageRoots,
+        logs: LogCopier,
     ) -> None:
         self._store = store
         self._ray = ray
@@ -67,12 +64,11 @@ class Supervisor:
         self._timeouts = timeouts
         self._clock = clock
         self._observer = observer
-        self._roots = roots
+        self._logs = logs
         self._observed_since = clock()
         self.unreachable = ""
         """The error of Ray's last failure to answer; empty while it answers."""
         self._stop_again_at: dict[str, float] = {}
-        self._logs: dict[str, LogCopy] = {}
         self._gone: list[tuple[float, Allocation]] = []
         self._pool = ThreadPoolExecutor(MAX_CONCURRENT_REQUESTS, thread_name_prefix="ray-call")
 
@@ -91,7 +87,7 @@ class Supervisor:
         for attempt, action, _ in checked:
             self._act(attempt, action)
         self.start([attempt for attempt, action, _ in checked if isinstance(action, StartRayJob)])
-        self._copy_logs(attempts.all())
+        self._logs.watch(attempts.all())
         gone = self._release([a for a, action, _ in checked if isinstance(action, ReleaseResources)])
         attempts.update(dict.fromkeys(gone), now_ms=attempts.now_ms)
 
@@ -216,13 +212,10 @@ class Supervisor:
     def _release(self, gone: Sequence[LiveAttempt]) -> list[str]:
         """Free what attempts held whose drivers have exited. Returns their jobs."""
         released = []
-        for live, error in zip(gone, self._each(self._copy_log, gone), strict=True):
-            if error is not None:
-                self.unreachable = str(error)
-                continue  # it stays live until its log could be read
+        for live in gone:
             self._store.note_gone(live)
             self._observer.attempt_gone(live)
-            self._logs.pop(live.submission_id, None)
+            self._logs.finish(live)
             self._stop_again_at.pop(live.submission_id, None)
             allocation = Allocation(
                 job_id=live.job_id, placement=live.placement, ends_in_s=None, is_gone=True
@@ -231,34 +224,6 @@ class Supervisor:
             released.append(live.job_id)
             logger.info("%s attempt %d: gone", live.job_id, live.number)
         return released
-
-    def _copy_logs(self, attempts: Iterable[LiveAttempt]) -> None:
-        if self.unreachable:
-            return
-        due = [a for a in attempts if a.is_submitted and self._log_of(a).is_due()]
-        due.sort(key=lambda attempt: self._log_of(attempt).next_at)
-        for error in self._each(self._copy_log, due[:LOGS_PER_PASS]):
-            if error is not None:
-                self.unreachable = str(error)
-
-    def _copy_log(self, live: LiveAttempt) -> RayUnreachable | None:
-        try:
-            if not self._roots.contain(JobDir(live.storage, live.job_id)):
-                why = f"its storage {live.storage} is not in a place that BERTJOBS_STORAGE_ROOTS names"
-                self._store.skip(live.job_id, StorageError(why))
-                return None
-            self._log_of(live).update(lambda: self._ray.log(live.submission_id))
-        except RayUnreachable as e:
-            return e
-        except (RayRefused, StorageError) as e:
-            logger.warning("%s attempt %d: its log is not copied: %s", live.job_id, live.number, e)
-        return None
-
-    def _log_of(self, live: LiveAttempt) -> LogCopy:
-        key = live.submission_id
-        if key not in self._logs:
-            self._logs[key] = LogCopy(JobDir(live.storage, live.job_id), live.number, clock=self._clock)
-        return self._logs[key]
 
     def _each(self, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """Call for each item, in threads where there are several."""

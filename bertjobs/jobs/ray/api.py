@@ -7,12 +7,14 @@ The only module that uses undocumented routes of Ray's dashboard, as they are in
 `/api/cluster_status` and `/api/packages/gcs/`. A test starts a real Ray and fails first when one changes.
 """
 
+import codecs
 import http.client
 import json
 import os
+import re
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from bertjobs.jobs.ray.code_package import CodePackage
 
 TIMEOUT_S = 10.0
+READ_BYTES = 2**16
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 
 
@@ -143,12 +146,19 @@ class RayApi:
         except _NotFound:
             return
 
-    def log(self, submission_id: str) -> str:
-        """Return what the driver has written so far; empty if Ray has lost it."""
+    def log(self, submission_id: str) -> Iterator[bytes]:
+        """Yield what the driver has written so far, in pieces; nothing if Ray has lost it.
+
+        Ray has only this route that works for every job, and it answers with the whole log in one JSON text.
+        A log may have gigabytes, so the answer is decoded as it comes.
+        """
         try:
-            return str(self._call("GET", f"/api/jobs/{submission_id}/logs")["logs"])
+            with self._open("GET", f"/api/jobs/{submission_id}/logs") as response:
+                yield from _decode_log(iter(lambda: response.read1(READ_BYTES), b""))
         except _NotFound:
-            return ""
+            return
+        except (OSError, http.client.HTTPException, ValueError) as e:
+            raise self._unreachable(e) from e
 
     def _upload_code(self) -> dict[str, list[str]]:
         """Upload our package to where all nodes get it, unless it is there; the query extends its
@@ -170,12 +180,18 @@ class RayApi:
             raise self._unreachable(e) from e
 
     def _request(self, method: str, path: str, data: bytes | None = None) -> bytes:
+        with self._open(method, path, data) as response:
+            try:
+                return bytes(response.read())
+            except (OSError, http.client.HTTPException, ValueError) as e:
+                raise self._unreachable(e) from e
+
+    def _open(self, method: str, path: str, data: bytes | None = None) -> Any:
         request = urllib.request.Request(
             self._address + path, method=method, headers=self._headers, data=data
         )
         try:
-            with _opener.open(request, timeout=TIMEOUT_S) as response:
-                return bytes(response.read())
+            return _opener.open(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as e:
             with e:
                 raise self._http_error(e.code, e.read().decode(errors="replace")) from e
@@ -207,6 +223,39 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a clus
 
 class _NotFound(RayRefused):
     """Ray does not know the job or the file."""
+
+
+_LOG_BEGINS = re.compile(r'\s*\{\s*"logs"\s*:\s*(?:"|null)')
+_LOG_TEXT = re.compile(r'(?:[^"\\]+|\\u[0-9a-fA-F]{4}|\\[^u])*+')
+"""Characters of a JSON text up to its end, or up to an escape that is not all there yet."""
+
+
+def _decode_log(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Decode `{"logs": "..."}` as it comes, in bounded memory. Raises: ValueError: it is something else."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    begun, rest, high = False, "", ""
+    for piece in pieces:
+        rest += decoder.decode(piece)
+        if not begun:
+            start = _LOG_BEGINS.match(rest)
+            if start is None:
+                if len(rest) > READ_BYTES:
+                    break
+                continue
+            if start[0].endswith("null"):
+                return
+            begun, rest = True, rest[start.end() :]
+        found = _LOG_TEXT.match(rest)
+        assert found is not None, "it matches nothing too"
+        text = high + json.loads(f'"{found[0]}"', strict=False)
+        rest = rest[found.end() :]
+        # Half of a character outside the basic plane waits for its other half.
+        high = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+        text = text.removesuffix(high)
+        yield text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
+        if rest.startswith('"'):
+            return
+    raise ValueError("the log is no JSON text, or was cut off")
 
 
 def ray_token(environ: Mapping[str, str] | None = None) -> str | None:

@@ -16,7 +16,16 @@ from bertjobs.jobs.scheduling.sizing import count_of, describe_gang
 from bertjobs.jobs.scheduling.types import LiveAttempt, ReasonChanges, WaitReason
 from bertjobs.jobs.store.connection import REPLY_TIMEOUT_S, Connection, RecordInvalid
 from bertjobs.jobs.store.lease_store import decision_fields
-from bertjobs.jobs.store.records import Changes, QueuedJob, changes_of, live_of, queued_of, readable
+from bertjobs.jobs.store.records import (
+    Changes,
+    QueuedJob,
+    UnfinishedLog,
+    changes_of,
+    live_of,
+    queued_of,
+    readable,
+    unfinished_log_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +166,15 @@ class DispatchStore:
         """Record that the driver is gone, so that what the attempt held is free. Raises: NotLeader,
         RedisDown."""
         self._stamp([live], stamp="gone_at", gone=True)
+
+    def unfinished_logs(self) -> list[UnfinishedLog]:
+        """Read whose drivers are gone while their logs are not copied to the end. Raises: RedisDown."""
+        (document,) = self.connection.run("read_logs")
+        return list(readable(json.loads(document), unfinished_log_of, skip=self.skip))
+
+    def note_log(self, job_id: str, attempt: int, *, outcome: str) -> None:
+        """Record that a log is `complete`, or given up as `incomplete`. Raises: NotLeader, RedisDown."""
+        self.connection.run("end_log", term=self.term, id=job_id, number=attempt, outcome=outcome)
 
     def _stamp(self, attempts: Sequence[LiveAttempt], **fields: Any) -> None:
         if attempts:

@@ -10,6 +10,7 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
     bj:delay                  sorted set of RETRYING jobs by the time at which they go back into the queue
     bj:leases                 sorted set of active jobs by the time at which their lease expires
     bj:live                   set of "<id> <n>": attempts whose Ray Job is not known to be gone
+    bj:logs                   set of "<id> <n>": attempts whose driver is gone and whose log is not copied yet
     bj:version, bj:changed    counter of changes, and sorted set of the changed jobs by its value at that
     time:
                               what the dispatcher has not read yet

@@ -107,6 +107,8 @@ def job_of(document: str) -> Job:
 
 def attempt_of(job_id: str, fields: Mapping[str, str]) -> Attempt:
     """Parse an attempt's hash."""
+    # An earlier version wrote no `log`: it let an attempt go once its log was copied.
+    log = fields.get("log") or ("complete" if "gone_at" in fields else "")
     return Attempt(
         number=int(fields["number"]),
         token=int(fields["token"]),
@@ -121,7 +123,8 @@ def attempt_of(job_id: str, fields: Mapping[str, str]) -> Attempt:
         reason=_text(fields, "reason"),
         message=_text(fields, "message"),
         version=_text(fields, "version"),
-        log_is_complete="gone_at" in fields,
+        log_is_final=log in ("complete", "incomplete"),
+        log_is_complete=log == "complete",
     )
 
 
@@ -265,6 +268,24 @@ def queued_of(row: Sequence[Any]) -> QueuedJob:
         queued_at_ms=int(queued_at),
         group=group or "",
     )
+
+
+@dataclass(frozen=True)
+class UnfinishedLog:
+    """The log of an attempt whose driver is gone, not yet copied to its end."""
+
+    job_id: str
+    attempt: int
+    storage: str
+
+
+def unfinished_log_of(row: Sequence[Any]) -> UnfinishedLog:
+    """Parse a row of `read_logs.lua`. Raises: one of _MALFORMED, see `readable`."""
+    job_id, attempt, storage = row
+    _check_id(job_id)
+    if not isinstance(storage, str):
+        raise ValueError("no storage")
+    return UnfinishedLog(job_id, int(attempt), storage)
 
 
 @lru_cache(maxsize=1000)

@@ -93,7 +93,7 @@ def probe_nodes(settings: Settings, ray: RayApi) -> str:
     while time.monotonic() < deadline:
         found = ray.job(job)
         if found is None or found.has_ended:
-            return ray.log(job) or (found.message if found else "")
+            return b"".join(ray.log(job)).decode(errors="replace") or (found.message if found else "")
         time.sleep(0.3)
     ray.stop(job)
     return f"no answer within {TIMEOUT_S:.0f} s"

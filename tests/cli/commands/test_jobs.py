@@ -11,6 +11,7 @@ from click.testing import Result
 
 from bertjobs.cli.context import current_user
 from bertjobs.jobs.job import State
+from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore
 
 Run = Callable[..., Result]
@@ -157,6 +158,12 @@ def test_logs_are_those_of_the_latest_attempt_unless_another_is_named(
     (folder / "a2.log").write_text("two\n")
     assert run("logs", job).stdout == "two\n"
     assert run("logs", job, "--attempt", "1").stdout == "één\n"
+    dispatcher = DispatchStore(store.connection, owner="test", lease_s=60)
+    assert dispatcher.lead()
+    dispatcher.note_log(job, 1, outcome="incomplete")
+    assert run("logs", job, "--attempt", "1").stderr == (
+        f"The log of attempt 1 is incomplete: its end could not be copied from Ray to {folder / 'a1.log'}.\n"
+    )
     missing = run("logs", job, "--attempt", "3")
     assert missing.exit_code == 2
     assert f"--attempt 3: {job} has had 2 attempts\n" in missing.stderr

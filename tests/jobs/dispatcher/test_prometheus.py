@@ -34,7 +34,7 @@ def metrics(world):
         timeouts=Timeouts(lease_s=15),
         clock=lambda: world.now_s,
         observer=metrics,
-        roots=world.roots,
+        logs=world.logs,
     )
     world.connection.client.delete("bj:leader")
     return metrics

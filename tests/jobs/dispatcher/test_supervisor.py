@@ -6,6 +6,7 @@ import pytest
 
 from bertjobs.errors import LeaseLost
 from bertjobs.jobs.dispatcher.driver_log import log_name
+from bertjobs.jobs.dispatcher.log_copier import MAX_TRIES
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.scheduling.admission import MAX_STARTS
@@ -347,8 +348,13 @@ def test_a_storage_that_cannot_be_written_does_not_stop_the_dispatcher(world, su
     assert "its log is not copied" in caplog.text
     finish(world, job_id)
     world.ray.ends(f"bj-{job_id}-a1", "SUCCEEDED")
-    world.turn()
-    assert world.store.get(job_id).attempt.log_is_complete
+    for _ in range(MAX_TRIES):
+        assert not world.store.get(job_id).attempt.log_is_final
+        world.turn()
+        world.passes(60)
+    attempt = world.store.get(job_id).attempt
+    assert attempt.log_is_final and not attempt.log_is_complete
+    assert "its log is incomplete" in caplog.text
 
 
 def test_the_nodes_that_a_driver_reports_replace_the_planned_placement(world, submit):

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import tracemalloc
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -22,9 +23,10 @@ from bertjobs.errors import QueueError
 from bertjobs.jobs.dispatcher import supervisor as supervisor_module
 from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
 from bertjobs.jobs.dispatcher.driver_log import log_name
+from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.loop import Dispatcher, driver_environment
 from bertjobs.jobs.job import State
-from bertjobs.jobs.ray.api import RayApi, RayRefused, RayUnreachable, ray_token
+from bertjobs.jobs.ray.api import RayApi, RayRefused, RayUnreachable, _decode_log, ray_token
 from bertjobs.jobs.ray.poller import RayPoller
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.storage import StorageRoots
@@ -103,7 +105,47 @@ def test_a_job_that_ray_does_not_know_is_none_and_stopping_it_is_not_an_error(da
         dashboard.answers[method, path] = (404, "Job x does not exist")
     ray = RayApi(dashboard.address, token=None)
     ray.stop("x")
-    assert ray.job("x") is None and ray.log("x") == ""
+    assert ray.job("x") is None and list(ray.log("x")) == []
+
+
+LOG = 'a "quoted" \\ \\ud83d line\n' + "\t\N{GRINNING FACE}é\x00\n" * 50
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10**6])
+def test_a_log_is_decoded_as_it_comes_whatever_the_pieces(size, ensure_ascii):
+    answer = json.dumps({"logs": LOG}, ensure_ascii=ensure_ascii).encode()
+    pieces = [answer[first : first + size] for first in range(0, len(answer), size)]
+    assert b"".join(_decode_log(pieces)).decode() == LOG
+    with pytest.raises(ValueError, match="cut off"):
+        list(_decode_log([answer[:-5]]))
+
+
+def test_a_huge_log_takes_no_memory():
+    piece = ("x" * 1000 + "\\n").encode() * 60
+
+    def pieces():
+        yield b'{"logs": "'
+        for _ in range(1000):
+            yield piece
+        yield b'"}'
+
+    tracemalloc.start()
+    length = sum(len(decoded) for decoded in _decode_log(pieces()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert length == 60_060_000 and peak < 4_000_000
+
+
+def test_a_log_is_read_and_what_is_no_log_is_an_unreachable_ray(dashboard):
+    ray = RayApi(dashboard.address, token=None)
+    dashboard.answers["GET", "/api/jobs/x/logs"] = (200, json.dumps({"logs": LOG}))
+    assert b"".join(ray.log("x")).decode() == LOG
+    dashboard.answers["GET", "/api/jobs/x/logs"] = (200, '{"logs": null}')
+    assert list(ray.log("x")) == []
+    dashboard.answers["GET", "/api/jobs/x/logs"] = (200, "<html>")
+    with pytest.raises(RayUnreachable):
+        list(ray.log("x"))
 
 
 @pytest.mark.parametrize(
@@ -234,13 +276,15 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
     dispatch = DispatchStore(connection, owner="test", lease_s=60)
     poller = RayPoller(ray)
     poller.start()
+    logs = LogCopier(dispatch, ray, roots=StorageRoots([str(tmp_path)]))
+    logs.start()
     dispatcher = Dispatcher(
         dispatch,
         ray,
         poller,
         env=driver_environment(settings),
         timeouts=Timeouts(lease_s=5),
-        roots=StorageRoots([str(tmp_path)]),
+        logs=logs,
     )
 
     def reaches(condition):
@@ -265,6 +309,7 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
     reaches(lambda: store.get(second).attempt.log_is_complete)
     assert connection.client.scard("bj:live") == 0
     poller.close()
+    logs.close()
 
 
 def not_raising(call):

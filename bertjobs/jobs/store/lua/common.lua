@@ -110,15 +110,18 @@ local function live_row_of_job(id)
   return type(n) == 'string' and redis.call('SISMEMBER', 'bj:live', id .. ' ' .. n) == 1 and live_row(id, n) or false
 end
 
--- Return all attempts whose Ray Job is not known to be gone, as {id, number}; nothing else that is in the set.
-local function live_attempts()
+-- Return the attempts in a set, as {id, number}; nothing else that is in it.
+local function attempts_in(set)
   local found = {}
-  for _, member in ipairs(redis.call('SMEMBERS', 'bj:live')) do
+  for _, member in ipairs(redis.call('SMEMBERS', set)) do
     local id, n = string.match(member, '^(' .. ID .. ') (%d+)$')
     if id then found[#found + 1] = {id, n} end
   end
   return found
 end
+
+-- Return all attempts whose Ray Job is not known to be gone.
+local function live_attempts() return attempts_in('bj:live') end
 
 -- Wake the dispatcher. One entry is enough: whoever takes it looks at everything.
 local function wake()

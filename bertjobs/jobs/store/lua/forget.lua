@@ -22,6 +22,9 @@ for _, index in ipairs({'bj:all', 'bj:ids', 'bj:state:' .. state, 'bj:expiry', '
   redis.call('ZREM', index, arg.id)
 end
 if key_given then redis.call('HDEL', 'bj:idempotency', key_given) end
-for i = 1, tonumber(n) do redis.call('DEL', attempt_key(arg.id, i)) end
+for i = 1, tonumber(n) do
+  redis.call('DEL', attempt_key(arg.id, i))
+  redis.call('SREM', 'bj:logs', arg.id .. ' ' .. i)
+end
 redis.call('DEL', key, key .. ':events', key .. ':metrics', key .. ':followers')
 return {'OK', 'forgotten'}

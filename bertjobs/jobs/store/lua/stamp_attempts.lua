@@ -8,6 +8,10 @@ for _, attempt in ipairs(arg.attempts) do
   redis.call('HSETNX', attempt_key(id, n), arg.stamp, now_ms())
   if arg.gone then
     redis.call('SREM', 'bj:live', id .. ' ' .. n)
+    -- What it held is free now; its log may take longer.
+    if redis.call('HSETNX', attempt_key(id, n), 'log', 'pending') == 1 then
+      redis.call('SADD', 'bj:logs', id .. ' ' .. n)
+    end
     touch(id)  -- a retried job may start again now
     wake()
   end
