@@ -1,10 +1,11 @@
-"""The BERT encoder, with Hugging Face's parameter names.
+"""Define the BERT encoder, with Hugging Face's parameter names.
 
-Legend: N tokens of the batch, padding included; B rows; K tokens that are wanted; D hidden size; F
-intermediate size.
+Shape suffixes: N: tokens of the batch, padding included. B: rows. K: tokens that are selected. D: hidden
+size. F: intermediate size. I, O: inputs and outputs of a linear layer.
+
 All linear layers run over the N tokens at once; only attention knows which tokens belong together.
 
-Source: Devlin et al. 2019, "BERT"; post-norm blocks as in Vaswani et al. 2017, section 3.
+Source: Devlin et al. 2019 (BERT), section 3; post-norm blocks as in Vaswani et al. 2017, section 3.
 """
 
 from collections.abc import Callable
@@ -38,9 +39,9 @@ class BertModel(nn.Module):
         self._dropout = pool
 
     def write_gradients(self) -> None:
-        """Add gradients of the layers' weights straight to `.grad` where it is set: one pass less over each.
+        """Add gradients of weights directly to `.grad` where it is set, which saves a pass over each.
 
-        For an optimizer that keeps `.grad` in place and sums over ranks by itself. Autograd hooks on these
+        For an optimizer that keeps `.grad` allocated and sums over ranks itself. Autograd hooks on these
         parameters, and so DDP's reducer, no longer see their gradients.
         """
         for module in self.modules():
@@ -62,7 +63,7 @@ class BertModel(nn.Module):
         return self._encode(inputs, layout, self._masks(inputs, layout), first_only=True)
 
     def hidden_at(self, inputs: ModelInputs, places_K: Tensor) -> Tensor:
-        """Return the last hidden states (K, D) at these places in N.
+        """Return the last hidden states (K, D) at these indices in N.
 
         Of the last layer, all that follows attention is computed for these tokens only.
         """
@@ -106,7 +107,9 @@ class BertModel(nn.Module):
     def _masks(self, inputs: ModelInputs, layout: AttentionLayout) -> TokenMasks | None:
         if not self.training or self._dropout is None:
             return None
-        assert inputs.row_keys_B is not None, "dropout needs row_keys_B: what the masks of a row follow from"
+        assert inputs.row_keys_B is not None, (
+            "dropout needs row_keys_B: the masks of a row are a function of its key"
+        )
         return TokenMasks(
             self._dropout,
             row_keys_B=inputs.row_keys_B,
@@ -117,7 +120,7 @@ class BertModel(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Sum of word, position and segment embeddings, normalised except in d2l's model."""
+    """The sum of word, position and segment embeddings, then LayerNorm, which d2l's model does not have."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -144,11 +147,13 @@ class Embeddings(nn.Module):
 
 
 class Encoder(nn.Module):
+    """The stack of layers."""
+
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         self.layer = nn.ModuleList(Layer(config, index=i) for i in range(config.num_hidden_layers))
         self.recomputes = False
-        """Keep only the layers' inputs for the backward pass and compute the rest again there."""
+        """Activation checkpointing: keep only the layers' inputs, recompute the rest in the backward pass."""
 
     def forward(
         self,
@@ -167,13 +172,13 @@ class Encoder(nn.Module):
 
     def _run(self, layer: nn.Module, hidden_ND: Tensor, **given: Any) -> Tensor:
         if self.recomputes and torch.is_grad_enabled():
-            # Dropout masks are functions of the step: there is no random state to keep.
+            # Dropout masks are functions of the step, so there is no random state to preserve.
             return checkpoint(layer, hidden_ND, use_reentrant=False, preserve_rng_state=False, **given)
         return layer(hidden_ND, **given)
 
 
 class Layer(nn.Module):
-    """One block: attention, then the feed-forward network, each closed by the residual sum and LayerNorm."""
+    """Attention, then the feed-forward network, each followed by the residual sum and LayerNorm."""
 
     def __init__(self, config: BertConfig, *, index: int) -> None:
         super().__init__()
@@ -198,12 +203,12 @@ class Layer(nn.Module):
         first_only: bool = False,
         kept_K: Tensor | None = None,
     ) -> Tensor:
-        """Return the block's output for all tokens (N, D), for each row's first token, or for those kept."""
+        """Return the output for all tokens (N, D), for each row's first token, or for the selected tokens."""
         context_ND = self._attend(hidden_ND, layout=layout, masks=masks, first_only=first_only)
         # With first_only the context is (B, D) already, and the residual takes the same rows.
         residual_ND = hidden_ND[layout.cls_B] if first_only else hidden_ND
         if kept_K is not None:
-            # After attention tokens are independent of each other, so the rest runs over the K wanted ones.
+            # Nothing after attention mixes tokens, so the others are not computed.
             context_ND, residual_ND = context_ND.index_select(0, kept_K), residual_ND.index_select(0, kept_K)
             masks = masks.at(kept_K) if masks else None
         # Two sites per layer, so that no two masks of a pass are the same.
@@ -211,9 +216,9 @@ class Layer(nn.Module):
         if masks:  # site 0 is the embeddings
             attention_mask = masks.hidden(1 + 2 * self._index, first_only=first_only)
             output_mask = masks.hidden(2 + 2 * self._index, first_only=first_only)
-        hidden_ND = _close(self.attention["output"], context_ND, residual_ND, mask=attention_mask)
+        hidden_ND = _add_and_norm(self.attention["output"], context_ND, residual_ND, mask=attention_mask)
         inner_NF = self._activation(self.intermediate["dense"](hidden_ND))
-        return _close(self.output, inner_NF, hidden_ND, mask=output_mask)
+        return _add_and_norm(self.output, inner_NF, hidden_ND, mask=output_mask)
 
     def _attend(
         self, hidden_ND: Tensor, *, layout: AttentionLayout, masks: TokenMasks | None, first_only: bool
@@ -226,16 +231,15 @@ class Layer(nn.Module):
             q_ND, (k_ND, v_ND) = query(hidden_ND[layout.cls_B]), _project_all(hidden_ND, key, value)
         else:
             q_ND, k_ND, v_ND = _project_all(hidden_ND, query, key, value)
-        sizes = {"num_heads": self._num_heads, "first_only": first_only}
-        # Takes no mask: `_layout` packs only where attention drops nothing.
+        heads = self._num_heads
         if isinstance(layout, PackedLayout):
-            return attend_packed(q_ND, k_ND, v_ND, layout=layout, **sizes)
+            return attend_packed(q_ND, k_ND, v_ND, layout=layout, num_heads=heads, first_only=first_only)
         mask = masks.attention(self._index) if masks else None
-        return attend(q_ND, k_ND, v_ND, layout=layout, mask=mask, **sizes)
+        return attend(q_ND, k_ND, v_ND, layout=layout, mask=mask, num_heads=heads, first_only=first_only)
 
 
 class Linear(nn.Linear):
-    """A linear layer in the autocast dtype, whose weight gradients may go straight to `.grad`."""
+    """A linear layer in the autocast dtype, whose weight gradients may be added directly to `.grad`."""
 
     writes_gradients = False
 
@@ -245,31 +249,36 @@ class Linear(nn.Linear):
 
 
 def activation_of(name: str) -> Callable[[Tensor], Tensor]:
-    """Return the activation that a `config.json` calls by this name."""
-    # Two of Hugging Face's names mean the same tanh approximation.
+    """Return the activation that has this name in a `config.json`."""
     tanh_gelu = partial(F.gelu, approximate="tanh")
-    return {"gelu": F.gelu, "relu": F.relu, "gelu_new": tanh_gelu, "gelu_pytorch_tanh": tanh_gelu}[name]
+    activations: dict[str, Callable[[Tensor], Tensor]] = {
+        "gelu": F.gelu,
+        "relu": F.relu,
+        "gelu_new": tanh_gelu,
+        "gelu_pytorch_tanh": tanh_gelu,
+    }
+    return activations[name]
 
 
 def _project_all(x_NI: Tensor, *layers: Linear) -> tuple[Tensor, ...]:
-    """Apply layers to one input; their gradients of it are summed inside the matrix products."""
+    """Apply layers to one input; the gradients of the input are summed inside the matrix products."""
     parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
     return project(x_NI, *parameters, write_gradients=layers[0].writes_gradients)
 
 
-def _close(block: nn.ModuleDict, branch: Tensor, residual_ND: Tensor, *, mask: HiddenMask | None) -> Tensor:
-    """Project a branch back to D and add it to the residual stream."""
+def _add_and_norm(block: Any, branch: Tensor, residual_ND: Tensor, *, mask: HiddenMask | None) -> Tensor:
+    """Project a branch to D, add it to the residual stream, and normalise."""
     norm = block["LayerNorm"]
     branch_ND = block["dense"](branch)
     return add_norm(branch_ND, residual_ND, weight_D=norm.weight, bias_D=norm.bias, eps=norm.eps, mask=mask)
 
 
-def _named(**modules: nn.Module) -> nn.ModuleDict:
-    """PaddedGroup modules under the names that Hugging Face's checkpoints use."""
+def _named(**modules: nn.Module) -> Any:
+    """Group modules under Hugging Face's names; `Any`, since a ModuleDict's members have no static type."""
     return nn.ModuleDict(modules)
 
 
 def in_autocast_dtype(x: Tensor) -> Tensor:
-    """Return x in the dtype that autocast wants for products."""
+    """Return x in autocast's dtype for matrix products."""
     device = x.device.type
     return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x

@@ -1,8 +1,6 @@
-"""The shape of a BERT: what a Hugging Face `config.json` says, and the two things d2l's model does otherwise.
+"""Describe a BERT: the fields of a Hugging Face `config.json`, and the two that d2l's model needs besides.
 
-Knows no weights and no files.
-
-Weights as they were read, whatever their file format: the value that the readers hand to the builders.
+`LoadedModel` is what the readers of all file formats return and the builders take. No files are read here.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +18,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "relu")
 
 @dataclass(frozen=True, kw_only=True)
 class BertConfig:
-    """Sizes and rates in the words of Hugging Face's `BertConfig`, with its defaults (BERT base, uncased)."""
+    """Sizes and rates, named as in Hugging Face's `BertConfig`, with its defaults (BERT base, uncased)."""
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -31,26 +29,26 @@ class BertConfig:
     hidden_dropout_prob: float = 0.1
     attention_probs_dropout_prob: float = 0.1
     classifier_dropout: float | None = None
-    """Rate before the classifier; none given means `hidden_dropout_prob`."""
+    """Rate before the classifier; None means `hidden_dropout_prob`."""
     max_position_embeddings: int = 512
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     pad_token_id: int | None = 0
     tie_word_embeddings: bool = True
-    """The MLM decoder is the word embedding transposed; d2l trains a matrix of its own."""
+    """Whether the MLM decoder is the word embedding transposed; d2l trains a separate matrix."""
     embedding_layer_norm: bool = True
-    """LayerNorm and dropout after the sum of the embeddings; d2l has neither."""
+    """Whether LayerNorm and dropout follow the sum of the embeddings; d2l has neither."""
 
     def __post_init__(self) -> None:
         if self.hidden_act not in ACTIVATIONS:
             raise ModelError(
-                f"hidden_act {self.hidden_act!r} is not supported.",
-                hint=f"Known are {', '.join(ACTIVATIONS)}.",
+                f"hidden_act {self.hidden_act!r} is not supported",
+                hint=f"Supported are {', '.join(ACTIVATIONS)}.",
             )
         if self.hidden_size % self.num_attention_heads:
             raise ModelError(
-                f"hidden_size {self.hidden_size} cannot be divided among {self.num_attention_heads} heads.",
+                f"hidden_size {self.hidden_size} cannot be divided among {self.num_attention_heads} heads",
                 hint="Give a divisor of the hidden size with --num-heads N.",
             )
 
@@ -60,14 +58,14 @@ class BertConfig:
 
     @property
     def is_plain_bert(self) -> bool:
-        """Whether `transformers` can compute this model: it always normalises the embeddings."""
+        """Whether `transformers` can compute this model; it always normalises the embeddings."""
         return self.embedding_layer_norm
 
     def with_dropout(
         self, *, hidden: float | None = None, attention: float | None = None, classifier: float | None = None
     ) -> "BertConfig":
-        """Return the configuration with other rates; those not given stay as the checkpoint has them."""
-        given = {
+        """Return the configuration with these rates; those not given stay as in the checkpoint."""
+        given: dict[str, Any] = {
             "hidden_dropout_prob": hidden,
             "attention_probs_dropout_prob": attention,
             "classifier_dropout": classifier,
@@ -85,26 +83,26 @@ class BertConfig:
         if not 0 <= spare < 128:
             raise ModelError(
                 f"The vocabulary has {vocab_size} entries, but the weights have {self.vocab_size}: "
-                "they do not belong together.",
+                "they do not belong together",
                 hint="Put the vocab.txt or tokenizer.json that came with the weights beside them (--model).",
             )
         if max_len > self.max_position_embeddings:
             raise ModelError(
-                f"--max-len {max_len} is more than the model's {self.max_position_embeddings} positions.",
+                f"--max-len {max_len} is more than the model's {self.max_position_embeddings} positions",
                 hint=f"Give --max-len {self.max_position_embeddings} or less, or another model.",
             )
 
     @classmethod
     def of_size(cls, name: str, *, vocab_size: int, pad_token_id: int | None = 0) -> "BertConfig":
-        """Return a size of `configs/models` for a vocabulary."""
+        """Return a size of `configs/models` with this vocabulary."""
         vocabulary = {"vocab_size": vocab_size, "pad_token_id": pad_token_id}
         return cls.from_json(read_size(name) | vocabulary, where=f"size {name}")
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, where: str) -> "BertConfig":
-        """Read the words of a `config.json`; words about other things (cache, versions, labels) are skipped.
+        """Read the fields of a `config.json`; those about other things (cache, versions, labels) are ignored.
 
-        Raises: ModelError: another architecture, or a word that asks for a computation not built here.
+        Raises: ModelError: another architecture, or a field that asks for a computation not implemented here.
         """
         _refuse_other_architectures(content, where=where)
         known = {field.name for field in fields(cls)}
@@ -116,7 +114,7 @@ class BertConfig:
     def to_json(self, *, architecture: str, labels: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the content of a `config.json`.
 
-        What `transformers` would compute differently gets a `model_type` that it refuses, not a wrong answer.
+        A model that `transformers` would compute differently gets a `model_type` that it refuses.
         """
         content: dict[str, Any] = {
             "architectures": [architecture],
@@ -144,7 +142,7 @@ def _refuse_other_architectures(content: Mapping[str, Any], *, where: str) -> No
     for word, allowed in fixed.items():
         if word in content and content[word] not in allowed:
             raise ModelError(
-                f"{where}: {word} is {content[word]!r}, which is not built here.",
+                f"{where}: {word} is {content[word]!r}, which is not supported",
                 hint=f"Give a BERT encoder with {word} {allowed[0]!r} to --model.",
             )
 
@@ -159,6 +157,6 @@ class LoadedModel:
     config: BertConfig
     state_dict: dict[str, Tensor]
     tokenizer_path: Path | None
-    """Folder or file of the tokenizer that belongs to the weights; none where there is none."""
+    """Folder or file of the tokenizer that belongs to the weights, if any."""
     labels: tuple[str, ...] | None
     """Names of the classes, where the checkpoint is a classifier."""

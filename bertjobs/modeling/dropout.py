@@ -1,11 +1,12 @@
-"""Dropout whose masks follow from (seed, step, example, position, site) and from nothing else.
+"""Make dropout masks that are functions of (seed, step, example, position, site) and of nothing else.
 
 Drawing a random number per element costs a sixth of a BERT step on a CPU, and ties the masks to the layout
 of the batch. Here a pool of mask rows, already scaled by 1 / (1 - p), is drawn once per epoch. At each site
 an example picks a row by a hash of its key, and its tokens take the rows from there on. Padded, packed, split
 over workers or resumed, an example gets the same masks.
 
-Legend: N tokens, B rows, D hidden size, H heads, R rows of a pool, W their width.
+Shape suffixes: N: tokens. B: rows. K: tokens that are selected. D: hidden size. H: heads. R: rows of a pool.
+W: their width. Of one group: L: length. G: rows * heads.
 """
 
 from dataclasses import dataclass
@@ -16,11 +17,11 @@ from torch import Tensor
 from bertjobs.modeling.config import BertConfig
 
 NUM_POOL_ROWS = 4096
-"""A power of two: few enough to stay in the cache, many enough that two tokens rarely share one."""
+"""A power of two: few enough to fit the cache, enough that two tokens rarely share one."""
 
 _CLASSIFIER_SITE = 1 << 20
 _ATTENTION_SITES = 1 << 21
-"""Numbers of sites; those of hidden states begin at 0."""
+"""Sites are numbered: hidden states from 0, the classifier and attention from here, so that none coincide."""
 
 _NARROW = 32
 """Attention masks are gathered from copies of the pool cut to a multiple of this width."""
@@ -49,7 +50,7 @@ class DropoutPool:
         generator = torch.Generator().manual_seed(
             int(_mix(torch.tensor(seed) * _GAMMA + epoch)) & (2**63 - 1)
         )
-        # An example begins at one of the first NUM_POOL_ROWS rows and takes one row per position from there.
+        # A token at position l takes the l-th row after its example's first one: hence the extra rows.
         num_rows = NUM_POOL_ROWS + config.max_position_embeddings
         classifier_rate = config.classifier_dropout
         self._masks_RW: dict[str, Tensor] = {}
@@ -63,7 +64,7 @@ class DropoutPool:
             ),
         ):
             if rate > 0:
-                # 0 or 1 / (1 - p): one product drops and rescales.
+                # Drawn on the CPU, whatever the device: all ranks and devices get the same masks.
                 kept_RW = torch.rand(num_rows, width, generator=generator) >= rate
                 self._masks_RW[kind] = (kept_RW / (1 - rate)).to(device)
         self._copies: dict[tuple[str, int, torch.dtype], Tensor] = {}
@@ -73,10 +74,11 @@ class DropoutPool:
         return kind in self._masks_RW
 
     def rows(self, kind: str, *, width: int, dtype: torch.dtype) -> Tensor:
-        """Return all mask rows, cut to the width or some columns more, in the dtype of what they multiply."""
+        """Return all mask rows, cut to the width or a few columns more, in the dtype that they multiply."""
         masks_RW = self._masks_RW[kind]
         # Rounded up, so that batches of all lengths share a few copies.
         width = min(-(-width // _NARROW) * _NARROW, masks_RW.shape[1])
+        # Cut and cast once: the copies are reused by all steps of the pool.
         key = (kind, width, dtype)
         if key not in self._copies:
             self._copies[key] = masks_RW[:, :width].to(dtype).contiguous()
@@ -157,7 +159,7 @@ class TokenMasks:
         if not self._pool.is_active(kind):
             return None
         first_B = _pool_row(self._keys_B, torch.tensor(site))
-        # By row and position, not by index in N: where a token lies in the batch has no effect.
+        # The pool's rows of an example are consecutive: a token at position l takes row `first + l`.
         rows = first_B if first_only else first_B[self._rows_N] + self._positions_N
         return HiddenMask(self._pool, kind, rows)
 
@@ -170,6 +172,7 @@ def _pool_row(keys: Tensor, site: Tensor) -> Tensor:
 
 def _mix(x: Tensor) -> Tensor:
     """Mix 64 bits as splitmix64 does: each bit of the input flips each bit of the result half of the time."""
+    # int64 arithmetic wraps modulo 2^64 like the unsigned arithmetic of the reference.
     x = (x ^ _shift_right(x, 30)) * _MIX1
     x = (x ^ _shift_right(x, 27)) * _MIX2
     return x ^ _shift_right(x, 31)

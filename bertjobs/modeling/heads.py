@@ -1,9 +1,11 @@
-"""What stands on the encoder: a classifier of rows, and BERT's two pretraining heads.
+"""Define the heads on the encoder: a classifier of rows, and BERT's two pretraining heads.
 
-Legend: N tokens, B rows, C classes, P masked positions, V vocabulary, D hidden size.
+Shape suffixes: N: tokens. B: rows. C: classes. P: masked positions. K: first tokens and masked positions.
+V: vocabulary. D: hidden size.
+Source: Devlin et al. 2019 (BERT), sections 3.1 (pretraining) and 4.1 (classification).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +19,7 @@ from bertjobs.modeling.masked_loss import masked_cross_entropy, masked_scores
 
 
 class BertForSequenceClassification(nn.Module):
-    """Pooler, dropout, and one linear layer to the classes."""
+    """A classifier: pooler, dropout, and one linear layer to the classes."""
 
     def __init__(self, config: BertConfig, num_labels: int) -> None:
         super().__init__()
@@ -57,7 +59,7 @@ class BertForPreTraining(nn.Module):
         super().__init__()
         self.config = config
         self.bert = BertModel(config)
-        self.cls = nn.ModuleDict(
+        self.cls: Any = nn.ModuleDict(
             {"predictions": MaskedLanguageHead(config), "seq_relationship": nn.Linear(config.hidden_size, 2)}
         )
         self._writes_gradients = False
@@ -91,7 +93,7 @@ class BertForPreTraining(nn.Module):
     ) -> Tensor:
         """Return the scaled sums of the cross-entropies of masked tokens and, with labels, of pairs.
 
-        The logits of masked tokens are never all there at once: see `masked_cross_entropy`.
+        The logits of all masked tokens are never in memory at once: see `masked_cross_entropy`.
         """
         first_BD, masked_PD = self._hidden(inputs, masked_P)
         weight_VD, bias_V = self._decoder()
@@ -113,7 +115,7 @@ class BertForPreTraining(nn.Module):
     def scores(
         self, inputs: ModelInputs, *, masked_P: Tensor, targets_P: Tensor, labels_B: Tensor
     ) -> PretrainScores:
-        """Return what an evaluation adds up over its batches."""
+        """Return the sums that an evaluation adds up over its batches."""
         first_BD, masked_PD = self._hidden(inputs, masked_P)
         weight_VD, bias_V = self._decoder()
         mlm = masked_scores(masked_PD, weight_VD=weight_VD, bias_V=bias_V, targets_P=targets_P)
@@ -122,12 +124,13 @@ class BertForPreTraining(nn.Module):
         return PretrainScores(*mlm, nsp_loss_sum, (logits_B2.argmax(dim=1) == labels_B).sum())
 
     def _hidden(self, inputs: ModelInputs, masked_P: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last hidden states of first tokens (B, D), and what the decoder reads (P, D)."""
+        """Return the last hidden states of first tokens (B, D), and the decoder's input (P, D)."""
+        # One pass for both: the last layer computes only these tokens after its attention.
         hidden_KD = self.bert.hidden_at(inputs, torch.cat((inputs.starts_B, masked_P)))
-        first_BD, masked_PD = hidden_KD.split((len(inputs.starts_B), len(masked_P)))
+        first_BD, masked_PD = hidden_KD.split([len(inputs.starts_B), len(masked_P)])
         return first_BD, in_autocast_dtype(self.cls["predictions"](masked_PD))
 
-    def _decoder(self) -> tuple[nn.Parameter, nn.Parameter]:
+    def _decoder(self) -> tuple[Tensor, Tensor]:
         return self.cls["predictions"].decoder_over(self.bert.embeddings.word_embeddings)
 
     def _pair_logits(self, first_BD: Tensor) -> Tensor:
@@ -140,19 +143,19 @@ class MaskedLanguageHead(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
         D = config.hidden_size
-        self.transform = nn.ModuleDict(
+        self.transform: Any = nn.ModuleDict(
             {"dense": Linear(D, D), "LayerNorm": nn.LayerNorm(D, eps=config.layer_norm_eps)}
         )
         self.decoder = None if config.tie_word_embeddings else nn.Linear(D, config.vocab_size)
         if config.tie_word_embeddings:
-            self.bias = nn.Parameter(self.transform["dense"].weight.new_zeros(config.vocab_size))
+            self.bias = nn.Parameter(torch.zeros(config.vocab_size))
         self._activation = activation_of(config.hidden_act)
 
     def forward(self, masked_PD: Tensor) -> Tensor:
-        """Return what the decoder reads (P, D)."""
+        """Return the decoder's input (P, D)."""
         return self.transform["LayerNorm"](self._activation(self.transform["dense"](masked_PD)))
 
-    def decoder_over(self, words: nn.Embedding) -> tuple[nn.Parameter, nn.Parameter]:
+    def decoder_over(self, words: nn.Embedding) -> tuple[Tensor, Tensor]:
         """Return the decoder's weight (V, D) and bias (V)."""
         if self.decoder is None:
             return words.weight, self.bias

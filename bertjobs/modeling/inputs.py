@@ -1,6 +1,7 @@
-"""What the encoder eats: a near-packed batch, and the order in which the encoder keeps its tokens.
+"""Hold a batch as the encoder's input, and lay out its tokens for grouped or for packed attention.
 
-Legend: N tokens, padding included; B rows; L a group's padded length; K rows of a group.
+Shape suffixes: N: tokens, padding included. B: rows. L: a group's padded length. K: rows of a group, or
+tokens that are selected. D: hidden size.
 
 A batch is cut into groups of rows of near-equal length. Callers give tokens row after row: the token at
 position l of row r of a group lies at `start + r * L + l`. Inside the encoder a group lies position after
@@ -17,7 +18,7 @@ from torch import Tensor
 
 
 class PaddedGroup(NamedTuple):
-    """Rows of a batch that are padded to one length. Anything with these attributes serves."""
+    """Rows that follow one another in a batch and are padded to one length."""
 
     start: int
     """Index in N of the group's first token."""
@@ -27,18 +28,18 @@ class PaddedGroup(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInputs:
-    """A near-packed batch, row after row; rows of B are numbered in the order of the groups."""
+    """A batch with little padding, row after row; the rows of B are in the order of the groups."""
 
     ids_N: Tensor
     segments_N: Tensor
     positions_N: Tensor
-    groups: tuple[PaddedGroup, ...]
+    groups: Sequence[PaddedGroup]
     lengths_B: Tensor
-    """True lengths; stays on the CPU, where the layout is decided without waiting for a device."""
+    """Lengths without padding; on the CPU, so that the layout is decided without waiting for a device."""
     starts_B: Tensor
     """Index in N of each row's first token."""
     row_keys_B: Tensor | None = None
-    """int64; what the dropout masks of a row follow from. Needed while training with dropout."""
+    """int64; the dropout masks of a row are a function of it. Needed while training with dropout."""
 
     def to(self, device: torch.device) -> "ModelInputs":
         """Return the batch with its tensors on a device."""
@@ -76,7 +77,7 @@ def pad_rows(
 
 
 class GroupedLayout:
-    """The encoder's order of tokens: position after position inside each group."""
+    """Grouped attention: tokens are kept position after position inside each group of equal padded length."""
 
     def __init__(self, inputs: ModelInputs, *, num_heads: int) -> None:
         device = inputs.ids_N.device
@@ -85,7 +86,7 @@ class GroupedLayout:
         # In a tensor of first tokens (B, D) the group's K rows begin at its first row.
         self.first_tokens = tuple(group._replace(start=group.first_row, length=1) for group in self.groups)
         """The same groups over B: what a layer that computes first tokens only queries with."""
-        # Of each group the caller's indices (K, L), transposed and flattened: all positions 0, then 1, ...
+        # From (rows, positions), as the caller has them, to (positions, rows).
         order = [
             torch.arange(g.start, g.start + g.num_rows * g.length).view(g.num_rows, g.length).t().flatten()
             for g in self.groups
@@ -95,11 +96,11 @@ class GroupedLayout:
         # Position after position: the first K tokens of a group are its rows' [CLS].
         cls = [torch.arange(g.start, g.start + g.num_rows) for g in self.groups]
         self.order_N = torch.cat(order).to(device)
-        """Where the caller keeps the encoder's n-th token."""
+        """The caller's index of the encoder's n-th token."""
         self.rows_N = torch.cat(rows).to(device)
         """The row of B of each token."""
         self.cls_B = torch.cat(cls).to(device)
-        """Where the encoder keeps each row's first token."""
+        """The encoder's index of each row's first token."""
 
     def restore(self, hidden_ND: Tensor) -> Tensor:
         """Return hidden states in the caller's order."""
@@ -107,12 +108,12 @@ class GroupedLayout:
         return torch.empty_like(hidden_ND).index_copy(0, self.order_N, hidden_ND)
 
     def find(self, places_K: Tensor) -> Tensor:
-        """Return where the encoder keeps the caller's tokens."""
+        """Return the encoder's indices of the caller's tokens."""
         return _inverse(self.order_N, size=len(self.order_N))[places_K]
 
 
 class AttentionGroup(NamedTuple):
-    """A group as attention needs it."""
+    """A group with what attention over it needs."""
 
     start: int
     """Index in N, in the encoder's order as in the caller's."""
@@ -121,7 +122,7 @@ class AttentionGroup(NamedTuple):
     num_rows: int
     length: int
     key_bias: Tensor | None
-    """(K * heads, 1, L), -inf at padding keys; none where there is no padding."""
+    """(K * heads, 1, L), -inf at padding keys; None where there is no padding."""
 
 
 def _lay_out(inputs: ModelInputs, *, num_heads: int) -> Iterator[AttentionGroup]:
@@ -131,8 +132,7 @@ def _lay_out(inputs: ModelInputs, *, num_heads: int) -> Iterator[AttentionGroup]
         lengths_K = lengths_B[first_row : first_row + group.num_rows]
         is_padding_KL = torch.arange(group.length) >= lengths_K[:, None]
         key_bias = None
-        # Rows of one length need no bias: one addition over (G, L, L) less.
-        if is_padding_KL.any():
+        if is_padding_KL.any():  # most groups have none: their attention adds no bias
             bias_KL = torch.zeros(is_padding_KL.shape).masked_fill_(is_padding_KL, float("-inf"))
             # (K, L) -> (K * heads, 1, L): head innermost, as in `kernels._heads`; alike for each query.
             key_bias = bias_KL.repeat_interleave(num_heads, dim=0)[:, None].to(inputs.ids_N.device)
@@ -141,7 +141,7 @@ def _lay_out(inputs: ModelInputs, *, num_heads: int) -> Iterator[AttentionGroup]
 
 
 class PackedLayout:
-    """Real tokens only, row after row, for kernels that take cumulative lengths (`varlen_attn`)."""
+    """Packed attention: no padding, row after row, for kernels that take cumulative lengths."""
 
     def __init__(self, inputs: ModelInputs) -> None:
         device = inputs.ids_N.device
@@ -152,7 +152,7 @@ class PackedLayout:
         self.rows_N = torch.repeat_interleave(torch.arange(len(lengths_B)), lengths_B).to(device)
         self.cls_B = (ends_B - lengths_B).to(device)
         self.cumulative = torch.cat([torch.zeros(1, dtype=torch.int64), ends_B]).to(device, torch.int32)
-        """(B + 1): where each row begins, and where the last one ends."""
+        """(B + 1): the index of each row's first token, and the number of tokens."""
         self.first_cumulative = torch.arange(len(lengths_B) + 1, device=device, dtype=torch.int32)
         """The same for first tokens only."""
         # A token's position in its row; the caller's place is the padded row's start plus it.
@@ -165,11 +165,12 @@ class PackedLayout:
         return padded.index_copy(0, self.order_N, hidden_ND)
 
     def find(self, places_K: Tensor) -> Tensor:
-        """Return where the encoder keeps the caller's tokens, none of which is padding."""
+        """Return the encoder's indices of the caller's tokens, none of which is padding."""
         return _inverse(self.order_N, size=self.num_tokens_padded)[places_K]
 
 
 def _inverse(order_N: Tensor, *, size: int) -> Tensor:
+    """Return the inverse of a permutation: the place of each of `size` tokens in `order_N`."""
     inverse = torch.empty(size, dtype=torch.int64, device=order_N.device)
     # Padding of a packed batch has no place in the encoder: its entries stay unset, and nobody reads them.
     inverse[order_N] = torch.arange(len(order_N), device=order_N.device)

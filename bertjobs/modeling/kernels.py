@@ -1,11 +1,13 @@
-"""The parts of the encoder with a backward pass of their own: linear layers, attention, the residual sum.
+"""Compute the encoder's parts that have their own backward pass: linear layers, attention, residual sums.
 
 Written out, they gather dropout masks instead of storing them, read queries, keys and values as views, sum
-the gradients of one input inside the matrix product, and may write gradients of weights where the optimizer
-keeps them. They know tensors and layouts, no modules.
+the gradients of one input inside the matrix product, and may add the gradients of weights directly where the
+optimizer keeps them. They know tensors and layouts, no modules.
 
-Legend: N tokens (or first tokens only), D hidden, I and O a layer's inputs and outputs, E head size; of one
-group K rows, L length, G = K * heads.
+Shape suffixes: N: tokens (or first tokens only). D: hidden size. I, O: inputs and outputs of a linear layer.
+V: rows of a table. E: head size. Of one group: L: length. G: rows * heads.
+Source: Vaswani et al. 2017, sections 3.1 and 3.2.1 (post-norm, attention). The plain version, which
+    `tests/modeling/test_kernels.py` compares with, is torch's own operators.
 """
 
 from typing import Any
@@ -78,7 +80,7 @@ def attend_packed(
     layout: PackedLayout,
     first_only: bool,
 ) -> Tensor:
-    """Return the same over rows of different lengths that lie one after another without padding.
+    """Return the same as `attend` for rows of different lengths that follow one another without padding.
 
     CUDA with bf16 or fp16 only, and without dropout on the probabilities. Source: torch.nn.attention.varlen.
     """
@@ -87,7 +89,7 @@ def attend_packed(
     q, k, v = (x_ND.view(x_ND.shape[0], num_heads, -1) for x_ND in (queries_ND, keys_ND, values_ND))
     starts, query_starts = layout.cumulative, layout.first_cumulative if first_only else layout.cumulative
     longest_query = 1 if first_only else layout.max_len
-    return varlen_attn(q, k, v, query_starts, starts, longest_query, layout.max_len).reshape_as(queries_ND)
+    return varlen_attn(q, k, v, query_starts, starts, longest_query, layout.max_len).reshape_as(queries_ND)  # type: ignore[union-attr]
 
 
 def packs(device: torch.device, *, head_size: int) -> bool:
@@ -99,7 +101,8 @@ def packs(device: torch.device, *, head_size: int) -> bool:
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_NI: Tensor, write_gradients: bool, *parameters: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def forward(ctx: Any, x_NI: Tensor, write_gradients: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
+        # fp32 master weights, one cast each; in fp32 `to` returns the parameter itself.
         lowered = [parameter.to(x_NI.dtype) for parameter in parameters]
         weights, biases = lowered[::2], lowered[1::2]
         ctx.save_for_backward(x_NI, *weights)
@@ -109,11 +112,11 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads_NO: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *grads_NO: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, *weights = ctx.saved_tensors
         grad_x_NI = None
         if ctx.needs_input_grad[0]:
-            # dX (N, I) = sum over the layers of dY (N, O) @ W (O, I), summed in place by the products.
+            # dL/dx = sum over the layers of dL/dy W; addmm_ adds up where autograd would add full tensors.
             grad_x_NI = torch.mm(grads_NO[0], weights[0])
             for grad_NO, w_OI in zip(grads_NO[1:], weights[1:], strict=True):
                 grad_x_NI.addmm_(grad_NO, w_OI)
@@ -126,11 +129,12 @@ class _Linear(torch.autograd.Function):
 
 
 def _weight_gradient(weight: Tensor, grad_NO: Tensor, x_NI: Tensor, *, write: bool) -> Tensor | None:
+    """Return dL/dW = (dL/dy)^T x (O, I); or add it to `.grad`, and return None to autograd."""
     if not weight.requires_grad:
         return None
     if not write or weight.grad is None:
         return torch.mm(grad_NO.t(), x_NI).to(weight.dtype)
-    # dW (O, I) += dY^T (O, N) @ X (N, I). `addmm_` needs one dtype; in half precision the sum stays in fp32.
+    # Mixed dtypes (bf16 product, fp32 gradient) need a product and an addition; addmm_ takes one dtype only.
     if weight.dtype == x_NI.dtype:
         weight.grad.addmm_(grad_NO.t(), x_NI)
     else:
@@ -139,6 +143,7 @@ def _weight_gradient(weight: Tensor, grad_NO: Tensor, x_NI: Tensor, *, write: bo
 
 
 def _bias_gradient(bias: Tensor, grad_NO: Tensor, *, write: bool) -> Tensor | None:
+    """Return dL/db, the column sums in the bias's dtype; or add it to `.grad`, and return None."""
     if not bias.requires_grad:
         return None
     # Summed in fp32: a sum of N half-precision numbers would lose digits.
@@ -151,20 +156,18 @@ def _bias_gradient(bias: Tensor, grad_NO: Tensor, *, write: bool) -> Tensor | No
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, ids_N: Tensor, table_VD: Tensor, write_gradients: bool
-    ) -> Tensor:
+    def forward(ctx: Any, ids_N: Tensor, table_VD: Tensor, write_gradients: bool) -> Tensor:
         ctx.save_for_backward(ids_N)
         ctx.table_VD, ctx.write_gradients = table_VD, write_gradients
         return table_VD.index_select(0, ids_N)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         (ids_N,) = ctx.saved_tensors
         if not ctx.needs_input_grad[1]:
             return None, None, None
-        # Ids repeat in a batch: `index_add_` sums the gradients of equal ids.
+        # Repeated ids add up. Only touched rows are written: no (V, D) gradient is made and added.
         if ctx.write_gradients and ctx.table_VD.grad is not None:
             ctx.table_VD.grad.index_add_(0, ids_N, grad_ND)
             return None, None, None
@@ -173,7 +176,7 @@ class _LookUp(torch.autograd.Function):
 
 class _AddNorm(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         branch_ND: Tensor,
         residual_ND: Tensor,
@@ -183,11 +186,12 @@ class _AddNorm(torch.autograd.Function):
         mask: HiddenMask | None,
     ) -> Tensor:
         ctx.mask, ctx.branch_dtype = mask, branch_ND.dtype
+        # The residual stream stays in fp32 under autocast: its sums over layers need the precision.
         branch_ND = branch_ND.to(residual_ND.dtype)
         if mask is None:
             sum_ND = residual_ND + branch_ND
         else:
-            # The mask holds 0 or 1 / (1 - p), so this drops, rescales and adds in one pass.
+            # The mask is already scaled by 1 / (1 - p); one operator instead of a product and a sum.
             sum_ND = torch.addcmul(residual_ND, branch_ND, mask.of(branch_ND))
         normed_ND, mean, rstd = torch.native_layer_norm(sum_ND, weight_D.shape, weight_D, bias_D, eps)
         # Without the mask, which the backward pass gathers again: (N, D) numbers less to keep.
@@ -196,7 +200,7 @@ class _AddNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         sum_ND, mean, rstd, weight_D, bias_D = ctx.saved_tensors
         wanted = [True, ctx.needs_input_grad[2], ctx.needs_input_grad[3]]
         grad_sum_ND, grad_weight_D, grad_bias_D = torch.ops.aten.native_layer_norm_backward(
@@ -205,13 +209,14 @@ class _AddNorm(torch.autograd.Function):
         # Both terms of the sum have its gradient; the branch's goes through the mask as well.
         grad_branch_ND = grad_sum_ND.to(ctx.branch_dtype)
         if ctx.mask is not None:
+            # Gathered again, which is cheaper than keeping it: a mask is a function of (key, site, position).
             grad_branch_ND = grad_branch_ND * ctx.mask.of(grad_branch_ND)
         return grad_branch_ND, grad_sum_ND, grad_weight_D, grad_bias_D, None, None
 
 
 class _GroupedAttention(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         queries_ND: Tensor,
         keys_ND: Tensor,
@@ -228,13 +233,14 @@ class _GroupedAttention(torch.autograd.Function):
             q_GLE = _heads(queries_ND, query_group, num_heads)
             k_GLE, v_GLE = _heads(keys_ND, group, num_heads), _heads(values_ND, group, num_heads)
             scores_GLL = _scores(q_GLE, k_GLE, group.key_bias, scale=scale)
+            # P = softmax(Q K^T / sqrt(E)), (G, queries, keys).
             # Without a dtype, CUDA's autocast gives fp32, and the backward pass would mix it with bf16.
             probs_GLL = torch.softmax(scores_GLL, dim=-1, dtype=scores_GLL.dtype)
             # Kept as they are before dropout: the gradient of softmax needs them so.
             probabilities.append(probs_GLL)
             if mask is not None:
                 probs_GLL = probs_GLL * mask.of(probs_GLL, first_row=group.first_row)
-            # (G, L, L) @ (G, L, E), written through the view: no transpose back to (N, D).
+            # O = dropout(P) V, written through a view into the tokens' places.
             _heads(context_ND, query_group, num_heads).copy_(torch.bmm(probs_GLL, v_GLE))
         ctx.save_for_backward(queries_ND, keys_ND, values_ND, *probabilities)
         ctx.num_heads, ctx.scale, ctx.mask = num_heads, scale, mask
@@ -243,7 +249,7 @@ class _GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor | None, ...]:
         queries_ND, keys_ND, values_ND, *probabilities = ctx.saved_tensors
         grad_queries_ND, grad_keys_ND, grad_values_ND = map(
             torch.empty_like, (queries_ND, keys_ND, values_ND)
@@ -251,13 +257,14 @@ class _GroupedAttention(torch.autograd.Function):
         for query_group, group, probs_GLL in zip(ctx.query_groups, ctx.groups, probabilities, strict=True):
             q_GLE, grad_GLE = (_heads(x, query_group, ctx.num_heads) for x in (queries_ND, grad_ND))
             k_GLE, v_GLE = (_heads(x, group, ctx.num_heads) for x in (keys_ND, values_ND))
-            # dP (G, Lq, L) = dO (G, Lq, E) @ V^T (G, E, L). With first tokens only, Lq is 1.
+            # dL/dP' = dL/dO V^T for the dropped P' = P * mask; through the mask to dL/dP.
             grad_probs_GLL, dropped_GLL = torch.bmm(grad_GLE, v_GLE.transpose(1, 2)), probs_GLL
             if ctx.mask is not None:
                 mask_GLL = ctx.mask.of(probs_GLL, first_row=group.first_row)
                 grad_probs_GLL, dropped_GLL = grad_probs_GLL.mul_(mask_GLL), probs_GLL * mask_GLL
-            # dS = scale * P * (dP - sum over keys of P * dP); then dV = P^T dO, dQ = dS K and dK = dS^T Q.
+            # dL/dS = P * (dL/dP - rowsum(dL/dP * P)) / sqrt(E), where S = Q K^T.
             grad_scores_GLL = _softmax_backward(grad_probs_GLL, probs_GLL).mul_(ctx.scale)
+            # dL/dV = P'^T dL/dO; dL/dQ = dL/dS K; dL/dK = (dL/dS)^T Q.
             _heads(grad_values_ND, group, ctx.num_heads).copy_(
                 torch.bmm(dropped_GLL.transpose(1, 2), grad_GLE)
             )
@@ -269,16 +276,17 @@ class _GroupedAttention(torch.autograd.Function):
 
 
 def _heads(x_ND: Tensor, group: AttentionGroup, num_heads: int) -> Tensor:
-    """View a group's tokens as (G, L, E): with positions outermost, row and head have one stride."""
+    """View a group's tokens as (G, L, E); with positions outermost, row and head share one stride."""
     num_tokens = group.num_rows * group.length
     group_ND = x_ND[group.start : group.start + num_tokens]
     return group_ND.view(group.length, group.num_rows * num_heads, -1).transpose(0, 1)
 
 
 def _scores(q_GLE: Tensor, k_GLE: Tensor, bias_G1L: Tensor | None, *, scale: float) -> Tensor:
+    """Return Q K^T * scale + bias, (G, queries, keys)."""
     keys_GEL = k_GLE.transpose(1, 2)
     if bias_G1L is None:
-        # With beta=0 the first argument is not read; it only has to broadcast to (G, L, L).
+        # beta = 0 ignores the first argument; alpha scales inside the product, without a pass of its own.
         return torch.baddbmm(q_GLE.new_zeros(1, 1, 1), q_GLE, keys_GEL, beta=0, alpha=scale)
     return torch.baddbmm(bias_G1L.to(q_GLE.dtype), q_GLE, keys_GEL, alpha=scale)
 

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -38,7 +38,7 @@ def load_weights(source: Path, *, cache: Path, num_heads: int | None = None) -> 
         return read_d2l(source, cache=cache, num_heads=num_heads)
     if num_heads is not None:
         raise ModelError(
-            f"model.num_heads={num_heads} has no effect: {source} is no d2l archive.",
+            f"model.num_heads={num_heads} has no effect: {source} is not a d2l archive",
             hint="Leave model.num_heads out; a config.json says how many heads there are.",
         )
     return read_folder(source)
@@ -70,7 +70,7 @@ def save_pretrained(model: nn.Module, folder: Path, *, labels: Sequence[str] | N
     """
     folder.mkdir(parents=True, exist_ok=True)
     architecture = type(model).__name__
-    content = model.config.to_json(architecture=architecture, labels=labels)
+    content = cast(BertConfig, model.config).to_json(architecture=architecture, labels=labels)
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -123,7 +123,7 @@ def evaluate_worker(work: EvaluateWork) -> Metrics:
             table,
             labels=labels,
             text=work.text,
-            specials=work.tokenizer,
+            tokenizer=work.tokenizer,
             batch_size=config.train.batch_size,
             precision=config.train.precision,
             on_predictions=predictions.add,

@@ -1,8 +1,8 @@
-"""Validation a model on a split: rows sorted by length, no gradients, counts instead of logits.
+"""Evaluate a classifier on a split: rows sorted by length, no gradients, streaming counts, no logits kept.
 
-All ranks call it; each takes every n-th row, and the counts are added up.
+A collective operation: each rank takes every n-th row, and the counts are summed over the ranks.
 
-Legend: B rows of a microbatch, C labels.
+Shape suffixes: B: rows of a microbatch. C: labels.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bertjobs.config.sections import Precision, TextSection
+from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
-from bertjobs.training.batches import BatchLoader, Microbatch, SpecialIds
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.training.batches import BatchLoader, Microbatch
 from bertjobs.training.distributed import Ranks, current_ranks
 from bertjobs.training.metrics import Metrics, metrics_of
 from bertjobs.training.precision import autocast, inference_dtype
@@ -26,12 +28,12 @@ OnPredictions = Callable[[Int64s, npt.NDArray[np.float32]], None]
 
 
 def evaluate(
-    model: nn.Module,
+    model: BertForSequenceClassification,
     table: EncodedTable,
     *,
     labels: Sequence[str],
     text: TextSection,
-    specials: SpecialIds,
+    tokenizer: Tokenizer,
     batch_size: int,
     precision: Precision = "auto",
     microbatch_tokens: int = 16384,
@@ -48,7 +50,7 @@ def evaluate(
     loader = BatchLoader(
         table,
         text=text,
-        specials=specials,
+        tokenizer=tokenizer,
         max_tokens=microbatch_tokens,
         ranks=ranks,
         device=device,
@@ -73,7 +75,7 @@ def evaluate(
 
 
 class _Counts:
-    """Confusion matrices of the batches and the summed loss, on the device: nothing waits for it."""
+    """Count confusion matrices per batch and sum the loss, on the device, so that the host does not wait."""
 
     def __init__(self, num_rows: int, *, batch_size: int, num_labels: int, device: torch.device) -> None:
         self._shape = (-(-num_rows // batch_size), num_labels, num_labels)

@@ -12,7 +12,8 @@ from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.batches import BatchLoader, Microbatch, SpecialIds, StepBatch, make_batch_sampler
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch, make_batch_sampler
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.flat_adamw import build_optimizer
@@ -30,7 +31,7 @@ def finetune(
     train: EncodedTable,
     valid: EncodedTable,
     labels: Sequence[str],
-    specials: SpecialIds,
+    tokenizer: Tokenizer,
     metric: str,
     job_dir: JobDir,
     hooks: Hooks,
@@ -40,18 +41,18 @@ def finetune(
 ) -> FinetuneResult:
     """Train a model, already on its device, on `train`; leave it with the weights that were best on `valid`.
 
-    metric: what is best: `accuracy`, `mcc`, `f1` or `loss`. resume: the name of a published checkpoint of
-    `job_dir`. draws: whether to end with pictures; a search draws its own.
+    metric: decides which weights are best: `accuracy`, `mcc`, `f1` or `loss`. resume: the name of a
+    published checkpoint of `job_dir`. draws: whether to plot the curves at the end; a search plots its own.
     Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `plots/`; the caller writes `model/`.
 
     Raises:
-        ConfigError: more layers to freeze than there are; a schedule longer than the run; no bf16 here.
+        ConfigError: more layers to freeze than the model has; a schedule longer than the run; no bf16 here.
         ModelError: the checkpoint is damaged, or belongs to another run.
         TrainingError: the loss is not finite. OutOfMemory: with what to change.
         StorageError: an artefact cannot be written. LeaseLost: from the hooks.
     """
     check_schedule(config.optim)
-    validation = Validation(valid=valid, labels=tuple(labels), metric=metric, specials=specials)
+    validation = Validation(valid=valid, labels=tuple(labels), metric=metric, tokenizer=tokenizer)
     with determinism(config.train.deterministic):
         objective = _Classification(model, config=config, train=train, validation=validation)
         optimizer = build_optimizer(
@@ -82,18 +83,21 @@ def finetune(
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What the weights are judged by after each epoch, and every `eval_steps`."""
+    """The development split, and what is needed to evaluate the weights on it."""
 
     valid: EncodedTable
     labels: tuple[str, ...]
     metric: str
-    specials: SpecialIds
+    tokenizer: Tokenizer
 
 
 class _Classification:
-    """The objective: cross-entropy of the labels, a metric of the task after each epoch."""
+    """Cross-entropy of the labels, and the task's metrics after each epoch.
 
-    loss_names = ("loss",)
+    Source: Devlin et al. 2019 (BERT), section 4.1: a linear layer on the pooled first token.
+    """
+
+    loss_names: tuple[str, ...] = ("loss",)
 
     def __init__(
         self,
@@ -109,7 +113,7 @@ class _Classification:
         self.loader = BatchLoader(
             train,
             text=config.text,
-            specials=validation.specials,
+            tokenizer=validation.tokenizer,
             max_tokens=config.train.microbatch_tokens,
             ranks=current_ranks(),
             device=next(model.parameters()).device,
@@ -145,7 +149,7 @@ class _Classification:
             self._validation.valid,
             labels=self._validation.labels,
             text=self._config.text,
-            specials=self._validation.specials,
+            tokenizer=self._validation.tokenizer,
             batch_size=self._config.train.eval_batch_size,
             precision=self._config.train.precision,
             microbatch_tokens=self._config.train.microbatch_tokens,
@@ -166,7 +170,7 @@ class _Classification:
 
 
 def _finish(loop: TrainLoop, *, validation: Validation, job_dir: JobDir, draws: bool) -> FinetuneResult:
-    """Put the best weights into the model and draw the curves."""
+    """Load the best weights into the model, and plot the curves."""
     best, plots = loop.state.best, tuple[str, ...]()
     if loop.stopped is None and best:
         if best.step != loop.state.num_done:

@@ -131,7 +131,7 @@ class FlatAdamW:
             group["lr"] = lr * group["lr_scale"]
         if self._max_grad_norm:
             # AdamW's fused kernel divides gradients by this as it reads them: clipping needs no own pass.
-            self._adamw.grad_scale = (grad_norm / self._max_grad_norm).clamp(min=1.0)
+            self._adamw.grad_scale = (grad_norm / self._max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         self._adamw.step()
         if self._sparse_rows:
             self._sparse_rows.copy_to_table()

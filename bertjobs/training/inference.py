@@ -1,12 +1,9 @@
-"""Texts as vectors: what a trained encoder makes of them, for a few texts token by token, for many one vector
-each. Rows sorted by length, no gradients.
+"""Compute text vectors, token vectors, and predictions of masked words with a trained model. No gradients.
 
-Legend: N tokens, padding included; T tokens without it; B rows of a microbatch; L tokens of a row; D hidden
-size; R rows of the table.
+Rows are sorted by length, so that batches have nearly no padding.
 
-What a masked-language model expects at the masks of a text.
-
-Legend: P masks, V vocabulary.
+Shape suffixes: N: tokens of a microbatch, padding included. T: tokens without padding. B: rows of a
+microbatch. L: tokens of a row. D: hidden size. R: rows of the table. P: masks of a text. V: vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,33 +22,37 @@ from bertjobs.modeling.config import LoadedModel
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.modeling.inputs import ModelInputs, pad_rows
 from bertjobs.text.encoding import EncodedTable
-from bertjobs.training.batches import BatchLoader, Microbatch, SpecialIds
+from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.training.batches import BatchLoader, Microbatch
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.precision import autocast, inference_dtype
 
 Floats = npt.NDArray[np.float32]
 
-MAX_TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}
-"""That go through the model at once, whatever the batch size: as many as caches hold, or keep a GPU busy."""
+MAX_MICROBATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Most tokens per microbatch, whatever the batch size: as many as fit the caches, or keep a GPU busy."""
 
 
 class TextEmbedder:
-    """An encoder, with how texts are cut for it and how a text's vector is made."""
+    """Compute the vectors of texts with an encoder, given the truncation and the pooling.
+
+    Source: Reimers and Gurevych 2019 (Sentence-BERT), section 3, for the pooling over tokens or by [CLS].
+    """
 
     def __init__(
         self,
         encoder: BertModel,
         *,
         text: TextSection,
-        specials: SpecialIds,
+        tokenizer: Tokenizer,
         pooling: Pooling,
         batch_size: int,
         precision: Precision = "auto",
     ) -> None:
-        """Take the encoder on the device where it lies. batch_size: most texts that go through at once."""
+        """Use the encoder on its device. batch_size: most texts per batch."""
         self._encoder = encoder.eval()
         self._text = text
-        self._specials = specials
+        self._tokenizer = tokenizer
         self._pooling = pooling
         self._batch_size = batch_size
         self._device = next(encoder.parameters()).device
@@ -59,11 +60,11 @@ class TextEmbedder:
 
     @property
     def dim(self) -> int:
-        """Numbers of a vector: D."""
+        """The length of a vector: D."""
         return self._encoder.config.hidden_size
 
     def lengths(self, table: EncodedTable) -> npt.NDArray[np.int64]:
-        """Return the rows' lengths (R) as they are represented: cut, special tokens included."""
+        """Return the rows' lengths (R) after truncation, special tokens included."""
         return self._loader(table).lengths
 
     def vectors(self, table: EncodedTable) -> Floats:
@@ -95,8 +96,8 @@ class TextEmbedder:
         return BatchLoader(
             table,
             text=self._text,
-            specials=self._specials,
-            max_tokens=MAX_TOKENS_AT_ONCE[self._device.type],
+            tokenizer=self._tokenizer,
+            max_tokens=MAX_MICROBATCH_TOKENS[self._device.type],
             ranks=current_ranks(),
             device=self._device,
             vocab_size=self._encoder.config.vocab_size,
@@ -118,13 +119,16 @@ class TextEmbedder:
         return autocast(self._device, self._dtype)
 
 
-_HEAD = "cls.predictions."
+_MLM_HEAD = "cls.predictions."
 
 
 def build_masked_language_model(loaded: LoadedModel) -> BertForPreTraining:
-    """Build the model with its trained head. Raises: ModelError: it has none."""
+    """Build the model with its trained masked-language-model head.
+
+    Raises: ModelError: the checkpoint has no such head.
+    """
     model = build_pretraining(loaded, seed=0).eval()
-    head = [name for name, _ in model.named_parameters() if name.startswith(_HEAD)]
+    head = [name for name, _ in model.named_parameters() if name.startswith(_MLM_HEAD)]
     missing = [name for name in head if name not in loaded.state_dict]
     if missing:
         raise ModelError(
@@ -136,7 +140,7 @@ def build_masked_language_model(loaded: LoadedModel) -> BertForPreTraining:
 
 
 def mask_probabilities(model: BertForPreTraining, ids: Sequence[int], *, masks: Sequence[int]) -> Tensor:
-    """Return the probability of each word at the places `masks` of one text, (P, V)."""
+    """Return the probability of each wordpiece at the positions `masks` of one text, (P, V)."""
     inputs = pad_rows([ids], segments=[[0] * len(ids)], pad_id=0)
     device = next(model.parameters()).device
     with torch.inference_mode():

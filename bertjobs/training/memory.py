@@ -1,6 +1,6 @@
-"""What training needs of memory, what there is, and what to say where it does not suffice.
+"""Estimate the memory that training needs, compare it with what is free, and explain what to change.
 
-The needs are counted from what the backward pass keeps, tensor by tensor; see `activation_bytes`.
+The estimate counts what the backward pass keeps, tensor by tensor; see `activation_bytes`.
 """
 
 from collections.abc import Iterator
@@ -25,13 +25,13 @@ _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeed:
-    """Bytes that a worker's training takes at its peak, by what they hold."""
+    """Bytes that a worker needs at its peak, by purpose."""
 
     weights: int
     gradients: int
     moments: int
     activations: int
-    """Of the largest microbatch, and what the backward pass adds to them."""
+    """Of the largest microbatch, with what the backward pass adds."""
 
     @property
     def total(self) -> int:
@@ -55,7 +55,7 @@ def estimate_pretraining(
     device: torch.device,
     recomputes: bool,
 ) -> MemoryNeed:
-    """Return the need of pretraining with microbatches of so many tokens, padding included."""
+    """Estimate pretraining with microbatches of `num_tokens` tokens, padding included."""
     with autocast(device, dtype):
         is_packed = config.attention_probs_dropout_prob == 0 and packs(device, head_size=config.head_size)
     casts = num_weights * dtype.itemsize if dtype != torch.float32 else 0
@@ -77,7 +77,7 @@ def estimate_pretraining(
 def activation_bytes(
     config: BertConfig, *, max_len: int, itemsize: int, keeps_probabilities: bool, recomputes: bool
 ) -> int:
-    """Return the bytes per token at the peak: what all layers keep, and what one layer's backward pass adds.
+    """Estimate the bytes per token at the peak: what all layers keep, and what one backward pass adds.
 
     itemsize: of the products' dtype. Sums and what LayerNorm reads are fp32. A layer keeps its input,
     queries, keys, values, context, both sides of the activation, and its probabilities where attention is not
@@ -94,9 +94,9 @@ def activation_bytes(
 
 
 def check_memory(model: nn.Module, need: MemoryNeed) -> None:
-    """Compare what a model, already on its device, still needs with what is free there.
+    """Check that what a model, already on its device, still needs is free there.
 
-    Raises: OutOfMemory: it does not suffice.
+    Raises: OutOfMemory: it is not.
     """
     device = next(model.parameters()).device
     there = _FP32 * sum(p.numel() for p in model.parameters())
@@ -104,14 +104,14 @@ def check_memory(model: nn.Module, need: MemoryNeed) -> None:
     if free is not None and need.total - there > free:
         raise OutOfMemory(
             f"Training needs about {_gb(need.total)} of memory on a worker, and there are "
-            f"{_gb(free + there)}: {need}.",
+            f"{_gb(free + there)}: {need}",
             hint=_hint(can_recompute=True),
         )
 
 
 @contextmanager
 def memory_errors(train: TrainSection | PretrainTrainSection) -> Iterator[None]:
-    """Turn an allocator's error into one that says what to change."""
+    """Turn an allocator's error into an `OutOfMemory` whose hint tells what to change."""
     try:
         yield
     except RuntimeError as e:  # torch.OutOfMemoryError is one; on a CPU the allocator has no type of its own
@@ -125,9 +125,9 @@ def memory_errors(train: TrainSection | PretrainTrainSection) -> Iterator[None]:
 
 
 def free_bytes(device: torch.device, *, meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int | None:
-    """Return what can still be allocated; on a CPU the less of what the machine and the container have.
+    """Return the bytes that can still be allocated; on a CPU the less of the machine's and the container's.
 
-    None where neither says.
+    None where neither is known.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -153,7 +153,7 @@ def _machine_bytes(meminfo: Path) -> int | None:
 
 
 def _container_bytes(cgroup: Path) -> int | None:
-    """Return the limit less what is used; cached files do not count, they make room."""
+    """Return the limit less what is used; cached files do not count, since the kernel can drop them."""
     version_2 = ("memory.max", "memory.current", "memory.stat", "inactive_file")
     version_1 = (
         "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",

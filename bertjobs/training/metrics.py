@@ -1,7 +1,9 @@
-"""What a classifier is judged by, from counts alone: a confusion matrix per batch and the sum of the losses.
+"""Compute a classifier's metrics from counts: a confusion matrix per batch, and the sum of the losses.
 
 Counts can be added up in any order and over any number of ranks; no logits are kept. Numpy only.
 A confusion matrix has true labels in rows and predictions in columns, as in scikit-learn.
+
+Source: GLUE (Wang et al. 2019), table 1: MCC for CoLA, accuracy for NLI, accuracy and F1 for MRPC and QQP.
 """
 
 import math
@@ -46,15 +48,14 @@ class Metrics:
     labels: tuple[str, ...]
 
     def value_of(self, metric: str) -> float:
-        """Return what weights are judged by: `accuracy`, `mcc`, `f1`, or `loss`, which counts
-        negative: all are better when higher."""
+        """Return `accuracy`, `mcc`, `f1`, or `loss` with its sign changed: higher is better."""
         loss = None if self.loss is None else -self.loss
         value = {"accuracy": self.accuracy, "mcc": self.mcc, "f1": self.f1, "loss": loss}[metric]
         assert value is not None, "a development split has labels: read_split was asked to require them"
         return value
 
     def curves(self) -> dict[str, float | None]:
-        """Return the numbers that are drawn over the steps."""
+        """Return the metrics that are plotted over the steps."""
         return {"loss": self.loss, "accuracy": self.accuracy, "mcc": self.mcc, "f1": self.f1}
 
     def to_json(self) -> dict[str, Any]:
@@ -63,7 +64,7 @@ class Metrics:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Metrics":
-        """Read what `to_json` gave, also after a trip through JSON."""
+        """Read what `to_json` returned, also after JSON has turned its tuples into lists."""
         return cls(
             **{
                 **content,
@@ -103,12 +104,12 @@ def metrics_of(
 
 
 def matthews(confusion: IntArray) -> float:
-    """Return Matthews' correlation for any number of classes; 0 where it is undefined.
+    """Return the Matthews correlation coefficient (MCC) for any number of classes; 0 where it is undefined.
 
-    It is undefined when all true labels, or all predictions, are the same. Integers as wide as needed: the
-    product under the root passes 2^63 at some 50,000 examples.
+    It is undefined when all true labels, or all predictions, are the same. Python's integers do not overflow:
+    the product under the root passes 2^63 at about 50,000 examples.
 
-    Source: Gorodkin 2004, eq. 8, in the form of counts.
+    Source: Matthews 1975 for two classes; Gorodkin 2004, eq. 8, for more, in the form of counts.
     """
     n = int(confusion.sum())
     true = [int(k) for k in confusion.sum(axis=1)]

@@ -1,6 +1,6 @@
-"""The series behind the curves: a JSON line per step and per evaluation, and the same for TensorBoard.
+"""Log the metrics of every step and evaluation: as JSON lines, and as TensorBoard event files. Rank 0 only.
 
-TensorBoard events beside the artefacts. Rank 0 only; thinned out, so that long runs stay cheap.
+`metrics.jsonl` is complete; TensorBoard gets at most 2,000 points per curve, so that long runs stay cheap.
 """
 
 import json
@@ -21,11 +21,12 @@ _NAME = "metrics.jsonl"
 
 
 class MetricsLog:
-    """What happened so far in all attempts, kept in memory and saved as a whole with each checkpoint."""
+    """The metrics of all attempts so far, kept in memory and saved as a whole with each checkpoint."""
 
     def __init__(self, job_dir: JobDir, *, num_done: int, num_steps: int) -> None:
         self._job_dir = job_dir
         self._tensorboard = TensorBoard(job_dir, num_steps=num_steps, first_step=num_done)
+        # An earlier attempt may have gone past its last checkpoint: this one takes those steps again.
         self.lines: list[MetricsLine] = [
             line for line in read_metrics_log(job_dir) if line["step"] <= num_done
         ]
@@ -42,7 +43,7 @@ class MetricsLog:
         self._tensorboard.add_epoch(result)
 
     def save(self) -> None:
-        """Write the whole series."""
+        """Write all lines."""
         text = "".join(json.dumps(line) + "\n" for line in self.lines)
         self._job_dir.write_bytes(_NAME, text.encode())
         self._tensorboard.save()
@@ -52,7 +53,7 @@ class MetricsLog:
 
 
 def read_metrics_log(job_dir: JobDir) -> list[MetricsLine]:
-    """Read the series of a job; empty where none was saved yet."""
+    """Read the lines of a job; none where nothing was saved yet."""
     if not job_dir.exists(_NAME):
         return []
     return [json.loads(line) for line in job_dir.read_bytes(_NAME).splitlines()]
@@ -62,7 +63,7 @@ _MAX_STEP_POINTS = 2000
 
 
 class TensorBoard:
-    """Event files under `tensorboard/`: live on a local path, uploaded with `save` elsewhere."""
+    """Write event files under `tensorboard/`: live on a local path, uploaded by `save` elsewhere."""
 
     def __init__(self, job_dir: JobDir, *, num_steps: int, first_step: int) -> None:
         self._job_dir = job_dir
@@ -89,7 +90,7 @@ class TensorBoard:
             self._writer.add_scalar(f"dev/{name}", score, result.step)
 
     def save(self) -> None:
-        """Bring what was written so far to where it is kept."""
+        """Flush the events, and upload them where the artefacts are remote."""
         self._writer.flush()
         if self._scratch:
             with self._job_dir.new_dir("tensorboard") as folder:

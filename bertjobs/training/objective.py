@@ -1,4 +1,9 @@
-"""What one kind of training adds to the loop: its batches, its losses, its judgement."""
+"""Declare what a kind of training gives to the loop: its batches, its loss and its evaluation.
+
+Two implement it: classification in `finetune.py`, masked language modelling in `pretrain.py`.
+
+Shape suffixes: T: unique wordpieces of a global batch. K: parts of the loss.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -10,7 +15,7 @@ from bertjobs.training.schedule import Budget
 
 
 class AnyStepBatch(Protocol):
-    """One rank's part of a global batch."""
+    """One rank's share of a global batch."""
 
     @property
     def microbatches(self) -> Sequence[Any]: ...
@@ -25,24 +30,24 @@ class AnyStepBatch(Protocol):
 
     @property
     def token_ids_T(self) -> Tensor | None:
-        """Unique wordpieces of the global batch, where the optimizer steps touched rows only."""
+        """Unique wordpieces of the global batch, where the optimizer steps touched rows only; else None."""
 
 
 class Objective(Protocol):
-    """Alike on all ranks; whatever follows from a step follows from its number alone."""
+    """The same on all ranks; everything about a step is a function of its number alone."""
 
     budget: Budget
     loss_names: tuple[str, ...]
-    """Of the parts that add up to the loss, as they are reported; a single one is called `loss`."""
+    """Names of the parts that add up to the loss, as they are reported; a single one is called `loss`."""
 
     def identity(self) -> Mapping[str, Any]:
-        """Return what a checkpoint must agree in with the run that resumes it, as JSON."""
+        """Return, as JSON, what must be equal in a checkpoint and in the run that resumes from it."""
 
     def epoch_of(self, step: int) -> int:
         """Return the pass over the data that a step, counted from 0, belongs to."""
 
     def mask_pool_of(self, step: int) -> int:
-        """Return the number of the pool of dropout masks that a step takes its masks from."""
+        """Return the number of the pool that a step takes its dropout masks from."""
 
     def step_batch(self, step: int) -> AnyStepBatch: ...
 
@@ -50,15 +55,15 @@ class Objective(Protocol):
         """Return this microbatch's shares (K) of the parts of the global batch's mean loss."""
 
     def is_evaluation_step(self, num_done: int) -> bool:
-        """Return whether to evaluate after so many steps, besides the end of the run."""
+        """Return whether to evaluate after `num_done` steps; the loop always does at the end of the run."""
 
     def evaluate(self) -> Scores: ...
 
     def value_of(self, scores: Any) -> float:
-        """Return what is best when highest."""
+        """Return the number that decides which weights are best; higher is better."""
 
     def scores_from_json(self, content: Mapping[str, Any]) -> Scores:
-        """Read what `Scores.to_json` gave."""
+        """Read what `Scores.to_json` returned."""
 
     def is_out_of_patience(self, state: RunState) -> bool:
         """Return whether early stopping ends the run here."""

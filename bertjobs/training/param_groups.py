@@ -1,6 +1,6 @@
-"""Which parameters are trained, at what share of the learning rate, and with what decay.
+"""Decide which parameters are trained, with which share of the learning rate, and with which decay.
 
-Decides by name and shape; touches no values.
+By name and shape only; values are not read.
 """
 
 import re
@@ -18,7 +18,7 @@ _EMBEDDINGS = re.compile(r"\bembeddings\.")
 
 @dataclass(frozen=True, kw_only=True)
 class ParamGroup:
-    """Parameters that AdamW treats alike."""
+    """Parameters with the same learning rate and decay."""
 
     names: tuple[str, ...]
     lr_scale: float
@@ -27,13 +27,13 @@ class ParamGroup:
 
 
 def freeze(model: nn.Module, *, num_layers: int, freeze_layers: int) -> None:
-    """Take the embeddings and the lowest layers out of training.
+    """Freeze the embeddings and the lowest encoder layers.
 
     Raises: ConfigError: the model has fewer layers than that.
     """
     if freeze_layers > num_layers:
         raise ConfigError(
-            f"--freeze-layers {freeze_layers}: the model has {num_layers} encoder layers.",
+            f"--freeze-layers {freeze_layers}: the model has {num_layers} encoder layers",
             hint=f"Give {num_layers} at most; that trains only the pooler and the classifier.",
         )
     for name, parameter in model.named_parameters():
@@ -42,12 +42,13 @@ def freeze(model: nn.Module, *, num_layers: int, freeze_layers: int) -> None:
 
 
 def parameter_groups(model: nn.Module, *, num_layers: int, optim: OptimSection) -> list[ParamGroup]:
-    """Sort what is trained into groups, lowest layers first.
+    """Sort the trained parameters into groups, lowest layers first.
 
-    Weight matrices decay; biases and LayerNorm's scales do not. Each layer below the head learns
-    `layer_decay` times as fast as the one above it.
+    Weight matrices decay; biases and LayerNorm's scales do not. The learning
+    rate of a layer is `layer_decay` times that of the layer above it.
 
-    Source: BERT, appendix A.2 (decay); ELECTRA, appendix B (layer-wise rates).
+    Source: Devlin et al. 2019 (BERT), appendix A.2 (decay); Howard and Ruder 2018 (ULMFiT), section 3.2, and
+    Clark et al. 2020 (ELECTRA), appendix B (layer-wise rates).
     """
     members: dict[tuple[int, bool], list[str]] = {}
     for name, parameter in model.named_parameters():
@@ -72,5 +73,5 @@ def depth_of(name: str, *, num_layers: int) -> int:
 
 
 def num_trained(parameters: Iterable[nn.Parameter]) -> int:
-    """Return how many numbers are trained."""
+    """Return the number of trained weights."""
     return sum(p.numel() for p in parameters if p.requires_grad)

@@ -32,7 +32,7 @@ from bertjobs.training.run_state import RunState
 from bertjobs.training.schedule import Budget, check_schedule
 
 _STEPS_PER_MASK_POOL = 1000
-"""A pool of dropout masks takes some 50 ms to draw: nothing over so many steps."""
+"""Drawing a pool of dropout masks takes some 50 ms, which is nothing over 1,000 steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,11 @@ def pretrain(
 
 
 class _Pretraining:
-    """The objective: mean cross-entropy of the masked positions plus that of the pairs."""
+    """Mean cross-entropy of the masked positions plus that of the sentence pairs.
+
+    Source: Devlin et al. 2019 (BERT), section 3.1 and appendix A.2; Lan et al. 2020 (ALBERT), section 3.1,
+    for sentence order.
+    """
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class _Pretraining:
         self._model, self._config = model, config
         self._ranks = current_ranks()
         self._has_pairs = config.objective.pairs != "none"
-        self.loss_names = ("mlm_loss", "nsp_loss") if self._has_pairs else ("mlm_loss",)
+        self.loss_names: tuple[str, ...] = ("mlm_loss", "nsp_loss") if self._has_pairs else ("mlm_loss",)
         self._loader, self._valid_loader = (
             self._make_loader(source, tokenizer=tokenizer, seed=seed)
             for source, seed in ((train, config.train.seed), (valid, VALID_SEED))
@@ -183,7 +187,7 @@ class _Pretraining:
         return False
 
     def step_to_keep(self, state: RunState) -> int | None:
-        return None  # the last weights are what is wanted
+        return None  # the result is the last weights
 
     def _make_loader(self, source: BlockSource, *, tokenizer: Tokenizer, seed: int) -> PretrainBatchLoader:
         config = self._config
@@ -208,7 +212,7 @@ class _Pretraining:
 
 
 def budget_of(train: PretrainTrainSection, *, steps_per_epoch: int) -> Budget:
-    """Return the run's length; epochs count where nothing else is given."""
+    """Return the run's length: tokens, seconds or steps where given, else epochs."""
     if train.max_tokens is not None:
         return Budget(num_tokens=train.max_tokens)
     if train.max_time_s is not None:
@@ -217,7 +221,7 @@ def budget_of(train: PretrainTrainSection, *, steps_per_epoch: int) -> Budget:
 
 
 def _prepare(model: BertForPreTraining, *, config: PretrainConfig) -> None:
-    """Leave out of training what the objective does not use; recompute activations where that is wanted."""
+    """Freeze the heads that the objective does not use; set activation checkpointing."""
     if config.objective.pairs == "none":
         model.bert.pooler.requires_grad_(False)
         model.cls["seq_relationship"].requires_grad_(False)
@@ -225,7 +229,7 @@ def _prepare(model: BertForPreTraining, *, config: PretrainConfig) -> None:
 
 
 def memory_need(model: BertForPreTraining, *, config: PretrainConfig) -> MemoryNeed:
-    """Return what a worker's training takes: its share of a batch at once, or `microbatch_tokens` of it."""
+    """Estimate a worker's memory: for its share of a batch, or for `microbatch_tokens` where that is less."""
     device = next(model.parameters()).device
     train, max_len = config.train, config.text.max_len
     share = -(-train.batch_size // (current_ranks().world_size * train.accumulation))
@@ -242,7 +246,7 @@ def memory_need(model: BertForPreTraining, *, config: PretrainConfig) -> MemoryN
 
 
 def _finish(loop: TrainLoop, *, job_dir: JobDir) -> PretrainResult:
-    """Draw the curves."""
+    """Plot the curves."""
     state, plots = loop.state, tuple[str, ...]()
     if loop.stopped is None and loop.lines is not None:
         from bertjobs.training.plots import save_pretraining_plots  # matplotlib: paid at the end

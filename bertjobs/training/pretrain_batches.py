@@ -1,8 +1,10 @@
-"""From blocks of a corpus to what the model eats in pretraining, for one rank. Host work only.
+"""Load one rank's share of each pretraining batch from the blocks of an encoded corpus, on the host.
 
-Which examples, pairs and masks are functions of (seed, epoch, number of the example), whoever computes them.
+Examples, pairs and masks are functions of (seed, epoch, number of the example), on whichever rank.
+Only the blocks around the current step are in memory. Where blocks are stored is not known here.
 
-The blocks of an encoded corpus as training asks for them: merged, counted, few of them at hand.
+Shape suffixes: N: tokens of a microbatch, padding included. B: its rows. P: its masked positions.
+V: vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,24 +30,13 @@ from bertjobs.training.distributed import Ranks
 
 
 class BlockSource(Protocol):
-    """Encoded blocks, wherever they are kept; alike on all ranks."""
+    """Read encoded blocks, the same on all ranks. `runs` implements it over files that all nodes can read."""
 
     @property
     def infos(self) -> Sequence[BlockInfo]: ...
 
     def get(self, number: int) -> Block:
-        """Return a block by its place among the infos."""
-
-
-class InMemoryBlocks:
-    """Blocks in memory."""
-
-    def __init__(self, blocks: Sequence[Block], infos: Sequence[BlockInfo]) -> None:
-        assert len(blocks) == len(infos)
-        self._blocks, self.infos = blocks, infos
-
-    def get(self, number: int) -> Block:
-        return self._blocks[number]
+        """Return a block by its index in `infos`."""
 
 
 class Corpus:
@@ -61,7 +52,7 @@ class Corpus:
         shuffle_blocks: int,
         vocab_size: int,
     ) -> None:
-        """Look at every block once, each rank at its share of them, to count examples and words.
+        """Read every block once, each rank its share of them, to count examples and wordpieces.
 
         Raises: DataError: no example can be made.
         """
@@ -69,7 +60,7 @@ class Corpus:
         self._source, self._pairing = source, pairing
         # A random second segment comes from another document of the block, so each needs two.
         self._members = group_small_blocks(source.infos)
-        self._at_hand: dict[int, Block] = {}
+        self._loaded: dict[int, Block] = {}
         num_examples, self._word_counts_V = self._count(ranks, vocab_size=vocab_size)
         self._order = CorpusOrder(num_examples, seed=seed, shuffle_blocks=shuffle_blocks)
 
@@ -79,7 +70,7 @@ class Corpus:
 
     @property
     def num_tokens(self) -> int:
-        """Of the text, special tokens and repetitions not counted."""
+        """Tokens of the text, special tokens and repetitions not counted."""
         return sum(info.num_tokens for info in self._source.infos)
 
     def parts(self, step: int, *, batch_size: int) -> tuple[int, list[BlockSelection]]:
@@ -88,7 +79,7 @@ class Corpus:
         # Keep the blocks that this step and those around it draw from. Others are freed, or the whole corpus
         # would end up in memory.
         around = set(self._order.blocks_around(step, batch_size))
-        self._at_hand = {number: block for number, block in self._at_hand.items() if number in around}
+        self._loaded = {number: block for number, block in self._loaded.items() if number in around}
         return epoch, [
             # `first` numbers the examples in the whole corpus: pairs and masks are hashes of that number.
             BlockSelection(block=self._block(number), indices=indices, first=self._order.first_of(number))
@@ -96,21 +87,21 @@ class Corpus:
         ]
 
     def log_frequencies(self) -> torch.Tensor:
-        """Return the logarithm of each wordpiece's share of the text (V); each counts once more."""
-        # Without the 1 a wordpiece that the text never uses would get log(0).
+        """Return the log of each wordpiece's frequency (V); each count is one higher, so that none is 0."""
         counts_V = self._word_counts_V + 1.0
         return torch.log(counts_V / counts_V.sum())
 
     def _block(self, number: int) -> Block:
-        if number not in self._at_hand:
-            self._at_hand[number] = self._read(number)
-        return self._at_hand[number]
+        if number not in self._loaded:
+            self._loaded[number] = self._read(number)
+        return self._loaded[number]
 
     def _read(self, number: int) -> Block:
         return Block.join([self._source.get(member) for member in self._members[number]])
 
     def _count(self, ranks: Ranks, *, vocab_size: int) -> tuple[list[int], torch.Tensor]:
-        """Return how many examples each block makes, and how often each wordpiece stands in all."""
+        """Return the number of examples of each block, and of occurrences of each wordpiece in all blocks."""
+        # Every rank reads a share of the blocks; the sum over the ranks gives all of them the whole counts.
         num_examples = torch.zeros(len(self._members), dtype=torch.int64)
         word_counts_V = torch.zeros(vocab_size, dtype=torch.int64)
         # Each rank fills every world_size-th entry; the sums below add the others' to its zeros.
@@ -125,20 +116,20 @@ class Corpus:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainMicrobatch:
-    """Rows that go through the model at once."""
+    """Rows that go through the model together."""
 
     inputs: ModelInputs
     masked_P: Tensor
-    """Places in N that are predicted."""
+    """Indices in N that are predicted."""
     targets_P: Tensor
-    """The ids that stood there."""
+    """The original ids at these positions."""
     labels_B: Tensor
     """0 where the second segment is the next one, 1 where it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainStepBatch:
-    """One rank's part of a global batch; without microbatches where there are fewer rows than ranks."""
+    """One rank's share of a global batch; without microbatches where there are fewer rows than ranks."""
 
     microbatches: tuple[PretrainMicrobatch, ...]
     num_rows: int
@@ -146,13 +137,13 @@ class PretrainStepBatch:
     num_tokens: int
     """Of the global batch, padding not counted."""
     num_masked: Tensor
-    """Of the global batch; on the device, where nothing waits for it."""
+    """Of the global batch; on the device, so that the host does not wait for it."""
     token_ids_T: None = None
-    """Any row of the word table may be touched: by a random replacement, or by the decoder that it is."""
+    """Any row of the word table may get a gradient: from a random replacement, or from the tied decoder."""
 
 
 class PretrainBatchLoader:
-    """A corpus, as one rank's share of each batch."""
+    """Load one rank's share of each global batch from a corpus."""
 
     def __init__(
         self,
@@ -166,24 +157,24 @@ class PretrainBatchLoader:
         ranks: Ranks,
         device: torch.device,
     ) -> None:
-        """seed: of pairs, masks and dropout."""
+        """Use `seed` for pairs, masks and dropout."""
         self.corpus = corpus
         self._pairing, self._masker, self._tokenizer = pairing, masker, tokenizer
         self._seed, self._max_tokens = seed, max_tokens
         self._ranks, self._device = ranks, device
 
     def step_batch(
-        self, step: int, *, batch_size: int, min_microbatches: int = 1, most: int | None = None
+        self, step: int, *, batch_size: int, min_microbatches: int = 1, max_examples: int | None = None
     ) -> PretrainStepBatch:
         """Build this rank's part of a global batch, in at least `min_microbatches` microbatches.
 
-        most: use only so many of its examples.
+        max_examples: use only the first examples of it.
         """
         epoch, parts = self.corpus.parts(step, batch_size=batch_size)
         # Each rank draws all examples of the global batch: it needs their lengths to find its share. Only
         # its own are collated and masked.
         examples = draw_examples(self._pairing, parts, seed=self._seed, epoch=epoch)
-        rows = np.arange(len(examples.lengths_B))[:most]
+        rows = np.arange(len(examples.lengths_B))[:max_examples]
         lengths = examples.lengths_B[rows]
         own = rows[share_of_rank(lengths, rank=self._ranks.rank, world_size=self._ranks.world_size)]
         microbatches = tuple(self._microbatches(examples, own, step=step, min_microbatches=min_microbatches))

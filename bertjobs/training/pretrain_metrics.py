@@ -1,6 +1,8 @@
-"""What a pretrained model is judged by, from sums alone, and how they are gathered over a validation corpus.
+"""Evaluate a pretrained model on a validation corpus, from sums over its batches.
 
-The masks are fixed: those of epoch 0 under a seed of their own, alike in every evaluation and for every run.
+The masks are fixed: those of epoch 0 with a seed of their own, the same in every evaluation and every run.
+
+Shape suffixes: V: vocabulary. P: masked positions of a microbatch. B: its rows.
 """
 
 import math
@@ -18,14 +20,14 @@ from bertjobs.training.precision import autocast, inference_dtype
 from bertjobs.training.pretrain_batches import PretrainBatchLoader
 
 VALID_SEED = 2018
-"""Of order, pairs and masks of the validation corpus."""
-_MOST_NATS = 700.0
-"""A perplexity of e**709 is the largest that a float holds."""
+"""Seed of order, pairs and masks of the validation corpus."""
+_MAX_NATS = 700.0
+"""exp(709) is the largest power of e that a float holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainMetrics:
-    """The result of an evaluation. What concerns pairs is None where the objective has none."""
+    """The result of an evaluation. The NSP metrics are None where the objective has no pairs."""
 
     num_examples: int
     num_masked: int
@@ -38,20 +40,20 @@ class PretrainMetrics:
     perplexity: float
     """exp(mlm_loss)."""
     frequency_loss: float
-    """What `mlm_loss` would be if each word were expected as often as it stands in the training corpus: what
-    a model reaches that sees no context."""
+    """What `mlm_loss` would be if each wordpiece were predicted with its frequency in the training corpus:
+    what a model without context can reach."""
     nsp_loss: float | None
     """Mean cross-entropy of the pairs: next or random, or in order or swapped."""
     nsp_accuracy: float | None
 
     def value_of(self, metric: str) -> float:
-        """Return what the model may be judged by: `mlm_accuracy` or `nsp_accuracy`, better when higher."""
+        """Return the value of `mlm_accuracy` or `nsp_accuracy`; higher is better."""
         value = {"mlm_accuracy": self.mlm_accuracy, "nsp_accuracy": self.nsp_accuracy}[metric]
         assert value is not None, "an objective without pairs has no nsp_accuracy"
         return value
 
     def curves(self) -> dict[str, float | None]:
-        """Return the numbers that are drawn over the steps."""
+        """Return the metrics that are plotted over the steps."""
         names = (
             "loss", "mlm_loss", "mlm_accuracy", "perplexity", "frequency_loss", "nsp_loss", "nsp_accuracy",
         )  # fmt: skip
@@ -78,7 +80,7 @@ def evaluate_pretraining(
     ranks: Ranks,
     precision: Precision,
 ) -> PretrainMetrics:
-    """Return the metrics over so many examples of the loader's first epoch, or all it has; on all ranks.
+    """Return the metrics over at most `num_examples` of the loader's first epoch; a collective operation.
 
     batch_size: examples per batch over all ranks.
     """
@@ -90,7 +92,7 @@ def evaluate_pretraining(
     model.eval()
     with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
         for step, done in enumerate(range(0, num_examples, batch_size)):
-            batch = loader.step_batch(step, batch_size=batch_size, most=num_examples - done)
+            batch = loader.step_batch(step, batch_size=batch_size, max_examples=num_examples - done)
             for microbatch in batch.microbatches:
                 scores = model.scores(
                     microbatch.inputs,
@@ -118,7 +120,7 @@ def _metrics_of(
         loss=mlm_loss + nsp_loss if has_pairs else mlm_loss,
         mlm_loss=mlm_loss,
         mlm_accuracy=num_masked_correct / num_masked,
-        perplexity=math.exp(min(mlm_loss, _MOST_NATS)),
+        perplexity=math.exp(min(mlm_loss, _MAX_NATS)),
         frequency_loss=losses[2] / num_masked,
         nsp_loss=nsp_loss if has_pairs else None,
         nsp_accuracy=num_pairs_correct / num_examples if has_pairs else None,

@@ -1,6 +1,7 @@
-"""What a run tells those who watch it, and how fast it is. Values only.
+"""Report the progress of a run: the values, the hooks that receive them, and the meter that measures them.
 
-Reads what a step computed without making the device wait: on CUDA many steps at a time.
+Reading a number from a GPU makes the host wait for it. So on CUDA losses are read once per 20 steps; in
+between the host runs ahead and queues work.
 """
 
 import math
@@ -40,7 +41,7 @@ class Progress:
     eta_s: float
     """Seconds left at this pace, evaluations not counted."""
     losses: dict[str, float] = field(default_factory=dict)
-    """Parts that add up to the loss, by name; empty where it has none."""
+    """Parts that add up to the loss, by name; empty where it has only one."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it flat, the parts of the loss beside the loss."""
@@ -50,7 +51,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochResult:
-    """The state after an evaluation: after an epoch, every so many steps, or after the last step."""
+    """The state after an evaluation: after an epoch, every `eval_steps` steps, or after the last step."""
 
     epoch: int
     step: int
@@ -76,16 +77,16 @@ class FinetuneResult:
 
 
 class Hooks(Protocol):
-    """What a run calls while it goes, on rank 0 only, between steps: each must be quick or seldom act."""
+    """Callbacks of a run, on rank 0 only, between steps. Training waits for them, so they must be quick."""
 
     def on_progress(self, progress: Progress) -> None:
-        """Called after every step on a CPU, every 20 on CUDA; keep it under 4 a second towards Redis."""
+        """Called after every step on a CPU, every 20 on CUDA; send at most 4 of them a second to Redis."""
 
     def on_epoch(self, result: EpochResult) -> None:
         """Called after each evaluation, before the checkpoint."""
 
     def publish_checkpoint(self, name: str, step: int) -> None:
-        """Called when `checkpoints/<name>` is in place: from now on it is what to resume from.
+        """Called when `checkpoints/<name>` is complete: from now on a resumed run starts from it.
 
         Raises: LeaseLost: another attempt owns the job; older checkpoints then stay as they are.
         """
@@ -95,7 +96,7 @@ class Hooks(Protocol):
 
 
 class Throughput:
-    """A moving average over the last steps."""
+    """Steps, examples and tokens per second, averaged over the last steps."""
 
     def __init__(self, clock: Callable[[], float], *, num_steps: int = 50) -> None:
         self._clock = clock
@@ -104,7 +105,7 @@ class Throughput:
         self.skip_pause()
 
     def skip_pause(self) -> None:
-        """Forget the past: an evaluation or a checkpoint lay in between."""
+        """Start a new average, which leaves out the evaluation or checkpoint that came before."""
         self._marks.clear()
         self._mark()
 
@@ -126,14 +127,14 @@ class Throughput:
 
 
 class Stopwatch:
-    """Seconds of training over all attempts; runs from the last `start`."""
+    """Measure the seconds of training over all attempts, from the last `start` on."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._before_s = self._began = 0.0
 
     def start(self, before_s: float) -> None:
-        """Count from now on, beginning at so many seconds."""
+        """Measure from now on, starting at `before_s` seconds."""
         self._before_s, self._began = before_s, self._clock()
 
     def elapsed_s(self) -> float:
@@ -150,11 +151,11 @@ class _Unread:
     num_examples: int
     num_tokens: int
     numbers: Tensor
-    """Wish to stop, clock, parts of the loss, gradient norm; still on the device."""
+    """Stop requests, clock, parts of the loss, gradient norm; still on the device."""
 
 
 class ProgressMeter:
-    """Collects steps and turns them into `Progress`."""
+    """Collect the numbers of steps on the device, and turn them into `Progress` when they are read."""
 
     def __init__(self, objective: Objective, *, device: torch.device, clock: Callable[[], float]) -> None:
         self._objective = objective
@@ -162,14 +163,15 @@ class ProgressMeter:
         self._steps_per_read = _STEPS_PER_READ_CUDA if device.type == "cuda" else 1
         self._unread: list[_Unread] = []
         self.is_stop_requested = False
-        """Whether a rank's wish to stop has reached all ranks, this one included."""
+        """Whether any rank has requested a stop; all ranks read the same answer at the same step."""
         self.train_s = 0.0
         """Rank 0's clock as all ranks have read it."""
 
     def add(
         self, after: RunState, *, lr: float, batch: AnyStepBatch, scalars: Tensor, grad_norm: Tensor
     ) -> None:
-        """Note a step whose gradients were gathered; it led to the position `after`."""
+        """Add a step whose gradients were summed over the ranks; `after` is the state after it."""
+        # A copy: the optimizer clears these numbers before the next step.
         numbers = torch.cat((scalars[: LOSSES + len(self._objective.loss_names)], grad_norm.view(1)))
         self._unread.append(_Unread(after, lr, batch.num_rows, batch.num_tokens, numbers))
 

@@ -1,4 +1,4 @@
-"""Where a run stands: the part of a checkpoint that is neither weights nor moments. Values and JSON only."""
+"""Describe the progress of a run: the part of a checkpoint that is neither weights nor moments. JSON only."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from bertjobs.training.schedule import RunTotals
 
 
 class Scores(Protocol):
-    """The result of an evaluation."""
+    """The metrics of one evaluation."""
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain numbers, texts and lists."""
@@ -20,11 +20,11 @@ class Scores(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedStep:
-    """What the weights after a step were found to be worth."""
+    """The evaluation of the weights after a step."""
 
     step: int
     value: float
-    """What the kind of training judges by; higher is better."""
+    """The number that decides which weights are best; higher is better."""
     metrics: Any
     """`Scores` of the kind of training."""
 
@@ -34,14 +34,14 @@ class EvaluatedStep:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """A run between two steps."""
+    """The state of a run between two steps."""
 
     num_done: int = 0
     """Optimizer steps done."""
     num_tokens: int = 0
     """Tokens seen, padding not counted."""
     train_s: float = 0.0
-    """Seconds of training, where the budget is one of time."""
+    """Seconds of training, where the budget is a time; else 0."""
     best: EvaluatedStep | None = None
     last: EvaluatedStep | None = None
     num_worse: int = 0
@@ -53,14 +53,14 @@ class RunState:
         return RunTotals(num_steps=self.num_done, num_tokens=self.num_tokens, train_s=self.train_s)
 
     def after_evaluation(self, metrics: Scores, *, value: float) -> "RunState":
-        """Return the position with this evaluation taken into account; a tie is no improvement."""
+        """Return the state after this evaluation; an equal value does not count as better."""
         last = EvaluatedStep(step=self.num_done, value=value, metrics=metrics)
         if self.best is None or value > self.best.value:
             return replace(self, best=last, last=last, num_worse=0)
         return replace(self, last=last, num_worse=self.num_worse + 1)
 
     def to_json(self, identity: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the position, and what it is a position in."""
+        """Return the state, with the identity of the run that it belongs to."""
         return {
             "run": dict(identity),
             "num_done": self.num_done,
@@ -79,20 +79,20 @@ class RunState:
         identity: Mapping[str, Any],
         scores_from_json: Callable[[Mapping[str, Any]], Scores],
     ) -> "RunState":
-        """Read a position in this run.
+        """Read the state that a checkpoint of this run holds.
 
         Raises: ModelError: the checkpoint belongs to a run with other data, batches, length or seed.
         """
         if content["run"].keys() != identity.keys():
             raise ModelError(
-                "The checkpoint belongs to another kind of run, or to another version of this program.",
+                "The checkpoint belongs to another kind of run, or to another version of this program",
                 hint="Start a new job instead of resuming this one.",
             )
         for name, now in identity.items():
             then = content["run"][name]
             if then != now:
                 raise ModelError(
-                    f"The checkpoint belongs to another run: its {name} is {then}, this run's is {now}.",
+                    f"The checkpoint belongs to another run: its {name} is {then}, this run's is {now}",
                     hint="Resume with the configuration and data it was written with, or start a new job.",
                 )
         best, last = (
@@ -110,5 +110,5 @@ class RunState:
 
 
 def checkpoint_name(num_done: int) -> str:
-    """Return the name of the checkpoint after so many steps; names sort by step."""
+    """Return the name of the checkpoint after `num_done` steps; names sort by step."""
     return f"step-{num_done:08d}"

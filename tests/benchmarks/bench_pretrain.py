@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,7 +34,6 @@ from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.precision import training_dtype
 from bertjobs.training.pretrain import pretrain
-from bertjobs.training.pretrain_batches import InMemoryBlocks
 from bertjobs.training.progress import EpochResult, Progress
 
 HERE = Path(__file__).parent
@@ -113,6 +114,17 @@ def ours(given: argparse.Namespace) -> float:
         )
     # Batches differ by some tokens only: the mean over all steps is that of the timed ones.
     return result.num_tokens / result.num_steps * given.steps / (watch.ended - watch.began)
+
+
+@dataclass(frozen=True)
+class InMemoryBlocks:
+    """The blocks of a small corpus."""
+
+    blocks: Sequence[Block]
+    infos: Sequence[BlockInfo]
+
+    def get(self, number: int) -> Block:
+        return self.blocks[number]
 
 
 def encoded(given: argparse.Namespace, split: str, tokenizer: Tokenizer) -> InMemoryBlocks:

@@ -105,7 +105,7 @@ def our_way() -> Represent:
     representer = TextEmbedder(
         build_pretraining(load_weights(MODEL, cache=MODEL), seed=0).bert,
         text=TextSection(max_len=MAX_LEN),
-        specials=tokenizer,
+        tokenizer=tokenizer,
         pooling="cls",
         batch_size=EncodeTrainSection().batch_size,
     )

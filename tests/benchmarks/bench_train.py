@@ -105,7 +105,7 @@ def ours(given: argparse.Namespace) -> float:
             train=train,
             valid=valid,
             labels=SNLI.labels,
-            specials=tokenizer,
+            tokenizer=tokenizer,
             metric=SNLI.metric,
             job_dir=JobDir(folder, "bench"),
             hooks=watch,

@@ -57,7 +57,7 @@ def represented(folder, pairs, *, max_len=40, **given):
     representer = TextEmbedder(
         build_pretraining(loaded, seed=0).bert,
         text=TextSection(max_len=max_len),
-        specials=tokenizer,
+        tokenizer=tokenizer,
         **({"pooling": "cls", "batch_size": 3, "precision": "fp32"} | given),
     )
     vectors = np.full((len(pairs), loaded.config.hidden_size), np.nan, dtype=np.float32)
@@ -161,7 +161,7 @@ def test_d2l_weights_represent_the_golden_texts_as_d2l_does(data_root, tmp_path)
     representer = TextEmbedder(
         build_pretraining(loaded, seed=0).bert,
         text=TextSection(max_len=64),
-        specials=load_tokenizer(loaded.tokenizer_path),
+        tokenizer=load_tokenizer(loaded.tokenizer_path),
         pooling="cls",
         batch_size=8,
         precision="fp32",

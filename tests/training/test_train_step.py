@@ -20,7 +20,7 @@ def _one_step(
     loader = BatchLoader(
         tiny.make_table(24, seed=1),
         text=TextSection(max_len=32),
-        specials=tiny.Specials(),
+        tokenizer=tiny.SpecialTokens(),
         max_tokens=16384,
         ranks=ranks,
         device=torch.device("cpu"),
@@ -76,7 +76,7 @@ def test_token_ids_are_the_batch_and_the_special_ones(tiny: ModuleType) -> None:
     loader = BatchLoader(
         table,
         text=TextSection(max_len=8),
-        specials=tiny.Specials(),
+        tokenizer=tiny.SpecialTokens(),
         max_tokens=64,
         ranks=current_ranks(),
         device=torch.device("cpu"),

@@ -27,7 +27,9 @@ BF16_EPS = 2.0**-8
 
 
 @dataclass(frozen=True)
-class Specials:
+class SpecialTokens:
+    """Stands in for a tokenizer where only these ids are read."""
+
     cls_id: int = 1
     sep_id: int = 2
     pad_id: int = 0
@@ -120,7 +122,7 @@ def run_finetune(
         train=train or make_table(num_rows, seed=1),
         valid=make_table(40, seed=2),
         labels=LABELS,
-        specials=Specials(),
+        tokenizer=SpecialTokens(),
         metric=metric,
         job_dir=JobDir(str(folder), "j-test"),
         hooks=hooks,

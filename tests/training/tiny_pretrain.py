@@ -3,6 +3,7 @@
 Tests get this module as the fixture `tiny_pretrain`, `pretrain_ranks_worker.py` imports it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,19 @@ from bertjobs.modeling import BertConfig, BertForPreTraining, build_pretraining
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.blocks import Block, BlockInfo
 from bertjobs.training.pretrain import PretrainResult, pretrain
-from bertjobs.training.pretrain_batches import InMemoryBlocks
 
 VOCAB_SIZE = 90
+
+
+@dataclass(frozen=True)
+class InMemoryBlocks:
+    """The blocks of a small corpus."""
+
+    blocks: Sequence[Block]
+    infos: Sequence[BlockInfo]
+
+    def get(self, number: int) -> Block:
+        return self.blocks[number]
 
 
 @dataclass(frozen=True)

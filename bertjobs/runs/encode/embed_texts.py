@@ -53,7 +53,7 @@ def embed_texts(
     embedder = TextEmbedder(
         build_pretraining(trained.loaded, seed=0).bert,
         text=trained.text,
-        specials=trained.tokenizer,
+        tokenizer=trained.tokenizer,
         pooling=config.model.pooling,
         batch_size=config.train.batch_size,
     )

@@ -128,7 +128,7 @@ class EmbedLines:
         self._embedder = TextEmbedder(
             ray.get(encoder[0]).to(device),
             text=text,
-            specials=ray.get(tokenizer[0]),
+            tokenizer=ray.get(tokenizer[0]),
             pooling=config.model.pooling,
             batch_size=config.train.batch_size,
             precision=config.train.precision,

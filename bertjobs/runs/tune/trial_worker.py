@@ -103,7 +103,7 @@ def _train(
         train=train,
         valid=inputs.valid_table(),
         labels=inputs.task.labels,
-        specials=inputs.tokenizer,
+        tokenizer=inputs.tokenizer,
         metric=work.metric,
         job_dir=folder,
         hooks=hooks,
