@@ -96,9 +96,7 @@ def _copy_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: Loade
     lacking = [name for name in missing if not name.startswith(_MAY_BE_NEW)]
     if lacking:
         raise ModelError(
-            f"{source.source} lacks {lacking[0]}"
-            + (f" and {len(lacking) - 1} more" if lacking[1:] else "")
-            + ".",
+            f"{source.source} lacks {lacking[0]}" + (f" and {len(lacking) - 1} more" if lacking[1:] else ""),
             hint="Its config.json describes another model: give --model the folder as it was published.",
         )
     for name, parameter in own.items():
@@ -117,7 +115,7 @@ def _check_shape(name: str, given: Tensor, parameter: Tensor, *, source: LoadedM
         hint = "The vocabulary and the weights do not belong together: give both as they were published."
     raise ModelError(
         f"{source.source}: {name} has shape {tuple(given.shape)}, "
-        f"but the configuration asks for {tuple(parameter.shape)}.",
+        f"but the configuration asks for {tuple(parameter.shape)}",
         hint=hint,
     )
 
@@ -125,12 +123,12 @@ def _check_shape(name: str, given: Tensor, parameter: Tensor, *, source: LoadedM
 def _check_head(source: LoadedModel, *, num_labels: int) -> None:
     if "classifier.weight" not in source.state_dict:
         raise ModelError(
-            f"{source.source} has no classifier: it is an encoder that was not fine-tuned.",
+            f"{source.source} has no classifier: it is an encoder that was not fine-tuned",
             hint="Fine-tune it first: bertjobs submit finetune --model ...",
         )
     num_classes = source.state_dict["classifier.weight"].shape[0]
     if num_classes != num_labels:
         raise ModelError(
-            f"{source.source} tells {num_classes} classes apart, but the task has {num_labels}.",
+            f"{source.source} has {num_classes} classes, but the task has {num_labels}",
             hint="Give the --task that the model was fine-tuned for.",
         )

@@ -109,7 +109,7 @@ class BertConfig:
         try:
             return cls(**{name: value for name, value in content.items() if name in known})
         except TypeError as e:
-            raise ModelError(f"{where}: config.json holds a value of the wrong type ({e}).") from e
+            raise ModelError(f"{where}: config.json holds a value of the wrong type ({e})") from e
 
     def to_json(self, *, architecture: str, labels: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the content of a `config.json`.

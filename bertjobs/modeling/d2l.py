@@ -78,7 +78,7 @@ def read_d2l(source: Path, *, cache: Path, num_heads: int | None) -> LoadedModel
     config = _config(tensors, num_heads=heads, source=source)
     if config.vocab_size != vocab_size:
         raise ModelError(
-            f"{source}: vocab.json has {vocab_size} entries, but the weights have {config.vocab_size}.",
+            f"{source}: vocab.json has {vocab_size} entries, but the weights have {config.vocab_size}",
             hint=_AGAIN,
         )
     return LoadedModel(
@@ -96,14 +96,14 @@ def _num_heads(source: Path, *, given: int | None) -> int:
     if name not in REGISTRY:
         if given is None:
             raise ModelError(
-                f"{source}: d2l's files do not say how many attention heads the model has.",
+                f"{source}: d2l's files do not say how many attention heads the model has",
                 hint="Say it with --num-heads N.",
             )
         return given
     known = REGISTRY[name].num_heads
     if given not in (None, known):
         raise ModelError(
-            f"{source} has {known} attention heads, not {given}.", hint="Leave model.num_heads out."
+            f"{source} has {known} attention heads, not {given}", hint="Leave model.num_heads out."
         )
     return known
 
@@ -114,7 +114,7 @@ def _unpack(path: Path, *, cache: Path) -> Path:
     published = REGISTRY[path.name].sha1 if path.name in REGISTRY else sha1
     if sha1 != published:
         raise ModelError(
-            f"{path} is cut short or tampered with: its sha1 is {sha1}, not {published}.", hint=_AGAIN
+            f"{path} is cut short or tampered with: its sha1 is {sha1}, not {published}", hint=_AGAIN
         )
     folder = cache / "models" / f"d2l-{sha1}"
     if folder.is_dir():
@@ -128,7 +128,7 @@ def _unpack(path: Path, *, cache: Path) -> Path:
                 (unpacked / name).write_bytes(archive.read(member))
             _move_unless_there(unpacked, folder)
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as e:
-        raise ModelError(f"{path} is cut short or tampered with ({e}).", hint=_AGAIN) from e
+        raise ModelError(f"{path} is cut short or tampered with ({e})", hint=_AGAIN) from e
     return folder
 
 
@@ -139,16 +139,16 @@ def _members(archive: zipfile.ZipFile, *, path: Path) -> dict[str, zipfile.ZipIn
         name = PurePosixPath(member.filename.replace("\\", "/"))
         if name.is_absolute() or ".." in name.parts or stat.S_ISLNK(member.external_attr >> 16):
             raise ModelError(
-                f"{path} holds {member.filename}, which points outside of the archive.", hint=_AGAIN
+                f"{path} holds {member.filename}, which points outside of the archive", hint=_AGAIN
             )
         if name.name in _FILES:
             found[name.name] = member
     missing = [name for name in _FILES if name not in found]
     if missing:
-        raise ModelError(f"{path} holds no {missing[0]}: it is not a d2l BERT archive.", hint=_AGAIN)
+        raise ModelError(f"{path} holds no {missing[0]}: it is not a d2l BERT archive", hint=_AGAIN)
     num_bytes = sum(member.file_size for member in found.values())
     if num_bytes > _MOST_BYTES:
-        raise ModelError(f"{path} would unpack to {num_bytes / 2**30:.0f} GiB; refused.", hint=_AGAIN)
+        raise ModelError(f"{path} would unpack to {num_bytes / 2**30:.0f} GiB; refused", hint=_AGAIN)
     return found
 
 
@@ -165,18 +165,16 @@ def _read_params(path: Path) -> dict[str, Tensor]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch.load names no error for a broken file: zip, pickle, EOF and runtime errors
         reason = " ".join(str(e).split())[:160]
-        raise ModelError(f"{path} is cut short or holds more than tensors ({reason}).", hint=_AGAIN) from e
+        raise ModelError(f"{path} is cut short or holds more than tensors ({reason})", hint=_AGAIN) from e
 
 
 def _read_vocabulary(path: Path) -> list[str]:
     try:
         words = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise ModelError(f"{path} cannot be read as JSON ({e}).", hint=_AGAIN) from e
+        raise ModelError(f"{path} cannot be read as JSON ({e})", hint=_AGAIN) from e
     if not isinstance(words, list):
-        raise ModelError(
-            f"{path} must hold a list of words, but holds a {type(words).__name__}.", hint=_AGAIN
-        )
+        raise ModelError(f"{path} must hold a list of words, but holds a {type(words).__name__}", hint=_AGAIN)
     return words
 
 
@@ -199,7 +197,7 @@ def _config(tensors: dict[str, Tensor], *, num_heads: int, source: Path) -> Bert
             embedding_layer_norm=False,
         )
     except KeyError as e:
-        raise ModelError(f"{source} lacks {e.args[0]}: it is not a d2l BERT.", hint=_AGAIN) from e
+        raise ModelError(f"{source} lacks {e.args[0]}: it is not a d2l BERT", hint=_AGAIN) from e
 
 
 _NAMES = {
@@ -242,4 +240,4 @@ def _huggingface_name(name: str, *, source: Path) -> str:
         for prefix, ours in _NAMES_OF_BLOCK.items():
             if rest.startswith(prefix):
                 return f"bert.encoder.layer.{index}.{ours}{rest.removeprefix(prefix)}"
-    raise ModelError(f"{source} holds {name}, which d2l's BERT has not.", hint=_AGAIN)
+    raise ModelError(f"{source} holds {name}, which d2l's BERT has not", hint=_AGAIN)

@@ -33,7 +33,7 @@ def load_weights(source: Path, *, cache: Path, num_heads: int | None = None) -> 
     configuration; `num_heads` (--num-heads) is missing for a d2l archive, or given for anything else.
     """
     if not source.exists():
-        raise ModelError(f"--model {source}: there is no such file or folder.")
+        raise ModelError(f"--model {source}: there is no such file or folder")
     if holds_d2l(source):
         return read_d2l(source, cache=cache, num_heads=num_heads)
     if num_heads is not None:
@@ -48,7 +48,7 @@ def read_folder(folder: Path) -> LoadedModel:
     """Read a Hugging Face checkpoint folder. Raises: ModelError."""
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"--model {folder}: there is no config.json.",
+            f"--model {folder}: there is no config.json",
             hint="Give a folder with config.json and model.safetensors, a d2l archive, a job id or a size.",
         )
     content = _read_json(folder / "config.json")
@@ -83,16 +83,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         return _read_shards(folder)
     if (folder / "pytorch_model.bin").is_file():
         return _read_pickled_tensors(folder / "pytorch_model.bin")
-    raise ModelError(
-        f"--model {folder}: there is no model.safetensors and no pytorch_model.bin.", hint=_AGAIN
-    )
+    raise ModelError(f"--model {folder}: there is no model.safetensors and no pytorch_model.bin", hint=_AGAIN)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as e:
-        raise ModelError(f"{path} is cut short or is no safetensors file ({e}).", hint=_AGAIN) from e
+        raise ModelError(f"{path} is cut short or is no safetensors file ({e})", hint=_AGAIN) from e
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:
@@ -101,7 +99,7 @@ def _read_shards(folder: Path) -> dict[str, Tensor]:
         tensors |= _read_safetensors(folder / name)
     missing = sorted(set(_weight_map(folder)) - set(tensors))
     if missing:
-        raise ModelError(f"{folder}: the shards lack {missing[0]} and {len(missing) - 1} more.", hint=_AGAIN)
+        raise ModelError(f"{folder}: the shards lack {missing[0]} and {len(missing) - 1} more", hint=_AGAIN)
     return tensors
 
 
@@ -113,9 +111,7 @@ def _shard_names(folder: Path) -> list[str]:
     names = sorted(set(_weight_map(folder).values()))
     for name in names:
         if Path(name).name != name:
-            raise ModelError(
-                f"{folder / _INDEX} names {name}, which lies outside of the folder.", hint=_AGAIN
-            )
+            raise ModelError(f"{folder / _INDEX} names {name}, which lies outside of the folder", hint=_AGAIN)
     return names
 
 
@@ -123,7 +119,7 @@ def _weight_map(folder: Path) -> dict[str, str]:
     """Return which shard holds which tensor."""
     index = _read_json(folder / _INDEX)
     if not isinstance(index.get("weight_map"), dict):
-        raise ModelError(f"{folder / _INDEX} has no weight_map.", hint=_AGAIN)
+        raise ModelError(f"{folder / _INDEX} has no weight_map", hint=_AGAIN)
     return index["weight_map"]
 
 
@@ -131,7 +127,7 @@ def _read_pickled_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch.load names no error for a broken file: zip, pickle, EOF and runtime errors
-        raise ModelError(f"{path} is cut short or holds more than tensors ({_line(e)}).", hint=_AGAIN) from e
+        raise ModelError(f"{path} is cut short or holds more than tensors ({_line(e)})", hint=_AGAIN) from e
 
 
 def _with_todays_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -162,9 +158,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise ModelError(f"{path} cannot be read as JSON ({_line(e)}).", hint=_AGAIN) from e
+        raise ModelError(f"{path} cannot be read as JSON ({_line(e)})", hint=_AGAIN) from e
     if not isinstance(content, dict):
-        raise ModelError(f"{path} must hold an object, but holds a {type(content).__name__}.", hint=_AGAIN)
+        raise ModelError(f"{path} must hold an object, but holds a {type(content).__name__}", hint=_AGAIN)
     return content
 
 

@@ -117,30 +117,30 @@ def _read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     is_whole = isinstance(manifest, dict) and manifest.keys() == {"version", "files"}
     if is_whole and manifest["version"] != _VERSION:
         raise ModelError(
-            f"Checkpoint {path.parent} has version {manifest['version']}, this program reads {_VERSION}.",
+            f"Checkpoint {path.parent} has version {manifest['version']}, this program reads {_VERSION}",
             hint="Resume it with the program that wrote it, or start a new job.",
         )
     if not is_whole or set(manifest["files"]) != {_MODEL, _OPTIMIZER, _STATE}:
-        raise ModelError(f"{path} does not describe a checkpoint of this program.", hint=_HINT)
+        raise ModelError(f"{path} does not describe a checkpoint of this program", hint=_HINT)
     for written in manifest["files"].values():
         if not isinstance(written, dict) or written.keys() != {"size_bytes", "sha256"}:
-            raise ModelError(f"{path} does not describe a checkpoint of this program.", hint=_HINT)
+            raise ModelError(f"{path} does not describe a checkpoint of this program", hint=_HINT)
     return dict(manifest["files"])
 
 
 def _verify(path: Path, *, size_bytes: int, sha256: str) -> None:
     if not path.is_file():
-        raise ModelError(f"Checkpoint file {path} is missing.", hint=_HINT)
+        raise ModelError(f"Checkpoint file {path} is missing", hint=_HINT)
     found_bytes = path.stat().st_size
     if found_bytes != size_bytes:
         raise ModelError(
             f"Checkpoint file {path} was cut short or changed: it has {found_bytes} bytes, {size_bytes} were "
-            "written.",
+            "written",
             hint=_HINT,
         )
     if sha256_of(path) != sha256:
         raise ModelError(
-            f"Checkpoint file {path} was changed: its SHA-256 is not the one written.", hint=_HINT
+            f"Checkpoint file {path} was changed: its SHA-256 is not the one written", hint=_HINT
         )
 
 
@@ -152,14 +152,14 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except SafetensorError as e:
-        raise ModelError(f"Checkpoint file {path} cannot be read: {e}.", hint=_HINT) from e
+        raise ModelError(f"Checkpoint file {path} cannot be read: {e}", hint=_HINT) from e
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as e:
-        raise ModelError(f"Checkpoint file {path} is not JSON: {e}.", hint=_HINT) from e
+        raise ModelError(f"Checkpoint file {path} is not JSON: {e}", hint=_HINT) from e
 
 
 def _synced_size_and_hash(path: Path) -> dict[str, Any]:

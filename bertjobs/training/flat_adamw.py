@@ -171,7 +171,7 @@ class FlatAdamW:
         fits = own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
         if not fits or (self._sparse_rows and not torch.equal(state[_WORD_IDS], own[_WORD_IDS].cpu())):
             raise ModelError(
-                "The checkpoint's moments belong to another model, to other frozen layers or to other data.",
+                "The checkpoint's moments belong to another model, to other frozen layers or to other data",
                 hint="Start a new job instead of resuming this one.",
             )
         # `own` holds views of AdamW's moments: copying into them loads the state.

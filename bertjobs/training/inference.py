@@ -132,8 +132,7 @@ def build_masked_language_model(loaded: LoadedModel) -> BertForPreTraining:
     missing = [name for name in head if name not in loaded.state_dict]
     if missing:
         raise ModelError(
-            f"--model {loaded.source} cannot fill masks: it has no masked-language-model head "
-            f"({missing[0]}).",
+            f"--model {loaded.source} cannot fill masks: it has no masked-language-model head ({missing[0]})",
             hint="Give a pretrained model; one that was fine-tuned has lost its head.",
         )
     return model

@@ -118,7 +118,7 @@ def memory_errors(train: TrainSection | PretrainTrainSection) -> Iterator[None]:
         if isinstance(e, torch.OutOfMemoryError) or "can't allocate memory" in str(e):
             raise OutOfMemory(
                 f"The step does not fit into memory with {train.microbatch_tokens} tokens at once on a "
-                "worker.",
+                "worker",
                 hint=_hint(can_recompute=isinstance(train, PretrainTrainSection)),
             ) from e
         raise

@@ -30,7 +30,7 @@ def training_dtype(precision: Precision, device: torch.device, *, cpuinfo: Path 
         return torch.bfloat16
     if precision == "bf16":
         raise ConfigError(
-            f"--precision bf16: this {_name(device)} has no bf16 arithmetic and would emulate it slowly.",
+            f"--precision bf16: this {_name(device)} has no bf16 arithmetic and would emulate it slowly",
             hint="Use --precision auto or --precision fp32.",
         )
     return torch.float32

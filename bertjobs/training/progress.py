@@ -208,7 +208,7 @@ class ProgressMeter:
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingError(
                 f"At step {num_done} of {num_steps} the loss is {loss:g} and the gradient's norm "
-                f"{grad_norm:g}, at a learning rate of {unread.lr:.3g}.",
+                f"{grad_norm:g}, at a learning rate of {unread.lr:.3g}",
                 hint="Try a lower --lr, more --warmup-ratio, or --precision fp32.",
             )
         steps_per_s, examples_per_s, tokens_per_s = self._speed.rates()

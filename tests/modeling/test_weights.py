@@ -128,7 +128,7 @@ def test_a_bare_encoder_gets_a_new_head_drawn_from_the_seed(small_config, tmp_pa
 
 def test_a_head_for_other_classes_is_refused(their_folder, tmp_path):
     loaded = load_weights(their_folder, cache=tmp_path)
-    with pytest.raises(ModelError, match=r"tells 3 classes apart, but the task has 2\. Give the --task"):
+    with pytest.raises(ModelError, match=r"has 3 classes, but the task has 2\. Give the --task"):
         build_classifier(loaded, num_labels=2, seed=0, keep_head=True)
 
 
@@ -171,10 +171,10 @@ def change_config(folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, "model_type is 'roberta', which is not built here. Give a BERT encoder"),
+        ({"model_type": "roberta"}, "model_type is 'roberta', which is not supported. Give a BERT encoder"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"is_decoder": True}, "is_decoder is True"),
-        ({"hidden_act": "swish"}, "hidden_act 'swish' is not supported. Known are gelu"),
+        ({"hidden_act": "swish"}, "hidden_act 'swish' is not supported. Supported are gelu"),
         ({"num_attention_heads": 5}, "hidden_size 32 cannot be divided among 5 heads"),
     ],
 )

@@ -102,7 +102,7 @@ def test_minilm_represents_as_in_transformers(minilm):
 def test_the_vector_of_a_text_does_not_depend_on_its_batch_on_any_processor(folder, monkeypatch, forced):
     monkeypatch.setenv("BERTJOBS_TEST_PRECISION", forced)
     alone = np.concatenate([represented(folder, [pair], precision="auto")[0] for pair in PAIRS])
-    monkeypatch.setitem(inference.MAX_TOKENS_AT_ONCE, "cpu", 20)
+    monkeypatch.setitem(inference.MAX_MICROBATCH_TOKENS, "cpu", 20)
     together, _ = represented(folder, PAIRS, batch_size=100, precision="auto")
     assert np.abs(alone - together).max() < 1e-5
 

@@ -111,7 +111,7 @@ def test_too_little_is_an_error_with_numbers_and_what_to_change(
         check_memory(model, need)
     assert caught.value.message == (
         "Training needs about 74.2 GB of memory on a worker, and there are 40.0 GB: 1.0 GB of weights, "
-        "1.1 GB of gradients, 2.1 GB of moments, 70.0 GB of activations."
+        "1.1 GB of gradients, 2.1 GB of moments, 70.0 GB of activations"
     )
     assert caught.value.hint == (
         "Lower --microbatch-tokens or set --activation-checkpointing: the result stays the same. Or take a "
