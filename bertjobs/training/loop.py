@@ -259,7 +259,8 @@ def train_step(
     optimizer.zero_grad()  # the losses too: they lie in the gradient buffer
     scalars = optimizer.scalars
     device_type = scalars.device.type
-    # One autocast block around all microbatches: it casts each weight once per step, not once per microbatch.
+    # One autocast block around all microbatches: what autocast casts (the heads) is cast once per step. The
+    # encoder's layers cast their weights themselves, once per microbatch.
     with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
         for microbatch in batch.microbatches:
             losses_K = losses(microbatch, batch)
