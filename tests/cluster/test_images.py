@@ -202,6 +202,12 @@ def test_services_that_others_depend_on_have_a_health_check():
             assert own or services[needed]["build"]["target"] in ("control", "ray")
 
 
+def test_the_dispatchers_health_check_asks_for_its_last_pass():
+    assert "9100/health" in compose()["services"]["dispatcher"]["healthcheck"]["test"][-1]
+    manifest = (CLUSTER / "kubernetes" / "dispatcher.yaml").read_text()
+    assert "path: /health" in manifest
+
+
 def test_grafana_reads_prometheus_and_the_dashboards():
     provisioning = CLUSTER / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources" / "prometheus.yaml").read_text())["datasources"]

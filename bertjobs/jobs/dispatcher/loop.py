@@ -18,6 +18,7 @@ from types import FrameType
 
 from bertjobs.errors import BertjobsError, ConfigError
 from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
+from bertjobs.jobs.dispatcher.leadership import LeadershipRenewal
 from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.metrics import QueueObserver, QueueSnapshot
 from bertjobs.jobs.dispatcher.state_cache import StateCache
@@ -95,6 +96,8 @@ class Dispatcher:
         """Whether the logs are known that an earlier dispatcher did not finish."""
         self._sizes: GangSizes | None = None
         self._term = 0
+        self.last_pass_at = clock()
+        """When a pass ended last."""
         self.has_more = False
         """Whether the last pass started as many jobs as one pass may, so that the next should follow at
         once."""
@@ -107,7 +110,8 @@ class Dispatcher:
         if not is_leading:
             self.reset()
             self._logs.stand_by()
-        self._observer.pass_finished(self._clock() - began, snapshot)
+        self.last_pass_at = self._clock()
+        self._observer.pass_finished(self.last_pass_at - began, snapshot)
         return is_leading
 
     def reset(self) -> None:
@@ -263,10 +267,11 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             env=driver_environment(settings),
             python=settings.node_python,
             timeouts=Timeouts(lease_s=settings.lease_s),
-            observer=_observer(settings, cleanup),
+            observer=_observer(settings, store, cleanup),
             logs=copier,
         )
-        for thread in (poller, cleaner, copier):
+        renewal = LeadershipRenewal(store, last_pass_at=lambda: dispatcher.last_pass_at)
+        for thread in (poller, cleaner, copier, renewal):
             thread.start()
             cleanup.callback(thread.close)
         cleanup.callback(_resign, store)
@@ -275,13 +280,13 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             _run_pass(dispatcher, store)
 
 
-def _observer(settings: Settings, cleanup: ExitStack) -> QueueObserver:
+def _observer(settings: Settings, store: DispatchStore, cleanup: ExitStack) -> QueueObserver:
     if settings.metrics_port is None:
         return QueueObserver()
     # prometheus_client takes 60 ms to import.
     from bertjobs.jobs.dispatcher.prometheus import MetricsServer, QueueMetrics
 
-    metrics = QueueMetrics()
+    metrics = QueueMetrics(holds_lease=lambda: store.holds_lease)
     cleanup.callback(MetricsServer(metrics, port=settings.metrics_port).close)
     return metrics
 

@@ -39,7 +39,7 @@ BUILD = Metric(
 LEADER = Metric(
     name="bertjobs_leader",
     kind="gauge",
-    help="1 while this dispatcher leads the queue, 0 while it stands by.",
+    help="1 while this dispatcher leads the queue, 0 while it stands by or its leadership has expired.",
 )
 JOBS = Metric(
     name="bertjobs_jobs",

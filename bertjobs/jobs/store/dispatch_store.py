@@ -3,6 +3,7 @@ refused after another dispatcher has taken over. Knows nothing of Ray."""
 
 import json
 import logging
+import time
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
@@ -44,15 +45,31 @@ class DispatchStore:
         self.term = 0
         """Of our leadership; 0 while another one leads."""
         self._lease_ms = int(lease_s * 1000)
+        self._leads_until = 0.0
         # Bounded by MAX_SKIPPED: whoever fills Redis with bad records must not fill our memory.
         self._skipped: set[str] = set()
 
     def lead(self) -> bool:
         """Take or renew the leadership. Returns whether we lead. Raises: RedisDown."""
+        asked_at = time.monotonic()
         term, _ = self.connection.run("lead", owner=self.owner, lease_ms=self._lease_ms)
         # A script refuses a write whose term is not the newest, so a leader that was paused cannot write.
         self.term = int(term)
+        self._leads_until = asked_at + self._lease_ms / 1000 if self.term else 0.0
         return self.term > 0
+
+    def renew(self) -> bool:
+        """Renew the leadership if it is ours still; the term stays. Raises: RedisDown."""
+        asked_at, term = time.monotonic(), self.term
+        found, _ = self.connection.run("lead", owner=self.owner, lease_ms=self._lease_ms, only_renew=True)
+        is_ours = bool(term) and int(found) == term
+        self._leads_until = asked_at + self._lease_ms / 1000 if is_ours else 0.0
+        return is_ours
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether our leadership has certainly not expired, by our own clock."""
+        return time.monotonic() < self._leads_until
 
     def resign(self) -> None:
         """Let another dispatcher take over at once."""

@@ -1,6 +1,7 @@
 """The metrics as Prometheus reads them."""
 
 import socket
+import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
@@ -112,6 +113,36 @@ def test_a_standby_reports_only_that_it_does_not_lead(world, submit, scrape):
     found = scrape()
     assert found["bertjobs_leader",] == 0
     assert not [key for key in found if key[0] == "bertjobs_jobs"]
+
+
+def test_a_leader_whose_lease_is_gone_reports_that_it_does_not_lead(world):
+    held = [True]
+    metrics = QueueMetrics(clock=lambda: world.now_s, holds_lease=lambda: held[0])
+    world.dispatcher._observer = metrics
+    world.turn()
+    assert metrics.registry.get_sample_value("bertjobs_leader") == 1
+    held[0] = False  # and no pass has noticed it
+    assert metrics.registry.get_sample_value("bertjobs_leader") == 0
+
+
+def test_the_health_check_fails_when_the_last_pass_is_older_than_a_minute(world, metrics):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    server = MetricsServer(metrics, port=port)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    address = f"http://127.0.0.1:{port}/health"
+    try:
+        world.turn()
+        world.now_s += 60
+        with opener.open(address, timeout=10) as answer:
+            assert answer.read() == b"The last pass ended 60 s ago.\n"
+        world.now_s += 1
+        with pytest.raises(urllib.error.HTTPError, match="503") as raised:
+            opener.open(address, timeout=10)
+        raised.value.close()
+    finally:
+        server.close()
 
 
 def test_a_port_in_use_is_an_error_that_names_the_variable(metrics):
