@@ -17,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeVar
 
 from bertjobs.errors import LeaseLost
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 OFFLINE_S = 10.0
 """How long progress is dropped unsent after Redis did not answer: each attempt may delay training."""
+HEARTBEAT_RESTART_S = 1.0
+"""Pause before a heartbeat process that has died is started again."""
 OUTAGE_S = 120.0
 """How long publishing and finishing wait while Redis is down."""
 
@@ -61,7 +63,7 @@ class JobSession:
         self._progress = Throttle(self._send_progress, interval_s=PROGRESS_INTERVAL_S)
         self._offline_until = float("-inf")
         self._has_stepped = False
-        self._heartbeat: subprocess.Popen[bytes] | None = None
+        self._heartbeat: _Heartbeat | None = None
 
     @classmethod
     def open(cls, settings: Settings, *, job_id: str, attempt: int, token: int) -> "JobSession":
@@ -183,33 +185,17 @@ class JobSession:
     def keep_alive(self) -> Iterator[None]:
         """Send heartbeats for the duration of the block, from a process that a busy step loop cannot starve.
 
-        That process ends with this one. When the token is refused or the job is cancelled it sends us
-        SIGTERM; `command()` then tells which it was.
+        That process ends with this one, and is started again where it ends before. When the token is
+        refused or the job is cancelled it sends us SIGTERM; `command()` then tells which it was.
         """
-        attempt = f"{self.job.id} {self.attempt.number} {self.attempt.token}"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bertjobs.jobs.driver.heartbeat", *attempt.split(), str(os.getpid())],
-            # Closes however this process ends, SIGKILL included: the heartbeat then ends as well.
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert process.stdin is not None and process.stdout is not None
-        # It is read between steps, which must not wait for a heartbeat.
-        os.set_blocking(process.stdout.fileno(), False)
-        self._heartbeat = process
+        self._heartbeat = _Heartbeat(self.job.id, attempt=self.attempt.number, token=self.attempt.token)
         try:
             yield
         finally:
             # Its last word may have come with the signal that ended the block.
             self._read_heartbeat_output()
-            self._heartbeat = None
-            process.stdin.close()  # its signal to end
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
+            heartbeat, self._heartbeat = self._heartbeat, None
+            heartbeat.close()
 
     def close(self) -> None:
         """Send the last progress and close the connection. The lease stays."""
@@ -229,11 +215,7 @@ class JobSession:
         """Read what the heartbeat process wrote before it sent us a signal."""
         if self._heartbeat is None:
             return
-        assert self._heartbeat.stdout is not None
-        try:
-            words = os.read(self._heartbeat.stdout.fileno(), 4096).split()
-        except BlockingIOError:
-            return  # it has written nothing
+        words = self._heartbeat.words()
         if b"lost" in words:
             self._lost = LeaseLost(f"{self.job.id}: attempt {self.attempt.number} no longer owns the job")
         if b"cancel" in words:
@@ -266,3 +248,71 @@ class JobSession:
     def _note_outage(self, error: RedisDown) -> None:
         self._offline_until = time.monotonic() + OFFLINE_S
         logger.warning("%s attempt %d: not reported: %s", self.job.id, self.attempt.number, error.message)
+
+
+class _Heartbeat:
+    """The heartbeat process, as long as the driver lives: one that dies is replaced.
+
+    A driver that trains on without a heartbeat would be taken for lost, and its attempt ended.
+    """
+
+    def __init__(self, job_id: str, *, attempt: int, token: int) -> None:
+        self._arguments = [job_id, str(attempt), str(token), str(os.getpid())]
+        self._lock = threading.Lock()
+        self._words: list[bytes] = []
+        self._is_closed = threading.Event()
+        self.process = self._start()
+        # A thread: while a worker group trains, nothing else runs in the driver.
+        self._thread = threading.Thread(target=self._watch, name="heartbeat-watch", daemon=True)
+        self._thread.start()
+
+    def words(self) -> list[bytes]:
+        """Return the words that it has written so far, before the signals that it sent."""
+        with self._lock:
+            self._read()
+            return list(self._words)
+
+    def close(self) -> None:
+        """End the process."""
+        self._is_closed.set()
+        with self._lock:  # from here on none is started
+            process = self.process
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.close()  # its signal to end
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._thread.join()
+        process.stdout.close()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bertjobs.jobs.driver.heartbeat", *self._arguments],
+            # Closes however this process ends, SIGKILL included: the heartbeat then ends as well.
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        # It is read between steps, which must not wait for a heartbeat.
+        os.set_blocking(process.stdout.fileno(), False)
+        return process
+
+    def _watch(self) -> None:
+        # It exits with 0 once the attempt has ended, or when it has told us to stop.
+        while (code := self.process.wait()) != 0 and not self._is_closed.wait(HEARTBEAT_RESTART_S):
+            logger.warning("the heartbeat process ended (exit code %d); starting another one", code)
+            with self._lock:
+                if self._is_closed.is_set():
+                    return
+                self._read()
+                assert self.process.stdin is not None and self.process.stdout is not None
+                self.process.stdin.close()
+                self.process.stdout.close()
+                self.process = self._start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        with suppress(BlockingIOError):  # it has written nothing
+            self._words += os.read(self.process.stdout.fileno(), 4096).split()

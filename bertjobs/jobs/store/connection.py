@@ -73,6 +73,16 @@ class IdTaken(QueueError):
     """Another job has this id already."""
 
 
+class KeyTaken(QueueError):
+    """The user's job with this idempotency key has another configuration."""
+
+    def __init__(self, key: str | None, job_id: str) -> None:
+        super().__init__(
+            f"--idempotency-key {key} was given before, to {job_id}, with another configuration",
+            hint="Give another key, or the same configuration.",
+        )
+
+
 class RecordInvalid(QueueError):
     """Redis holds something under a job's id that no version of ours has written."""
 

@@ -18,7 +18,7 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
     bj:limits                 hash user -> GPUs that the user's jobs may hold together
     bj:drain                  hash by, at: while it exists nothing starts
     bj:expiry                 sorted set of ended jobs by the time from which they may be forgotten
-    bj:idempotency            hash key -> job id
+    bj:idempotency            hash [user, key] -> job id
     bj:leader, bj:term        the leading dispatcher (expires), and a counter of leaders: the fencing token
     bj:wake                   list of at most one entry; pushed when the dispatcher should look
     bj:job:<id>               hash: the job
@@ -38,7 +38,7 @@ from typing import Any
 
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Event, Job, JobSummary, State, new_job_id
-from bertjobs.jobs.store.connection import Connection, IdTaken, WrongState, open_connection
+from bertjobs.jobs.store.connection import Connection, IdTaken, KeyTaken, WrongState, open_connection
 from bertjobs.jobs.store.records import SUMMARY_COLUMNS, event_of, job_of, summaries_of
 from bertjobs.settings import Settings
 
@@ -69,12 +69,14 @@ class JobStore:
         hold: bool = False,
         keep_s: float | None = None,
     ) -> tuple[Job, bool]:
-        """Store a job and queue it. Returns the job and whether it is new: a known key returns its first job.
+        """Store a job and queue it. Returns the job and whether it is new: a key that the user has given
+        before returns its first job.
 
         `uses` are jobs whose artefacts it reads; they are kept as long as it is. Without `keep_s` it is kept
         until someone cleans up.
 
-        Raises: QueueError: Redis is down, or `after` or `uses` names an unknown job.
+        Raises: QueueError: Redis is down, or `after` or `uses` names an unknown job. KeyTaken: the job of
+            this key has another configuration.
         """
         assert abs(priority) <= MAX_PRIORITY, f"priority {priority} is checked by the caller"
         fields = {
@@ -105,7 +107,10 @@ class JobStore:
                     uses=list(uses),
                     hold=hold,
                 )
-                return job_of(document), bool(created)
+                job = job_of(document)
+                if not created and (job.kind != kind or job.config != json.loads(fields["config"])):
+                    raise KeyTaken(idempotency_key, job.id)
+                return job, bool(created)
             except IdTaken:
                 continue  # two jobs of the same second drew the same three letters
 

@@ -182,7 +182,26 @@ def test_the_heartbeat_process_survives_a_redis_that_refuses_writes(world, sessi
             wait_for(lambda: client.info("errorstats")["errorstat_ERR"]["count"] >= before + 3)
         last = client.hget(key, "heartbeat_at")
         wait_for(lambda: client.hget(key, "heartbeat_at") != last)
-        assert session._heartbeat.poll() is None
+        assert session._heartbeat.process.poll() is None
+
+
+def test_a_heartbeat_process_that_died_is_started_again(world, session, monkeypatch, caplog):
+    client, key = world.connection.client, f"bj:job:{session.job.id}:a1"
+    monkeypatch.setenv("BERTJOBS_REDIS_URL", world.connection.where)
+    monkeypatch.setenv("BERTJOBS_RAY_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.setenv("BERTJOBS_LEASE_S", "0.5")
+    monkeypatch.setattr("bertjobs.jobs.driver.session.HEARTBEAT_RESTART_S", 0.0)
+    with session.keep_alive():
+        wait_for(lambda: client.hget(key, "heartbeat_at"))
+        first = session._heartbeat.process
+        first.kill()
+        first.wait()
+        client.hdel(key, "heartbeat_at")
+        wait_for(lambda: client.hget(key, "heartbeat_at"))
+        second = session._heartbeat.process
+        assert second.pid != first.pid
+    assert second.poll() is not None
+    assert "the heartbeat process ended" in caplog.text
 
 
 def wait_for(condition):

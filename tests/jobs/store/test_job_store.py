@@ -6,7 +6,7 @@ import pytest
 
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import State
-from bertjobs.jobs.store.connection import JobUnknown
+from bertjobs.jobs.store.connection import JobUnknown, KeyTaken
 
 pytestmark = pytest.mark.redis
 
@@ -46,9 +46,54 @@ def test_a_submitted_job_is_stored_whole_and_queued(store):
 
 def test_a_known_key_finds_its_first_job(store, submit):
     first = submit(idempotency_key="nightly")
-    again, created = store.submit("finetune", {}, storage="/x", resources={}, idempotency_key="nightly")
+    again, created = submit_again(store, key="nightly")
     assert (again.id, created) == (first, False)
     assert sum(store.count().values()) == 1
+
+
+def submit_again(store, *, key, user="ada", kind="finetune", epochs=1):
+    config = {"train": {"epochs": epochs}}
+    return store.submit(kind, config, storage="/x", resources={}, user=user, idempotency_key=key)
+
+
+def test_a_key_belongs_to_its_user(store, submit, connection):
+    first = submit(idempotency_key="nightly")
+    bobs, created = submit_again(store, key="nightly", user="bob", epochs=2)
+    assert created and bobs.id != first
+    assert submit_again(store, key="nightly")[0].id == first
+    assert submit_again(store, key="nightly", user="bob", epochs=2)[0].id == bobs.id
+
+
+@pytest.mark.parametrize("other", [{"epochs": 2}, {"kind": "pretrain"}])
+def test_a_key_with_another_configuration_is_an_error(store, submit, other):
+    first = submit(idempotency_key="nightly")
+    with pytest.raises(KeyTaken, match=f"nightly was given before, to {first}, with another configuration"):
+        submit_again(store, key="nightly", **other)
+    assert sum(store.count().values()) == 1
+
+
+def test_a_key_that_an_earlier_version_stored_is_found_by_its_user(store, submit, connection):
+    first = submit(idempotency_key="nightly")
+    connection.client.delete("bj:idempotency")
+    connection.client.hset("bj:idempotency", "nightly", first)
+    assert submit_again(store, key="nightly")[0].id == first
+    assert submit_again(store, key="nightly", user="bob")[1], "another user's key is another one"
+    store.cancel(first)
+    connection.run("forget", id=first)
+    assert not connection.client.hexists("bj:idempotency", "nightly")
+
+
+def test_a_search_that_makes_progress_has_no_faults_in_a_row(store, submit, connection, world):
+    search = submit()
+    world.turn()
+    driver, client = world.driver(search), connection.client
+    for num_ended in (1, 2):
+        client.hset(f"bj:job:{search}", "num_faults", 5)
+        driver.publish_checkpoint("search.json", step=num_ended)
+        assert store.get(search).num_faults == 0
+    client.hset(f"bj:job:{search}", "num_faults", 5)
+    driver.publish_checkpoint("search.json", step=2)
+    assert store.get(search).num_faults == 5, "no trial has ended since"
 
 
 def test_the_queue_is_ordered_by_priority_then_by_submission(store, submit):

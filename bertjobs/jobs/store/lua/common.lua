@@ -36,6 +36,9 @@ local function is_job_id(id) return type(id) == 'string' and string.match(id, '^
 local function job_key(id) return 'bj:job:' .. id end
 local function attempt_key(id, n) return 'bj:job:' .. id .. ':a' .. n end
 
+-- Return the field of bj:idempotency for a key: two users may use the same one.
+local function idempotency_field(user, key) return cjson.encode({user or '', key}) end
+
 -- Return the full id that begins with a prefix; otherwise nil and the error.
 local function find(prefix)
   if prefix == '' then return nil, 'UNKNOWN' end

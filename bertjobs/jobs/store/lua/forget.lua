@@ -5,7 +5,7 @@
 -- Errors: NOT_LEADER, STATE (it has not ended), ALIVE (its driver is not known to be gone).
 if arg.term and not leads(arg.term) then return {'NOT_LEADER', arg.id} end
 local key = job_key(arg.id)
-local state, n, key_given = unpack(redis.call('HMGET', key, 'state', 'num_attempts', 'idempotency_key'))
+local state, n, key_given, user = unpack(redis.call('HMGET', key, 'state', 'num_attempts', 'idempotency_key', 'user'))
 if not state then return {'OK', 'forgotten'} end  -- our own call, sent again
 -- The race: a user may have retried the job since it was listed.
 if not TERMINAL[state] then return {'STATE', state} end
@@ -21,7 +21,11 @@ end
 for _, index in ipairs({'bj:all', 'bj:ids', 'bj:state:' .. state, 'bj:expiry', 'bj:changed'}) do
   redis.call('ZREM', index, arg.id)
 end
-if key_given then redis.call('HDEL', 'bj:idempotency', key_given) end
+if key_given then
+  for _, field in ipairs({idempotency_field(user, key_given), key_given}) do  -- submit.lua explains the second one
+    if redis.call('HGET', 'bj:idempotency', field) == arg.id then redis.call('HDEL', 'bj:idempotency', field) end
+  end
+end
 for i = 1, tonumber(n) do
   redis.call('DEL', attempt_key(arg.id, i))
   redis.call('SREM', 'bj:logs', arg.id .. ' ' .. i)

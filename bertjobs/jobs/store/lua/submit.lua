@@ -1,4 +1,4 @@
--- Store a new job and queue it, or find the job with the same idempotency key.
+-- Store a new job and queue it, or find the job that its user submitted with the same idempotency key.
 -- ARGV: id, nonce, fields, after, uses, hold, idempotency_key (optional).
 -- Reply: 1 (new) or 0 (found), the JSON document of the job.
 -- Errors: INVALID (not an id), TAKEN (another job has this id), UNKNOWN (a job in `after` or `uses`).
@@ -10,8 +10,11 @@ if nonce then
   return {'TAKEN', arg.id}
 end
 if arg.idempotency_key then
-  local first = redis.call('HGET', 'bj:idempotency', arg.idempotency_key)
-  if first then return {'OK', 0, read(first)} end
+  -- Until 0.1 keys did not name their user: what is found under such a key counts for the user of its job only.
+  for _, field in ipairs({idempotency_field(arg.fields.user, arg.idempotency_key), arg.idempotency_key}) do
+    local first = redis.call('HGET', 'bj:idempotency', field)
+    if first and redis.call('HGET', job_key(first), 'user') == arg.fields.user then return {'OK', 0, read(first)} end
+  end
 end
 for _, others in ipairs({arg.after, arg.uses}) do
   for _, other in ipairs(others) do
@@ -29,7 +32,7 @@ end
 for name, value in pairs(arg.fields) do redis.call('HSET', key, name, value) end
 if arg.idempotency_key then
   redis.call('HSET', key, 'idempotency_key', arg.idempotency_key)
-  redis.call('HSET', 'bj:idempotency', arg.idempotency_key, arg.id)
+  redis.call('HSET', 'bj:idempotency', idempotency_field(arg.fields.user, arg.idempotency_key), arg.id)
 end
 redis.call('ZADD', 'bj:all', seq, arg.id)
 redis.call('ZADD', 'bj:ids', 0, arg.id)
