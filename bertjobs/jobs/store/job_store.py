@@ -108,7 +108,7 @@ class JobStore:
                     hold=hold,
                 )
                 job = job_of(document)
-                if not created and (job.kind != kind or job.config != json.loads(fields["config"])):
+                if not created and (job.kind != kind or job.config != json.loads(json.dumps(config))):
                     raise KeyTaken(idempotency_key, job.id)
                 return job, bool(created)
             except IdTaken:
