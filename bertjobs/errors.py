@@ -27,6 +27,8 @@ class BertjobsError(Exception):
     exit_code: ClassVar[int] = 1
     failure: ClassVar[str] = "UserError"
     """Failure class, from which `bertjobs.jobs.retry` decides whether the job is retried."""
+    may_pass: bool = False
+    """Whether the same work may succeed later although nobody changes anything."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
@@ -65,6 +67,10 @@ class ModelError(UsageError):
 class StorageError(UsageError):
     failure = "StorageError"
 
+    def __init__(self, message: str, *, hint: str = "", may_pass: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.may_pass = may_pass
+
 
 class QueueError(UsageError):
     failure = "QueueError"
@@ -72,6 +78,10 @@ class QueueError(UsageError):
 
 class DownloadError(UsageError):
     failure = "DownloadError"
+
+    def __init__(self, message: str, *, hint: str = "", may_pass: bool = True) -> None:
+        super().__init__(message, hint=hint)
+        self.may_pass = may_pass
 
 
 class RunError(BertjobsError):

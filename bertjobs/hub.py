@@ -65,7 +65,9 @@ def _model_info(name: str, endpoint: str | None) -> "ModelInfo":
         return HfApi(endpoint=endpoint).model_info(name, files_metadata=True)
     except RepositoryNotFoundError as e:
         raise DownloadError(
-            f"The hub has no model {name}, or you have no access to it", hint=f"Please {_INSTEAD}."
+            f"The hub has no model {name}, or you have no access to it",
+            hint=f"Please {_INSTEAD}.",
+            may_pass=False,
         ) from e
     except (HTTPError, OSError, ValueError) as e:  # ValueError: the answer is not the hub's
         cause = str(e).strip().splitlines()
@@ -87,6 +89,7 @@ def _needed_files(info: "ModelInfo") -> list["RepoSibling"]:
         raise DownloadError(
             f"The model {info.id} on the hub has no {lacking}",
             hint="Give --model another model, or a folder.",
+            may_pass=False,
         )
     names = ["config.json", weights, *(name for name in _TOKENIZER if name in files)]
     if weights.endswith(".index.json"):

@@ -351,4 +351,5 @@ def _storage_errors(where: str) -> Iterator[None]:
 
 def _storage_error(where: str, number: int, cause: str) -> StorageError:
     hint = _HINTS.get(number, _HINT)
-    return StorageError(f"{where}: {cause.rstrip('.')}", hint=hint)
+    may_pass = number not in _HINTS and number not in (errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG)
+    return StorageError(f"{where}: {cause.rstrip('.')}", hint=hint, may_pass=may_pass)

@@ -160,8 +160,9 @@ def test_a_rename_that_fails_puts_the_former_folder_back(job_dir, tmp_path, monk
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse_the_new_one)
-    with pytest.raises(StorageError, match="Input/output error"):
+    with pytest.raises(StorageError, match="Input/output error") as raised:
         publish(job_dir, "model", "latter")
+    assert raised.value.may_pass, "the next attempt may find the storage well"
     assert names_in(tmp_path / "j-1") == ["model"]
     assert job_dir.read_bytes("model/file") == b"former"
 

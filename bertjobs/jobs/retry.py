@@ -3,6 +3,7 @@
 failure                                                          decision
 ------------------------------------------------------------    ------------------------------------------
 infrastructure (driver, worker or node lost, ...)                RETRYING from the last checkpoint, uncharged
+storage or a download that may work again later                 as infrastructure
 the job itself (data, config, an exception in the step)          RETRYING up to `max_retries`, then FAILED
 out of memory, another version than the dispatcher's             FAILED: it would fail again
 the queue was drained                                            RETRYING at once, uncharged, not a fault
@@ -19,6 +20,7 @@ INFRASTRUCTURE = frozenset(
         "DriverLost",  # its heartbeats stopped and Ray reports that it is gone
         "DriverStopped",  # SIGTERM from outside: the node is shut down, or someone stopped the Ray Job
         "WorkerLost",  # a training process was killed
+        "HostOutOfMemory",  # Ray killed it, because its node ran out of memory
         "NodeLost",
         "StartDeadline",  # the workers did not start in time
         "SubmitFailed",  # Ray refused the job, or the driver ended before its first report
@@ -43,6 +45,8 @@ class Failure:
     word: str
     """Its class: `failure` of our errors, or one of `INFRASTRUCTURE`."""
     message: str
+    may_pass: bool = False
+    """Whether it is a fault, although its class is not always one: storage or a server was away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +80,7 @@ def _decide(failure: Failure, *, num_faults: int, num_charged: int, max_retries:
         return RetryDecision(state=State.RETRYING, reason="Draining", message=message, is_free=True)
     if failure.word == "Cancelled":
         return RetryDecision(state=State.CANCELLED, reason="Cancelled", message=failure.message)
-    if failure.word in INFRASTRUCTURE:
+    if failure.word in INFRASTRUCTURE or failure.may_pass:
         return _after_fault(failure, num_faults=num_faults)
     if failure.word in FINAL or num_charged >= max_retries:
         return RetryDecision(state=State.FAILED, reason=failure.word, message=failure.message)
@@ -95,7 +99,7 @@ def failure_of(error: BaseException) -> Failure:
     """Classify an exception: ours by their class, Ray's as RayError, others as an error of the user's
     code."""
     if isinstance(error, BertjobsError):
-        return Failure(word=error.failure, message=str(error))
+        return Failure(word=error.failure, message=str(error), may_pass=error.may_pass)
     if type(error).__module__.split(".")[0] == "ray":
         return Failure(word="RayError", message=_one_line(error))
     return Failure(word="UserError", message=f"{type(error).__name__}: {_one_line(error)}")

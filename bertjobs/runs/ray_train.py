@@ -46,6 +46,12 @@ class WorkerLost(RunError):
     failure = "WorkerLost"
 
 
+class HostOutOfMemory(WorkerLost):
+    """Ray killed a worker, because the node's main memory (not a device's) was nearly used up."""
+
+    failure = "HostOutOfMemory"
+
+
 def run_group(
     worker: Callable[[Work], Any], work: Work, *, grant: Grant, run_name: str, settings: Settings
 ) -> Any:
@@ -92,6 +98,8 @@ def run_task(worker: Callable[[Work], Any], work: Work, *, grant: Grant) -> Any:
     try:
         with task_errors():
             return ray.get(task.remote(work))
+    except ray.exceptions.OutOfMemoryError as e:
+        raise _host_out_of_memory() from e
     except ray.exceptions.WorkerCrashedError as e:
         raise WorkerLost("The process that did the work was killed") from e
 
@@ -153,8 +161,17 @@ def _cause_of(error: BaseException) -> BertjobsError:
         return ours[0]
     if failures and not any(_is_of_ray(failure) or _lost_its_peer(failure) for failure in failures):
         return _as_ours(failures[0])
+    if any(isinstance(failure, ray.exceptions.OutOfMemoryError) for failure in failures):
+        return _host_out_of_memory()
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return WorkerLost(f"A training worker was lost: {' '.join(lines[1:2])}")
+
+
+def _host_out_of_memory() -> HostOutOfMemory:
+    return HostOutOfMemory(
+        "Ray killed a process of the job, because its node ran out of memory",
+        hint="Others may have used it up; if it happens again, ask for fewer workers per node.",
+    )
 
 
 def _is_of_ray(failure: BaseException) -> bool:

@@ -1,5 +1,7 @@
 """What becomes of a job after a bad end."""
 
+import pickle
+
 import pytest
 
 from bertjobs import errors
@@ -31,6 +33,22 @@ def test_the_jobs_own_fault_is_final_unless_retries_were_asked_for(word):
     asked = decided(word, max_retries=1)
     assert (asked.state, asked.charged, asked.delay_s) == (State.RETRYING, True, 2)
     assert decided(word, max_retries=1, num_charged=1).state is State.FAILED
+
+
+@pytest.mark.parametrize(
+    "error", [errors.StorageError("nfs: Input/output error", may_pass=True), errors.DownloadError("no route")]
+)
+def test_storage_or_a_server_that_is_away_is_a_fault_that_ends_after_some_tries(error):
+    failure = failure_of(pickle.loads(pickle.dumps(error)))  # it comes from a worker
+    decision = decide(failure, num_faults=0, num_charged=0, max_retries=0)
+    assert (decision.state, decision.charged, decision.delay_s) == (State.RETRYING, False, 2)
+    given_up = decide(failure, num_faults=MAX_FAULTS, num_charged=0, max_retries=0)
+    assert (given_up.state, given_up.reason) == (State.FAILED, error.failure)
+
+
+def test_storage_that_someone_has_to_mend_ends_the_job():
+    failure = failure_of(errors.StorageError("/disk: No space left on device"))
+    assert decide(failure, num_faults=0, num_charged=0, max_retries=0).state is State.FAILED
 
 
 def test_out_of_memory_is_not_tried_again_even_when_asked():

@@ -2,7 +2,7 @@
 
 import pytest
 import ray.train
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 from bertjobs.errors import DataError, TrainingError
 from bertjobs.jobs.job import Grant
@@ -36,6 +36,11 @@ def test_an_exception_of_the_training_code_is_the_jobs_own_fault():
 )
 def test_a_killed_worker_is_lost_whichever_rank_noticed(failures):
     assert type(_cause_of(group_error(failures))) is WorkerLost
+
+
+def test_a_worker_that_ray_killed_for_memory_has_a_class_of_its_own():
+    error = group_error({0: RuntimeError("Connection closed by peer"), 1: OutOfMemoryError("low on memory")})
+    assert _cause_of(error).failure == "HostOutOfMemory"
 
 
 def test_a_controller_that_gave_up_is_the_clusters_fault():

@@ -190,7 +190,7 @@ def _failure_of(trial: TuneTrial) -> tuple[str, str]:
     """Return failure class and message of an actor that ended without recording one itself."""
     text = Path(trial.error_file).read_text(errors="replace") if trial.error_file else ""
     if "OutOfMemoryError" in text:
-        return "OutOfMemory", "Ray killed the trial's process, because the node ran out of memory"
+        return "HostOutOfMemory", "Ray killed the trial's process, because the node ran out of memory"
     if "ActorDiedError" in text or "RayActorError" in text or "The actor" in text:
         return "WorkerLost", "The process that ran the trial was killed"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
