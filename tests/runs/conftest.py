@@ -104,7 +104,7 @@ class Cluster:
                     for line in (folder / "environ").read_text(errors="replace").split("\0")
                     if "=" in line
                 )
-                title = (folder / "cmdline").read_text(errors="replace").replace("\0", " ")
+                title = (folder / "cmdline").read_text(errors="replace").replace("\0", " ").strip()
             except OSError:
                 continue  # it ended meanwhile
             if env.get("BERTJOBS_HOME") == str(self.home):
