@@ -127,7 +127,7 @@ def test_a_driver_finds_ray_and_the_addresses_of_this_stack(settings):
     )
     started_job(paths, "driver", script)
     until(lambda: cluster_of(paths).job("driver").has_ended, "the driver has ended")
-    log = cluster_of(paths).log("driver")
+    log = b"".join(cluster_of(paths).log("driver")).decode()
     assert f"cpus {float(ray_head.num_cpus())}" in log, log
     assert f"redis {read_record(paths.record_file('redis')).address}" in log, log
 
