@@ -18,7 +18,7 @@ from typing import Any
 import ray
 
 from bertjobs.config import JobConfig
-from bertjobs.errors import ConfigError
+from bertjobs.errors import ConfigError, RunError
 from bertjobs.jobs.driver.throttle import Throttle, is_last_step
 from bertjobs.jobs.job import Grant, State, iso
 from bertjobs.jobs.scheduling.sizing import exceeds, size_workers
@@ -161,11 +161,31 @@ def _grant(config: JobConfig) -> Grant:
 def _ray() -> Iterator[None]:
     """Join the Ray that RAY_ADDRESS names, as any Ray program does; else start one for the run."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # its 15 lets any other program take the cores
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    _start_ray()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_ray() -> None:
+    """Start Ray, or join one, and try once more where it did not come up within Ray's fixed 30 s.
+
+    Raises: RunError: it did not come up the second time either.
+    """
+    for attempt in (1, 2):
+        try:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as e:  # Ray raises nothing more specific where its node is slow to start
+            if "timed out during startup" not in str(e):
+                raise
+            ray.shutdown()
+            if attempt == 2:
+                raise RunError(
+                    "Ray did not start within 30 s, twice",
+                    hint="The machine may be too busy, or short of memory: try again when less runs on it.",
+                ) from e
 
 
 @contextmanager

@@ -28,7 +28,8 @@ def parse(line: str) -> None:
     command, words = main, shlex.split(line)
     parent = None
     while isinstance(command, click.Group):
-        parent = click.Context(command, info_name=command.name, parent=parent)
+        settings = command.context_settings if parent is None else {}  # children inherit the names of --help
+        parent = click.Context(command, info_name=command.name, parent=parent, **settings)
         name, found, words = command.resolve_command(parent, words)
         assert name is not None
         assert found is not None

@@ -42,7 +42,8 @@ def parse(line: str) -> None:
     command: click.Command = main
     words, parent = shlex.split(re.sub(r"\{\{ .*? \}\}", "JOB", line)), None
     while isinstance(command, click.Group):
-        parent = click.Context(command, info_name=command.name, parent=parent)
+        settings = command.context_settings if parent is None else {}  # children inherit the names of --help
+        parent = click.Context(command, info_name=command.name, parent=parent, **settings)
         _, found, words = command.resolve_command(parent, words)
         assert found is not None
         command = found

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bertjobs.errors import RunError
+from bertjobs.runs import foreground
 from bertjobs.runs.foreground import FileReporter
 from bertjobs.storage import JobDir
 
@@ -42,6 +44,34 @@ def test_the_last_progress_of_a_phase_is_written(tmp_path, written, end):
     end(reporter)
     assert written == [1, 3]
     assert JobDir(str(tmp_path), "run").read_json("progress.json")["step"] == 3
+
+
+@pytest.mark.parametrize(("num_slow_starts", "is_up"), [(0, True), (1, True), (2, False)])
+def test_a_ray_that_is_slow_to_start_is_tried_once_more(monkeypatch, num_slow_starts, is_up):
+    starts = []
+
+    def init(**_):
+        starts.append(1)
+        if len(starts) <= num_slow_starts:
+            raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(foreground.ray, "init", init)
+    monkeypatch.setattr(foreground.ray, "shutdown", lambda: None)
+    if is_up:
+        foreground._start_ray()
+    else:
+        with pytest.raises(RunError, match="did not start within 30 s, twice"):
+            foreground._start_ray()
+    assert len(starts) == min(num_slow_starts + 1, 2)
+
+
+def test_another_error_of_ray_is_raised_as_it_is(monkeypatch):
+    def init(**_):
+        raise ConnectionError("no such address")
+
+    monkeypatch.setattr(foreground.ray, "init", init)
+    with pytest.raises(ConnectionError, match="no such address"):
+        foreground._start_ray()
 
 
 @pytest.mark.ray
