@@ -18,6 +18,7 @@ CpuPrecision = Literal["bf16", "fp32"]
 
 DEFAULT_MAX_UPLOAD_MB = 1000.0
 DEFAULT_LEASE_S = 15.0
+DEFAULT_KEEP_INPUTS_S = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +175,24 @@ class Settings:
             meaning="How long a job that was submitted without --keep is kept after its end.",
         )
     )
+    keep_inputs_s: float = field(
+        metadata=_setting(
+            "KEEP_INPUTS_S",
+            "seconds > 0",
+            default=f"{DEFAULT_KEEP_INPUTS_S:g} (30 days)",
+            meaning="How long the dispatcher keeps input files that were uploaded, since a job was last "
+            "submitted with them. Those of jobs that have not ended are always kept.",
+        )
+    )
+    max_inputs_mb: float | None = field(
+        metadata=_setting(
+            "MAX_INPUTS_MB",
+            "number > 0",
+            default="no limit",
+            meaning="Most megabytes of uploaded input files; beyond, the dispatcher removes those that were "
+            "used least recently and belong to no job that has not ended.",
+        )
+    )
     metrics_port: int | None = field(
         metadata=_setting(
             "METRICS_PORT",
@@ -239,6 +258,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         node_python=env.get("BERTJOBS_NODE_PYTHON") or sys.executable,
         lease_s=_positive(env, "BERTJOBS_LEASE_S", DEFAULT_LEASE_S),
         keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
+        keep_inputs_s=_positive(env, "BERTJOBS_KEEP_INPUTS_S", DEFAULT_KEEP_INPUTS_S),
+        max_inputs_mb=_positive(env, "BERTJOBS_MAX_INPUTS_MB", 0.0, unit="MB") or None,
         metrics_port=_port(env, "BERTJOBS_METRICS_PORT"),
         test_precision=forced_cpu_precision(env),
     )

@@ -22,8 +22,9 @@ import shutil
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,26 @@ class JobDir:
             selector = FileSelector(f"{base}/{name}", allow_not_found=True)
             return sorted(info.base_name for info in fs.get_file_info(selector))
 
+    def list_files(self, name: str) -> "Sequence[StoredFile]":
+        """Return the files below a folder, at any depth; none if it does not exist. Raises: StorageError."""
+        with _storage_errors(self.path_of(name)):
+            if not self._is_remote:
+                folder = self._local / name
+                return [StoredFile.of(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+            fs, base = self._filesystem()
+            from pyarrow.fs import FileSelector
+
+            selector = FileSelector(f"{base}/{name}", allow_not_found=True, recursive=True)
+            return [
+                StoredFile(
+                    name=info.path.removeprefix(f"{base}/{name}/"),
+                    size_bytes=info.size,
+                    modified_at_s=(info.mtime_ns or 0) / 1e9,
+                )
+                for info in fs.get_file_info(selector)
+                if info.is_file
+            ]
+
     def remove(self, name: str) -> None:
         """Remove a file or folder if it exists. Raises: StorageError: no permission to remove a file.
 
@@ -250,6 +271,23 @@ class JobDir:
         with _storage_errors(self.uri):
             fs, base = FileSystem.from_uri(self.uri)
         return fs, base
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """One file below a folder."""
+
+    name: str
+    """Its path below the folder."""
+    size_bytes: int
+    modified_at_s: float
+    """Seconds since 1970, by the clock of the file system."""
+
+    @classmethod
+    def of(cls, path: Path, folder: Path) -> "StoredFile":
+        """Describe a file of the local file system."""
+        found = path.stat()
+        return cls(name=str(path.relative_to(folder)), size_bytes=found.st_size, modified_at_s=found.st_mtime)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

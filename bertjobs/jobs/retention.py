@@ -17,6 +17,7 @@ It is pruned first: if the process is killed in between, the next cleanup finds 
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from bertjobs.jobs.job import is_job_id
 from bertjobs.jobs.store.connection import Connection, WrongState
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.records import Skip, readable
+from bertjobs.jobs.uploads import clean_uploads, keys_in
 from bertjobs.storage import JobDir, StorageRoots
 from bertjobs.training.run_state import checkpoint_name
 
@@ -36,6 +38,8 @@ PAGE = 100
 """Jobs that the dispatcher cleans up at a time."""
 UNLIMITED = 2**31
 CLEAN_INTERVAL_S = 300.0
+INPUTS_INTERVAL_S = 3600.0
+"""An object store is asked for every file that was sent, so less often."""
 _CHECKPOINTS, _REMOVED_FOLDERS = "checkpoints", (LOG_FOLDER, "tensorboard")
 
 
@@ -177,6 +181,17 @@ def _removable(ended: EndedJob) -> Iterator[str]:
                 yield f"{_CHECKPOINTS}/{name}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class InputLimits:
+    """What is kept of the input files that were sent into a storage."""
+
+    storage: str
+    keep_s: float | None
+    """Since a job was last submitted with them; None: for good."""
+    max_bytes: float | None
+    """All together; None: no limit."""
+
+
 class CleanupThread:
     """Cleans up every few minutes while we lead, from `start` to `close`.
 
@@ -184,9 +199,13 @@ class CleanupThread:
     dispatcher.
     """
 
-    def __init__(self, store: DispatchStore, *, roots: StorageRoots) -> None:
+    def __init__(
+        self, store: DispatchStore, *, roots: StorageRoots, inputs: "InputLimits | None" = None
+    ) -> None:
         self._store = store
         self._roots = roots
+        self._inputs = inputs
+        self._inputs_cleaned_at = float("-inf")
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cleanup", daemon=True)
 
@@ -212,6 +231,19 @@ class CleanupThread:
                 job.folder,
                 ", ".join(job.removed) or "nothing",
             )
+        if self._inputs is not None and time.monotonic() - self._inputs_cleaned_at >= INPUTS_INTERVAL_S:
+            self._inputs_cleaned_at = time.monotonic()
+            self._clean_inputs(self._inputs)
+
+    def _clean_inputs(self, limits: "InputLimits") -> None:
+        gone = clean_uploads(
+            limits.storage, used=self._used_inputs, keep_s=limits.keep_s, max_bytes=limits.max_bytes
+        )
+        if gone:
+            logger.info("%d uploads removed from %s/inputs: %s", len(gone), limits.storage, ", ".join(gone))
+
+    def _used_inputs(self) -> set[str]:
+        return {key for config in self._store.unfinished_configs() for key in keys_in(config)}
 
     def _run(self) -> None:
         while not self._is_closed.wait(CLEAN_INTERVAL_S):

@@ -1,8 +1,8 @@
 """Bring files that only the submitting machine has to the nodes of a shared cluster.
 
 `submit` sends them into the storage, under a name made of their content, so that the same file is sent once;
-the driver fetches them from an object store. Files in the storage, or in a folder that the nodes share, stay
-where they are. Imports no ray.
+the driver fetches them from an object store, and checks them against the list that was written last. Files in
+the storage, or in a folder that the nodes share, stay where they are. Imports no ray.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from typing import Any
 from bertjobs.config import JobConfig, with_values
 from bertjobs.config.load import Config
 from bertjobs.errors import ConfigError
+from bertjobs.jobs.uploads import INPUTS, MANIFEST, check_upload, is_whole, manifest_of, note_use
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files
@@ -32,8 +33,6 @@ FLAG_OF_PATH = {
     "model.vocab": "--vocab",
 }
 """Where a configuration names files; their paths are absolute here."""
-INPUTS = "inputs"
-"""The folder of the storage that contains them: inputs/<content key>/<name>."""
 READ_BY_ALL_NODES = ("pretrain", "encode")
 """Kinds whose data each node opens itself, its own part; for the others the driver reads the data."""
 
@@ -62,15 +61,23 @@ def send_inputs(kind: str, config: Config, *, settings: Settings, announce: Anno
 def fetch_inputs(config: Config, *, storage: str, cache: Path) -> Config:
     """Return the config with local copies of the files that were sent into an object store.
 
-    Raises: StorageError: one of them cannot be read.
+    Copies are checked by size and checksum; what was sent into a folder that the nodes share, by size.
+
+    Raises: StorageError: one of them cannot be read, or is not whole.
     """
     folder = JobDir(storage, INPUTS)
-    fetched = {}
+    prefix, fetched = folder.path_of("").rstrip("/") + "/", {}
     for path in FLAG_OF_PATH:
         value = _value(config, path)
-        if value is not None and folder.is_remote and value.startswith(f"{folder.uri}/"):
-            key, name = value.removeprefix(f"{folder.uri}/").split("/")
-            fetched[path] = str(_fetch(folder, key, cache / INPUTS) / name)
+        if value is None or not value.startswith(prefix):
+            continue
+        key, name = value.removeprefix(prefix).split("/")
+        if folder.is_remote:
+            fetched[path] = str(_fetch(folder, key, name, cache=cache / INPUTS) / name)
+        elif folder.exists(
+            f"{key}/{MANIFEST}"
+        ):  # earlier versions wrote none, and moved a whole folder there
+            check_upload(Path(folder.path_of(key)), where=folder.path_of(key), reads_content=False)
     return with_values(config, fetched)
 
 
@@ -129,10 +136,15 @@ def _check_unseen(kind: str, unseen: dict[str, Path], settings: Settings) -> Non
 
 def _send(local: Path, storage: str, announce: Announce) -> str:
     key, folder = content_key(local), JobDir(storage, INPUTS)
-    if not folder.exists(key):
+    if not is_whole(folder, key):
         announce(f"Sending {local} to {folder.path_of(key)}")
         with folder.new_dir(key) as scratch:
             _copy(local, scratch)
+            manifest = manifest_of(scratch)
+        # Last: an upload whose `submit` was killed before is not taken for whole.
+        folder.write_json(f"{key}/{MANIFEST}", manifest)
+    else:
+        note_use(folder, key)
     return folder.path_of(f"{key}/{local.name}")
 
 
@@ -152,7 +164,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(path).parts))
 
 
-def _fetch(folder: JobDir, key: str, cache: Path) -> Path:
+def _fetch(folder: JobDir, key: str, name: str, *, cache: Path) -> Path:
     """Return a local copy of one input; several drivers on a node may fetch it at the same time."""
     target = cache / key
     if target.exists():
@@ -161,6 +173,9 @@ def _fetch(folder: JobDir, key: str, cache: Path) -> Path:
     with folder.open_dir(key) as source, tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as scratch:
         copied = Path(scratch) / key
         shutil.copytree(source, copied)
+        # Where an earlier version sent it there is no list, but the key is a checksum of all of it.
+        if (copied / MANIFEST).exists() or content_key(copied / name) != key:
+            check_upload(copied, where=folder.path_of(key), reads_content=True)
         if not target.exists():
             copied.rename(target)
     return target

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.config import ConfigLayer, load_config
-from bertjobs.errors import ConfigError
+from bertjobs.errors import ConfigError, StorageError
 from bertjobs.runs.input_files import content_key, fetch_inputs, send_inputs
 from bertjobs.settings import Settings, load_settings
 from bertjobs.text.corpus.files import member_name
@@ -169,3 +169,92 @@ def open_from_folder(monkeypatch: pytest.MonkeyPatch, bucket: str, folder: Path)
 def test_a_config_that_names_no_sent_file_is_left_as_it_is(shared, tmp_path):
     config = finetune(data__path="/data/snli")
     assert fetch_inputs(config, storage="/storage", cache=tmp_path) == config
+
+
+@pytest.fixture
+def bucket(shared, tmp_path, monkeypatch) -> Settings:
+    """Return the settings of a cluster whose storage is an object store, here a folder."""
+    name = f"mock-{tmp_path.name}"
+    open_from_folder(monkeypatch, name, tmp_path / "bucket")
+    return replace(shared, storage=f"s3://{name}/jobs", shared_folders=())
+
+
+def upload_folder(settings: Settings, data: Path, tmp_path: Path) -> Path:
+    """Return where the folder that stands in for the bucket has the upload."""
+    return tmp_path / "bucket" / settings.storage.removeprefix("s3://") / "inputs" / content_key(data)
+
+
+def test_half_an_upload_of_a_killed_submit_is_sent_again(bucket, data, tmp_path, monkeypatch):
+    config = finetune(data__path=str(data))
+    with monkeypatch.context() as patch:
+        patch.setattr("bertjobs.storage.JobDir._upload", upload_one_file)
+        with pytest.raises(KeyboardInterrupt):
+            send_inputs("finetune", config, settings=bucket, announce=quiet)
+    said: list[str] = []
+    sent = send_inputs("finetune", config, settings=bucket, announce=said.append)
+    assert said == [f"Sending {data} to {bucket.storage}/inputs/{content_key(data)}"]
+    here = fetch_inputs(sent, storage=bucket.storage, cache=tmp_path / "cache")
+    assert (Path(here.data.path) / "sub" / "dev.jsonl").read_text() == "dev"
+
+
+def upload_one_file(self, scratch: Path, name: str) -> None:
+    """Upload the first file, and be killed."""
+    first = min(path for path in scratch.rglob("*") if path.is_file())
+    fs, base = self._filesystem()
+    fs.create_dir(f"{base}/{name}/{first.parent.name}", recursive=True)
+    with fs.open_output_stream(f"{base}/{name}/{first.relative_to(scratch)}") as f:
+        f.write(first.read_bytes())
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"),
+    [
+        (lambda folder: (folder / ".bertjobs-upload.json").unlink(), "the upload was interrupted"),
+        (
+            lambda folder: (folder / "snli_1.0" / "sub" / "dev.jsonl").unlink(),
+            "snli_1.0/sub/dev.jsonl is missing",
+        ),
+        (
+            lambda folder: (folder / "snli_1.0" / "snli_1.0_train.jsonl").write_text("tra"),
+            "snli_1.0/snli_1.0_train.jsonl has 3 bytes of 5",
+        ),
+        (
+            lambda folder: (folder / "snli_1.0" / "snli_1.0_train.jsonl").write_text("TRAIN"),
+            "snli_1.0/snli_1.0_train.jsonl has another SHA-256 than the file that was sent",
+        ),
+        (
+            lambda folder: (folder / ".bertjobs-upload.json").write_text("{"),
+            "its list of files, .bertjobs-upload.json, cannot be read",
+        ),
+    ],
+)
+def test_an_upload_that_is_not_whole_is_not_used(bucket, data, tmp_path, damage, error):
+    sent = send_inputs("finetune", finetune(data__path=str(data)), settings=bucket, announce=quiet)
+    damage(upload_folder(bucket, data, tmp_path))
+    if error == "the upload was interrupted":  # without a list, the key tells whether all is there
+        (upload_folder(bucket, data, tmp_path) / "snli_1.0" / "sub" / "dev.jsonl").unlink()
+    with pytest.raises(StorageError) as raised:
+        fetch_inputs(sent, storage=bucket.storage, cache=tmp_path / "cache")
+    assert raised.value.message == f"{bucket.storage}/inputs/{content_key(data)} is not whole: {error}"
+    assert raised.value.hint.startswith("Submit the job again from the machine that has the files")
+    assert not (tmp_path / "cache" / "inputs" / content_key(data)).exists()
+
+
+def test_a_whole_upload_of_an_earlier_version_is_used(bucket, data, tmp_path):
+    sent = send_inputs("finetune", finetune(data__path=str(data)), settings=bucket, announce=quiet)
+    (upload_folder(bucket, data, tmp_path) / ".bertjobs-upload.json").unlink()
+    here = fetch_inputs(sent, storage=bucket.storage, cache=tmp_path / "cache")
+    assert (Path(here.data.path) / "sub" / "dev.jsonl").read_text() == "dev"
+
+
+def test_a_shortened_file_in_a_shared_folder_is_noticed_and_sent_again(shared, data, tmp_path):
+    config = finetune(data__path=str(data))
+    sent = send_inputs("finetune", config, settings=shared, announce=quiet)
+    file = Path(sent.data.path) / "sub" / "dev.jsonl"
+    file.write_text("")
+    with pytest.raises(StorageError, match=r"snli_1.0/sub/dev.jsonl has 0 bytes of 3"):
+        fetch_inputs(sent, storage=shared.storage, cache=tmp_path / "cache")
+    send_inputs("finetune", config, settings=shared, announce=quiet)
+    assert file.read_text() == "dev"
+    assert fetch_inputs(sent, storage=shared.storage, cache=tmp_path / "cache") == sent

@@ -26,7 +26,7 @@ from bertjobs.jobs.dispatcher.supervisor import Supervisor
 from bertjobs.jobs.ray.api import RayApi, RayRefused, RayUnreachable, ray_token
 from bertjobs.jobs.ray.code_package import code_to_send
 from bertjobs.jobs.ray.poller import RayPoller
-from bertjobs.jobs.retention import CleanupThread
+from bertjobs.jobs.retention import CleanupThread, InputLimits
 from bertjobs.jobs.scheduling.admission import GangSizes, admit, totals_of
 from bertjobs.jobs.scheduling.types import (
     SHORT_OF_RESOURCES,
@@ -258,7 +258,7 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
         store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S)
         ray = RayApi(settings.ray_address, token=ray_token(), code=code_to_send(settings))
         roots = StorageRoots(settings.allowed_storage)
-        poller, cleaner = RayPoller(ray), CleanupThread(store, roots=roots)
+        poller, cleaner = RayPoller(ray), CleanupThread(store, roots=roots, inputs=_input_limits(settings))
         copier = LogCopier(store, ray, roots=roots)
         dispatcher = Dispatcher(
             store,
@@ -278,6 +278,15 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
         logger.info("dispatching from %s to %s as %s", connection.where, settings.ray_address, owner)
         while not should_stop():
             _run_pass(dispatcher, store)
+
+
+def _input_limits(settings: Settings) -> InputLimits:
+    max_mb = settings.max_inputs_mb
+    return InputLimits(
+        storage=settings.storage,
+        keep_s=settings.keep_inputs_s,
+        max_bytes=None if max_mb is None else max_mb * 1e6,
+    )
 
 
 def _observer(settings: Settings, store: DispatchStore, cleanup: ExitStack) -> QueueObserver:

@@ -193,6 +193,23 @@ class DispatchStore:
         """Record that a log is `complete`, or given up as `incomplete`. Raises: NotLeader, RedisDown."""
         self.connection.run("end_log", term=self.term, id=job_id, number=attempt, outcome=outcome)
 
+    def unfinished_configs(self) -> Iterator[str]:
+        """Read the configurations of all jobs that have not ended, as text, in pages. Raises: RedisDown."""
+        client: Any = self.connection.client
+        for state in (state for state in State if not state.is_terminal):
+            first = 0
+            while True:
+                with self.connection.errors():
+                    ids = client.zrange(f"bj:state:{state}", first, first + BATCH_SIZE - 1)
+                    with client.pipeline(transaction=False) as pipe:
+                        for job_id in ids:
+                            pipe.hget(f"bj:job:{job_id}", "config")
+                        configs = pipe.execute()
+                yield from (config for config in configs if config)
+                if len(ids) < BATCH_SIZE:
+                    break
+                first += BATCH_SIZE
+
     def _stamp(self, attempts: Sequence[LiveAttempt], **fields: Any) -> None:
         if attempts:
             names = [[live.job_id, live.number] for live in attempts]
