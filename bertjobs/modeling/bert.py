@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.dropout import DropoutPool, HiddenMask, TokenMasks
+from bertjobs.modeling.cpu.dropout import DropoutPool, HiddenMask, TokenMasks
+from bertjobs.modeling.cpu.kernels import add_norm, attend, attend_packed, look_up, packs, project
 from bertjobs.modeling.inputs import AttentionLayout, GroupedLayout, ModelInputs, PackedLayout
-from bertjobs.modeling.kernels import add_norm, attend, attend_packed, look_up, packs, project
 
 
 class BertModel(nn.Module):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from bertjobs.modeling.bert import BertModel, Linear, activation_of, in_autocast_dtype
 from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.dropout import DropoutPool
+from bertjobs.modeling.cpu.dropout import DropoutPool
+from bertjobs.modeling.cpu.masked_loss import masked_cross_entropy, masked_scores
 from bertjobs.modeling.inputs import ModelInputs
-from bertjobs.modeling.masked_loss import masked_cross_entropy, masked_scores
 
 
 class BertForSequenceClassification(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bertjobs.config.finetune import TrainSection
 from bertjobs.config.sections import TextSection
-from bertjobs.modeling.dropout import row_keys
+from bertjobs.modeling.cpu.dropout import row_keys
 from bertjobs.modeling.inputs import ModelInputs, PaddedGroup
 from bertjobs.text import ragged
 from bertjobs.text.batching import (

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertjobs.config.finetune import FinetuneConfig
+from bertjobs.modeling.cpu.flat_adamw import build_optimizer
 from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
@@ -16,7 +17,6 @@ from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch, make_batch_sampler
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
-from bertjobs.training.flat_adamw import build_optimizer
 from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.progress import FinetuneResult, Hooks

@@ -22,12 +22,12 @@ from torch import Tensor
 from bertjobs.config.finetune import TrainSection
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.config.sections import OptimSection
-from bertjobs.modeling.dropout import DropoutPool
+from bertjobs.modeling.cpu.dropout import DropoutPool
+from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP, FlatAdamW
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.storage import JobDir
 from bertjobs.training.checkpoint import Checkpoint, publish_checkpoint, read_published_checkpoint
 from bertjobs.training.distributed import Ranks, current_ranks
-from bertjobs.training.flat_adamw import CLOCK, LOSSES, STOP, FlatAdamW
 from bertjobs.training.memory import memory_errors
 from bertjobs.training.metrics_log import MetricsLine, MetricsLog
 from bertjobs.training.objective import AnyStepBatch, Objective

@@ -15,8 +15,8 @@ from bertjobs.config.finetune import TrainSection
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.errors import OutOfMemory
 from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.kernels import packs
-from bertjobs.modeling.masked_loss import chunk_bytes
+from bertjobs.modeling.cpu.kernels import packs
+from bertjobs.modeling.cpu.masked_loss import chunk_bytes
 from bertjobs.training.precision import autocast
 
 _FP32 = 4

@@ -8,16 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from bertjobs.config.pretrain import PretrainConfig, PretrainTrainSection
+from bertjobs.modeling.cpu.flat_adamw import build_optimizer
 from bertjobs.modeling.heads import BertForPreTraining
+from bertjobs.modeling.param_groups import num_trained
 from bertjobs.storage import JobDir
 from bertjobs.text.pretraining.masking import Masker
 from bertjobs.text.pretraining.pairing import Pairing
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.distributed import current_ranks
-from bertjobs.training.flat_adamw import build_optimizer
 from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
-from bertjobs.training.param_groups import num_trained
 from bertjobs.training.precision import training_dtype
 from bertjobs.training.pretrain_batches import (
     BlockSource,

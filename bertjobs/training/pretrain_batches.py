@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertjobs.modeling.dropout import row_keys
+from bertjobs.modeling.cpu.dropout import row_keys
 from bertjobs.modeling.inputs import ModelInputs
 from bertjobs.text.batching import share_of_rank, split_microbatches
 from bertjobs.text.corpus.blocks import Block, BlockInfo, group_small_blocks

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bertjobs.errors import TrainingError
-from bertjobs.training.flat_adamw import CLOCK, LOSSES, STOP
+from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
 from bertjobs.training.metrics import Metrics
 from bertjobs.training.objective import AnyStepBatch, Objective
 from bertjobs.training.run_state import RunState

@@ -27,9 +27,9 @@ from bertjobs.modeling import (
     build_classifier,
     row_keys,
 )
+from bertjobs.modeling.cpu.flat_adamw import build_optimizer
 from bertjobs.text.batching import GROUP_OVERHEAD, group_lengths
 from bertjobs.training.distributed import current_ranks
-from bertjobs.training.flat_adamw import build_optimizer
 
 CONFIG = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 BATCH_SIZE, NUM_CLASSES, NUM_WORDPIECES = 32, 3, 9000  # the SNLI sample of 8,580 pairs uses 8,9xx wordpieces

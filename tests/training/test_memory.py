@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bertjobs.errors import OutOfMemory
 from bertjobs.modeling import BertConfig, BertForPreTraining
-from bertjobs.modeling.dropout import DropoutPool
+from bertjobs.modeling.cpu.dropout import DropoutPool
 from bertjobs.training import memory
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining, free_bytes
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 
 from bertjobs.config.sections import OptimSection, TextSection
-from bertjobs.modeling.dropout import DropoutPool
+from bertjobs.modeling.cpu.dropout import DropoutPool
+from bertjobs.modeling.cpu.flat_adamw import LOSSES, STOP, FlatAdamW, build_optimizer
 from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch
 from bertjobs.training.distributed import current_ranks
-from bertjobs.training.flat_adamw import LOSSES, STOP, FlatAdamW, build_optimizer
 from bertjobs.training.loop import train_step
 
 

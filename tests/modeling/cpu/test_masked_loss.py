@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bertjobs.modeling import masked_loss
-from bertjobs.modeling.masked_loss import masked_cross_entropy, masked_scores
+from bertjobs.modeling.cpu import masked_loss
+from bertjobs.modeling.cpu.masked_loss import masked_cross_entropy, masked_scores
 
 V, D = 97, 16
 

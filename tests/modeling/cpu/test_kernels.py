@@ -15,9 +15,9 @@ from bertjobs.modeling import (
     build_classifier,
     row_keys,
 )
-from bertjobs.modeling.dropout import TokenMasks
+from bertjobs.modeling.cpu.dropout import TokenMasks
+from bertjobs.modeling.cpu.kernels import add_norm, attend, project
 from bertjobs.modeling.inputs import GroupedLayout, PackedLayout
-from bertjobs.modeling.kernels import add_norm, attend, project
 
 CONFIG = BertConfig(
     vocab_size=50,

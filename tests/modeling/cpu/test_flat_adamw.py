@@ -5,9 +5,9 @@ import torch
 
 from bertjobs.config.sections import OptimSection
 from bertjobs.errors import ConfigError, ModelError
+from bertjobs.modeling.cpu.flat_adamw import FlatAdamW, build_optimizer
+from bertjobs.modeling.param_groups import depth_of, freeze, parameter_groups
 from bertjobs.training.distributed import current_ranks
-from bertjobs.training.flat_adamw import FlatAdamW, build_optimizer
-from bertjobs.training.param_groups import depth_of, freeze, parameter_groups
 
 USED = torch.tensor([0, 1, 2, 5, 7, 11, 60])
 TOUCHED = torch.tensor([1, 5, 60])

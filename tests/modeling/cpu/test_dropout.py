@@ -14,7 +14,7 @@ from bertjobs.modeling import (
     pad_rows,
     row_keys,
 )
-from bertjobs.modeling.dropout import NUM_POOL_ROWS, TokenMasks
+from bertjobs.modeling.cpu.dropout import NUM_POOL_ROWS, TokenMasks
 
 LENGTHS = (4, 6, 6, 9)
 

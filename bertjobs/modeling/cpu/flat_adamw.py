@@ -19,15 +19,15 @@ Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", alg
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from bertjobs.config.sections import OptimSection
 from bertjobs.errors import ModelError
-from bertjobs.training.distributed import Ranks
-from bertjobs.training.param_groups import ParamGroup, freeze, parameter_groups
-from bertjobs.training.sparse_rows import SparseRows
+from bertjobs.modeling.cpu.sparse_rows import SparseRows
+from bertjobs.modeling.param_groups import ParamGroup, freeze, parameter_groups
 
 _ALIGN = 16
 """Floats in 64 bytes: where allocators put tensors, and where kernels want them."""
@@ -60,6 +60,16 @@ def build_optimizer(
     if word_table is not None and token_ids_U is not None and word_table.weight.requires_grad:
         sparse_rows = SparseRows(word_table, token_ids_U=token_ids_U)
     return FlatAdamW(dict(model.named_parameters()), groups=groups, sparse_rows=sparse_rows, optim=optim)
+
+
+class Ranks(Protocol):
+    """The processes that train the same model; `training.distributed.Ranks` is one."""
+
+    def all_reduce(self, *tensors: Tensor) -> None:
+        """Replace each tensor by its sum over the ranks, in place."""
+
+    def broadcast(self, *tensors: Tensor) -> None:
+        """Overwrite each tensor by rank 0's."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ optimizer keeps them. They know tensors and layouts, no modules.
 Shape suffixes: N: tokens (or first tokens only). D: hidden size. I, O: inputs and outputs of a linear layer.
 V: rows of a table. E: head size. Of one group: L: length. G: rows * heads.
 Source: Vaswani et al. 2017, sections 3.1 and 3.2.1 (post-norm, attention). The plain version, which
-    `tests/modeling/test_kernels.py` compares with, is torch's own operators.
+    `tests/modeling/cpu/test_kernels.py` compares with, is torch's own operators.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bertjobs.modeling.dropout import AttentionMask, HiddenMask
+from bertjobs.modeling.cpu.dropout import AttentionMask, HiddenMask
 from bertjobs.modeling.inputs import AttentionGroup, GroupedLayout, PackedLayout
 
 
