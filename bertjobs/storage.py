@@ -7,6 +7,7 @@ A job's folder, under `BERTJOBS_STORAGE/<job id>/`:
     checkpoints/<name>/         training state to resume from; Redis says which one counts, under the lease
     model/                      the model to use: config.json, model.safetensors, vocabulary, bertjobs.json
     metrics.json                the final metrics
+    results/                    which attempts have succeeded, with their metrics and artefacts
     metrics.jsonl               the series behind the curves, a step or an epoch a line
     predictions.parquet         texts, labels, predictions, probabilities
     embeddings/part-*.parquet   lines and their vectors

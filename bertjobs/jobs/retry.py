@@ -66,6 +66,10 @@ class RetryDecision:
     """Class of the failure; empty for none."""
 
 
+SUCCESS = RetryDecision(state=State.SUCCEEDED, reason="", message="")
+"""The decision about an attempt that has done its work."""
+
+
 def decide(failure: Failure, *, num_faults: int, num_charged: int, max_retries: int) -> RetryDecision:
     """Decide from the failure and from the earlier failures of the job."""
     decision = _decide(failure, num_faults=num_faults, num_charged=num_charged, max_retries=max_retries)

@@ -15,6 +15,7 @@ from types import FrameType
 
 from bertjobs import __version__
 from bertjobs.errors import BertjobsError, LeaseLost, RunError
+from bertjobs.jobs.attempt_result import AttemptResult
 from bertjobs.jobs.driver.session import JobSession
 from bertjobs.settings import Settings, load_settings
 from bertjobs.storage import JobDir
@@ -42,13 +43,35 @@ def _run_attempt(session: JobSession, settings: Settings) -> int:
     try:
         session.start()
         check_version(session.attempt.version)
-        _run_job(session, settings)
+        result = session.earlier_result()
+        if result is None:
+            result = _run_job(session, settings)
+        else:
+            log.info("%s: an earlier attempt left its result; there is nothing to do", session.job.id)
+        return _succeed(session, result)
     except LeaseLost:
         raise
     except Terminated:
         return _end_attempt(session, _reason_of_sigterm(session))
     except Exception as e:
         return _end_attempt(session, e)
+
+
+def _succeed(session: JobSession, result: AttemptResult) -> int:
+    """End the attempt with success. Once the result is in storage nothing turns it into an error."""
+    try:
+        # SIGTERM now comes too late: a job that was cancelled after its work was done has succeeded. The
+        # heartbeat and Ray send SIGKILL where this takes too long.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        session.finish("SUCCEEDED", metrics=result.metrics, artifacts=result.artifacts)
+        log.info("%s SUCCEEDED", session.job.id)
+    except LeaseLost:
+        raise
+    except Exception as e:
+        if not session.has_result:
+            raise
+        done = "done, and its result is in storage; Redis was not told"
+        log.warning("%s: %s: %s", session.job.id, done, e)
     return 0
 
 
@@ -68,7 +91,7 @@ def check_version(version: str) -> None:
         )
 
 
-def _run_job(session: JobSession, settings: Settings) -> None:
+def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
     # Here, so that a broken installation is reported like any other error.
     os.environ.update(RAY_COLOR_PREFIX="0", RAY_DEDUP_LOGS="0")  # read at import: the log is a file
     import ray
@@ -104,8 +127,7 @@ def _run_job(session: JobSession, settings: Settings) -> None:
                 resources=resources,
             )
         )
-    session.finish("SUCCEEDED", metrics=outcome.metrics, artifacts={"dir": job_dir.uri, **outcome.artifacts})
-    log.info("%s SUCCEEDED", job.id)
+    return AttemptResult(metrics=outcome.metrics, artifacts={"dir": job_dir.uri, **outcome.artifacts})
 
 
 class Terminated(BaseException):

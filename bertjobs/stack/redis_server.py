@@ -138,7 +138,7 @@ def _arguments(paths: StackPaths) -> list[str]:
         "unixsocketperm": "700",
         "dir": str(paths.redis_dir),
         "appendonly": "yes",
-        "appendfsync": "everysec",  # a crash of the machine (not of Redis) can lose the last second
+        "appendfsync": "always",  # what a command was told is on disk, also after a crash of the machine
         "aof-load-truncated": "yes",  # a command that a crash cut short is dropped, the rest is kept
         "save": "",  # no snapshots: the append-only file has everything
         "maxmemory-policy": "noeviction",

@@ -22,6 +22,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # redis_process.py lies beside 
 from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
 from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.loop import Dispatcher, tune_garbage_collector
+from bertjobs.jobs.dispatcher.result_reader import ResultReader
 from bertjobs.jobs.job import State
 from bertjobs.jobs.ray.api import RayJob
 from bertjobs.jobs.retry import RetryDecision
@@ -87,6 +88,7 @@ class Bench:
             env={},
             timeouts=Timeouts(lease_s=15),
             logs=LogCopier(dispatch, self.ray, roots=StorageRoots(None)),
+            results=ResultReader(roots=StorageRoots(None)),
         )
 
     def submit(self, *, gpus: int | None = None) -> None:

@@ -8,6 +8,7 @@ import pytest
 from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
 from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.loop import Dispatcher
+from bertjobs.jobs.dispatcher.result_reader import ResultReader
 from bertjobs.jobs.ray.api import RayJob, RayRefused, RayUnreachable
 from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.jobs.store.connection import Connection, open_connection
@@ -157,6 +158,7 @@ class World:
             timeouts=Timeouts(lease_s=15),
             clock=lambda: self.now_s,
             logs=self.logs,
+            results=ResultReader(roots=self.roots, clock=lambda: self.now_s, start=lambda read: read()),
         )
 
     def turn(self, times: int = 1) -> None:

@@ -1,11 +1,15 @@
-"""A driver of another version than the dispatcher's does no work."""
+"""How a driver ends: with another version than the dispatcher's, and with work that is done."""
+
+import signal
 
 import pytest
 
 import bertjobs
+from bertjobs.jobs.attempt_result import AttemptResult
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import decide, failure_of
-from bertjobs.runs.driver import VersionMismatch, check_version
+from bertjobs.jobs.store.connection import RedisDown
+from bertjobs.runs.driver import VersionMismatch, _succeed, check_version
 
 
 def test_another_version_is_named_with_ours_and_is_not_tried_again():
@@ -22,3 +26,31 @@ def test_another_version_is_named_with_ours_and_is_not_tried_again():
 def test_a_dispatcher_that_does_not_say_its_version_is_another():
     with pytest.raises(VersionMismatch, match=r"bertjobs \(unknown\)"):
         check_version("")
+
+
+class UntoldSession:
+    """A session whose Redis stays away while the attempt ends."""
+
+    def __init__(self, *, has_result):
+        self.has_result = has_result
+        self.job = type("Job", (), {"id": "j-000000001"})
+
+    def finish(self, outcome, **_):
+        assert outcome == "SUCCEEDED"
+        raise RedisDown("Redis is away")
+
+
+@pytest.fixture
+def sigterm():
+    """Put the handler back that the driver replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+def test_a_success_that_redis_was_not_told_of_is_no_error(sigterm):
+    result = AttemptResult(metrics={}, artifacts={})
+    assert _succeed(UntoldSession(has_result=True), result) == 0
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "a late SIGTERM must not turn it into one"
+    with pytest.raises(RedisDown):
+        _succeed(UntoldSession(has_result=False), result)

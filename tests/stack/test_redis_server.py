@@ -77,7 +77,7 @@ def test_its_settings_are_those_the_queue_relies_on(settings, client):
     connection = client(ensure_redis(settings))
     expected = {
         "appendonly": "yes",
-        "appendfsync": "everysec",
+        "appendfsync": "always",
         "maxmemory-policy": "noeviction",
         "save": "",
         "port": "0",
@@ -114,7 +114,6 @@ def test_a_command_killed_anywhere_leaves_no_block_and_no_second_server(settings
 def test_a_killed_server_comes_back_with_its_data(settings, paths, client):
     client(ensure_redis(settings)).set("job", "j-1")
     first = read_record(paths.record_file("redis"))
-    time.sleep(1.1)  # appendfsync everysec
     process.send(first, signal.SIGKILL)
     assert process.wait_gone(first, timeout_s=5)
     said = []

@@ -21,6 +21,7 @@ from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
 from bertjobs.jobs.dispatcher.leadership import LeadershipRenewal
 from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.metrics import QueueObserver, QueueSnapshot
+from bertjobs.jobs.dispatcher.result_reader import ResultReader
 from bertjobs.jobs.dispatcher.state_cache import StateCache
 from bertjobs.jobs.dispatcher.supervisor import Supervisor
 from bertjobs.jobs.ray.api import RayApi, RayRefused, RayUnreachable, ray_token
@@ -74,6 +75,7 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         observer: QueueObserver | None = None,
         logs: LogCopier,
+        results: ResultReader,
     ) -> None:
         self._store = store
         self._poller = poller
@@ -90,6 +92,7 @@ class Dispatcher:
             clock=clock,
             observer=self._observer,
             logs=logs,
+            results=results,
         )
         self._logs = logs
         self._knows_logs = False
@@ -269,6 +272,7 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             timeouts=Timeouts(lease_s=settings.lease_s),
             observer=_observer(settings, store, cleanup),
             logs=copier,
+            results=ResultReader(roots=roots),
         )
         renewal = LeadershipRenewal(store, last_pass_at=lambda: dispatcher.last_pass_at)
         for thread in (poller, cleaner, copier, renewal):

@@ -20,10 +20,11 @@ from bertjobs.jobs.dispatcher.attempt_policy import (
 )
 from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.metrics import QueueObserver
+from bertjobs.jobs.dispatcher.result_reader import ResultReader
 from bertjobs.jobs.dispatcher.state_cache import AttemptCache
 from bertjobs.jobs.ray.api import RayApi, RayJob, RayRefused, RayUnreachable
 from bertjobs.jobs.ray.poller import MAX_CONCURRENT_REQUESTS, RayPoller
-from bertjobs.jobs.retry import Failure, decide
+from bertjobs.jobs.retry import SUCCESS, Failure, decide
 from bertjobs.jobs.scheduling.types import Allocation, LiveAttempt
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 
@@ -55,6 +56,7 @@ class Supervisor:
         clock: Callable[[], float],
         observer: QueueObserver,
         logs: LogCopier,
+        results: ResultReader,
     ) -> None:
         self._store = store
         self._ray = ray
@@ -65,6 +67,7 @@ class Supervisor:
         self._clock = clock
         self._observer = observer
         self._logs = logs
+        self._results = results
         self._observed_since = clock()
         self.unreachable = ""
         """The error of Ray's last failure to answer; empty while it answers."""
@@ -79,6 +82,7 @@ class Supervisor:
     def supervise(self, attempts: AttemptCache) -> None:
         """Do what each live attempt needs. Raises: NotLeader, RedisDown."""
         self._poller.watch(attempts.submission_ids())
+        self._results.keep(attempts.submission_ids())
         live = self._read_again(attempts)
         checked = [(attempt, *self._check(attempt)) for attempt in live]
         # Noted before anything is done: an attempt that Ray knows must never be taken for one not yet
@@ -193,6 +197,19 @@ class Supervisor:
         self._ray.stop(live.submission_id)
 
     def _end(self, live: LiveAttempt, failure: Failure) -> None:
+        # Redis may have lost what the driver told it: the result in storage counts, whatever else is found.
+        is_known, result = self._results.ask(live)
+        if not is_known:
+            return  # storage is read beside the pass; a later pass finds the same attempt again
+        if result is not None:
+            state = self._store.end(live, SUCCESS, result)
+            logger.warning(
+                "%s attempt %d: its result was in storage, unknown to Redis. The job is now %s.",
+                live.job_id,
+                live.number,
+                state,
+            )
+            return
         decision = decide(
             failure,
             num_faults=live.num_faults,

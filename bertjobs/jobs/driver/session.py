@@ -21,9 +21,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, Literal, TypeVar
 
 from bertjobs.errors import LeaseLost
+from bertjobs.jobs.attempt_result import AttemptResult, read_latest_result, write_result
 from bertjobs.jobs.driver.throttle import PROGRESS_INTERVAL_S, Throttle, is_last_step
 from bertjobs.jobs.job import Attempt, Job, State
-from bertjobs.jobs.retry import Failure, RetryDecision, decide, failure_of
+from bertjobs.jobs.retry import SUCCESS, Failure, decide, failure_of
 from bertjobs.jobs.store.connection import Connection, RedisDown, open_connection, retry_while_down
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.jobs.store.lease_store import LeaseStore
@@ -64,6 +65,8 @@ class JobSession:
         self._offline_until = float("-inf")
         self._has_stepped = False
         self._heartbeat: _Heartbeat | None = None
+        self.has_result = False
+        """Whether the result is in storage: from then on the attempt has succeeded, whatever Redis knows."""
 
     @classmethod
     def open(cls, settings: Settings, *, job_id: str, attempt: int, token: int) -> "JobSession":
@@ -152,7 +155,9 @@ class JobSession:
     ) -> State:
         """End the attempt, with success or with the error that ended it. Returns the job's new state.
 
-        Raises: LeaseLost: the attempt had already been ended by someone else. RedisDown: Redis stayed down.
+        Raises: LeaseLost: the attempt had already been ended by someone else. RedisDown: Redis stayed down; a
+            success is in storage by then, where the dispatcher finds it. StorageError: it could not be
+            written there.
         """
         self._progress.flush()
         if isinstance(outcome, BaseException):
@@ -169,7 +174,14 @@ class JobSession:
                 max_retries=self.job.max_retries,
             )
         else:
-            decision = RetryDecision(state=State.SUCCEEDED, reason="", message="")
+            decision = SUCCESS
+            # Before Redis is told: what is in storage can be believed when the telling was lost.
+            if self._lost is not None:
+                raise self._lost
+            result = AttemptResult(metrics=metrics or {}, artifacts=artifacts or {})
+            number, token = self.attempt.number, self.attempt.token
+            write_result(self.job.job_dir, job_id=self.job.id, attempt=number, token=token, result=result)
+            self.has_result = True
         # One nonce for all repetitions: if only the reply was lost, the attempt is not ended twice.
         nonce = uuid.uuid4().hex
         return self._fenced(
@@ -180,6 +192,15 @@ class JobSession:
                 for_s=OUTAGE_S,
             )
         )
+
+    def earlier_result(self) -> AttemptResult | None:
+        """Return the result of an earlier attempt that nobody could read when that attempt ended.
+
+        Raises: StorageError.
+        """
+        number = self.attempt.number
+        earlier = [(a.number, a.token) for a in self.job.attempts if a.number < number]
+        return read_latest_result(self.job.job_dir, job_id=self.job.id, attempts=earlier)
 
     @contextmanager
     def keep_alive(self) -> Iterator[None]:

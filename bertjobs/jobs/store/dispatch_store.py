@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from bertjobs import __version__
+from bertjobs.jobs.attempt_result import AttemptResult
 from bertjobs.jobs.job import Grant, State
 from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.scheduling.free_resources import Placement
@@ -226,8 +227,8 @@ class DispatchStore:
             message="The job reached its --time-limit; its last checkpoint stays.",
         )
 
-    def end(self, live: LiveAttempt, decision: RetryDecision) -> State:
-        """End an attempt in place of its driver.
+    def end(self, live: LiveAttempt, decision: RetryDecision, result: AttemptResult | None = None) -> State:
+        """End an attempt in place of its driver; `result` is what it left, where it succeeded.
 
         Raises: LeaseLost: the driver has just ended it itself; NotLeader, RedisDown.
         """
@@ -240,5 +241,7 @@ class DispatchStore:
             term=self.term,
             nonce=uuid.uuid4().hex,
             **decision_fields(decision),
+            metrics=json.dumps(dict(result.metrics)) if result else None,
+            artifacts=json.dumps(dict(result.artifacts)) if result else None,
         )
         return State(state)

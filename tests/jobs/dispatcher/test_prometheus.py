@@ -15,6 +15,7 @@ from bertjobs.jobs.dispatcher import metrics as metric_names
 from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
 from bertjobs.jobs.dispatcher.loop import Dispatcher
 from bertjobs.jobs.dispatcher.prometheus import MetricsServer, QueueMetrics
+from bertjobs.jobs.dispatcher.result_reader import ResultReader
 from bertjobs.jobs.quotas import QuotaStore
 from bertjobs.jobs.retry import Failure, decide
 from bertjobs.jobs.scheduling.types import Node
@@ -36,6 +37,7 @@ def metrics(world):
         clock=lambda: world.now_s,
         observer=metrics,
         logs=world.logs,
+        results=ResultReader(roots=world.roots),
     )
     world.connection.client.delete("bj:leader")
     return metrics

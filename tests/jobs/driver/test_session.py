@@ -139,6 +139,41 @@ def test_finishing_waits_for_a_restart_of_redis(redis_server, world, session):
     assert outages == [1] and world.store.get(session.job.id).state is State.SUCCEEDED
 
 
+def test_a_success_is_in_storage_before_redis_is_told_and_stays_there(world, session, monkeypatch):
+    monkeypatch.setattr("bertjobs.jobs.driver.session.OUTAGE_S", 0.0)
+    with refusing_writes(world.connection.client, "OOM"), pytest.raises(RedisDown):
+        session.finish("SUCCEEDED", metrics={"accuracy": 0.8}, artifacts={"model": "/x"})
+    assert session.has_result and world.store.get(session.job.id).state is State.STARTING
+    world.ray.ends(session.attempt.submission_id, "SUCCEEDED", exit_code=0)
+    world.turn()
+    job = world.store.get(session.job.id)
+    assert (job.state, job.metrics, job.num_attempts) == (State.SUCCEEDED, {"accuracy": 0.8}, 1)
+
+
+def test_a_driver_that_lost_its_lease_writes_no_result(session, connection):
+    connection.client.hset(f"bj:job:{session.job.id}:a1", "token", 9)
+    with pytest.raises(LeaseLost):
+        session.set_phase("training")
+    with pytest.raises(LeaseLost):
+        session.finish("SUCCEEDED")
+    assert not session.job.job_dir.exists("results")
+
+
+def test_the_next_attempt_finds_a_result_that_could_not_be_read(world, session, settings):
+    session.progress({"step": 1})
+    session._store.end = lambda *_, **__: State.SUCCEEDED  # the call is lost
+    session.finish("SUCCEEDED", metrics={"accuracy": 0.8})
+    assert session.earlier_result() is None, "it is no earlier one"
+    world.connection.client.hset(f"bj:job:{session.job.id}", "storage", "/nowhere")
+    world.ray.ends(session.attempt.submission_id, "FAILED", exit_code=-9)
+    world.turn()
+    world.passes(5)
+    world.connection.client.hset(f"bj:job:{session.job.id}", "storage", session.job.storage)
+    world.turn(2)
+    with JobSession.open(settings, job_id=session.job.id, attempt=2, token=2) as second:
+        assert second.earlier_result().metrics == {"accuracy": 0.8}
+
+
 @pytest.mark.parametrize("word", REFUSALS)
 def test_a_driver_takes_a_redis_that_refuses_writes_for_an_outage(world, session, word, monkeypatch):
     client, store = world.connection.client, world.store

@@ -25,6 +25,7 @@ from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.loop import Dispatcher, driver_environment
+from bertjobs.jobs.dispatcher.result_reader import ResultReader
 from bertjobs.jobs.job import State
 from bertjobs.jobs.ray.api import RayApi, RayRefused, RayUnreachable, _decode_log, ray_token
 from bertjobs.jobs.ray.poller import RayPoller
@@ -285,6 +286,7 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
         env=driver_environment(settings),
         timeouts=Timeouts(lease_s=5),
         logs=logs,
+        results=ResultReader(roots=StorageRoots([str(tmp_path)])),
     )
 
     def reaches(condition):

@@ -1,0 +1,64 @@
+"""The result of an attempt in storage, written before Redis is told that the attempt succeeded.
+
+Redis may lose the call that ends an attempt: it was away for too long, or lost its last second. The driver
+has exited by then, and the work is done. Whoever ends the attempt in the driver's place reads the result
+here, and so does the driver of a later attempt.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bertjobs.storage import JobDir
+
+RESULT_FOLDER = "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttemptResult:
+    """What an attempt that succeeded leaves: the two documents of `LeaseStore.end`."""
+
+    metrics: Mapping[str, Any]
+    artifacts: Mapping[str, Any]
+
+
+def result_name(*, attempt: int, token: int) -> str:
+    """Return the path of an attempt's result in the job's folder. No other attempt writes to it."""
+    return f"{RESULT_FOLDER}/a{attempt}-t{token}.json"
+
+
+def write_result(job_dir: JobDir, *, job_id: str, attempt: int, token: int, result: AttemptResult) -> None:
+    """Write the result as a whole: a reader finds all of it or nothing. Raises: StorageError."""
+    document = {
+        "job_id": job_id,
+        "attempt": attempt,
+        "token": token,
+        "metrics": dict(result.metrics),
+        "artifacts": dict(result.artifacts),
+    }
+    job_dir.write_json(result_name(attempt=attempt, token=token), document)
+
+
+def read_result(job_dir: JobDir, *, job_id: str, attempt: int, token: int) -> AttemptResult | None:
+    """Read an attempt's result; None where it left none. Raises: StorageError."""
+    name = result_name(attempt=attempt, token=token)
+    if not job_dir.exists(name):
+        return None
+    try:
+        document = job_dir.read_json(name)
+        found = (document["job_id"], document["attempt"], document["token"])
+        metrics, artifacts = dict(document["metrics"]), dict(document["artifacts"])
+    except (ValueError, KeyError, TypeError):  # somebody else's file, or half of one on a broken disk
+        return None
+    is_ours = found == (job_id, attempt, token)
+    return AttemptResult(metrics=metrics, artifacts=artifacts) if is_ours else None
+
+
+def read_latest_result(
+    job_dir: JobDir, *, job_id: str, attempts: Iterable[tuple[int, int]]
+) -> AttemptResult | None:
+    """Read the result of the latest of these attempts (number, token) that left one. Raises: StorageError."""
+    for attempt, token in sorted(attempts, reverse=True):
+        if (found := read_result(job_dir, job_id=job_id, attempt=attempt, token=token)) is not None:
+            return found
+    return None
