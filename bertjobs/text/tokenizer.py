@@ -13,6 +13,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,36 @@ class Tokenizer(ABC):
         first_words = words_of_text.offsets.to_numpy().astype(np.int64)
         return ids, word_offsets[first_words - first_words[0]]
 
+    def encode_with_characters(self, column: pa.Array | pa.ChunkedArray) -> "EncodedTexts":
+        """Return the ids of all texts as `encode_column`, and which characters each token stands for."""
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        column = column.fill_null("")
+        if not self.is_local_to_spaces:
+            return self._encoded_texts(column.to_pylist())
+        words_of_text = pc.split_pattern(column.cast(pa.large_string()), " ")
+        words = words_of_text.flatten().dictionary_encode()
+        distinct = self._encoded_texts(words.dictionary.to_pylist())
+        word_of_W = words.indices.to_numpy()
+        ids, word_offsets = ragged.take(distinct.ids, distinct.offsets, word_of_W)
+        first_words = words_of_text.offsets.to_numpy().astype(np.int64)
+        first_words -= first_words[0]
+        # A word begins where those before it in its text end, each with the space after it.
+        lengths_W = pc.utf8_length(words.dictionary).to_numpy().astype(np.int64)[word_of_W] + 1
+        ends_W = ragged.offsets_of(lengths_W)
+        begins_W = ends_W[:-1] - np.repeat(ends_W[first_words[:-1]], np.diff(first_words))
+        shift = np.repeat(begins_W, np.diff(word_offsets))
+        return EncodedTexts(
+            ids=ids,
+            offsets=word_offsets[first_words],
+            char_starts=(ragged.take(distinct.char_starts, distinct.offsets, word_of_W)[0] + shift).astype(
+                np.int32
+            ),
+            char_ends=(ragged.take(distinct.char_ends, distinct.offsets, word_of_W)[0] + shift).astype(
+                np.int32
+            ),
+        )
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of one text, without special tokens."""
         return list(self._encode([text])[0])
@@ -74,6 +105,12 @@ class Tokenizer(ABC):
         found = _find(wanted, ids) if wanted and self.unk_id not in wanted else []
         whole = [place for place in found if not _is_continuation(tokens[place.stop : place.stop + 1])]
         return whole or [range(i, i + 1) for i, token in enumerate(tokens) if token == word]
+
+    def _encoded_texts(self, texts: list[str]) -> "EncodedTexts":
+        found = self._encode_with_characters(texts)
+        ids, offsets = self._flat([ids for ids, _ in found])
+        spans = np.array([span for _, spans in found for span in spans], dtype=np.int32).reshape(-1, 2)
+        return EncodedTexts(ids=ids, offsets=offsets, char_starts=spans[:, 0], char_ends=spans[:, 1])
 
     def _flat(self, lists: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         lengths = np.fromiter((len(ids) for ids in lists), dtype=np.int64, count=len(lists))
@@ -115,6 +152,26 @@ class Tokenizer(ABC):
     def _encode(self, texts: list[str]) -> list[list[int]]:
         """Return the ids of each text."""
 
+    @abstractmethod
+    def _encode_with_characters(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Return the ids of each text, and the characters that each of its tokens stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedTexts:
+    """Texts as ragged arrays: token ids, and where in its text each token begins and ends.
+
+    Characters are code points of the original text, before any cleaning, lower-casing or stripping.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    """int64: text i has the tokens `offsets[i]` to `offsets[i + 1]`."""
+    char_starts: np.ndarray
+    """int32, one for each token."""
+    char_ends: np.ndarray
+    """int32; the character after the token's last."""
+
 
 class WordPieceTokenizer(Tokenizer):
     """BERT's WordPiece, or whatever else a `tokenizer.json` describes to the `tokenizers` library."""
@@ -142,6 +199,9 @@ class WordPieceTokenizer(Tokenizer):
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [e.ids for e in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _encode_with_characters(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        return [(e.ids, e.offsets) for e in self._fast.encode_batch(texts, add_special_tokens=False)]
 
     @cached_property
     def is_continuation_V(self) -> np.ndarray:
@@ -226,15 +286,36 @@ class WordTokenizer(Tokenizer):
     def _encode(self, texts: list[str]) -> list[list[int]]:
         return [[i for word in text.lower().split() for i in self._numbers(word)] for text in texts]
 
+    def _encode_with_characters(self, texts: list[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        return [self._with_characters(text) for text in texts]
+
+    def _with_characters(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        place = 0
+        for word in text.split():
+            place = text.index(word, place)
+            # Lower-casing may lengthen a character: the original one of each character of the lowered word.
+            origin = [i for i, character in enumerate(word) for _ in character.lower()]
+            end = 0
+            for piece in self._pieces(word.lower()):
+                begin, end = end, end + len(piece)
+                ids.append(self._id_of.get(piece, self.unk_id))
+                spans.append((place + origin[begin], place + origin[end - 1] + 1))
+            place += len(word)
+        return ids, spans
+
     def _numbers(self, word: str) -> list[int]:
+        return [self._id_of.get(piece, self.unk_id) for piece in self._pieces(word)]
+
+    def _pieces(self, word: str) -> list[str]:
         if word in self._id_of:
-            return [self._id_of[word]]
+            return [word]
         found = _PUNCTUATED.fullmatch(word)
         if found is None:
-            return [self.unk_id]
+            return [word]
         before, core, clitic, after = found.groups(default="")
-        pieces = [*before, core, *([clitic] if clitic else []), *after]
-        return [self.unk_id if i is None else i for i in map(self._id_of.get, pieces)]
+        return [*before, core, *([clitic] if clitic else []), *after]
 
     def token_strings(self, ids: Sequence[int]) -> list[str]:
         return [self._words[int(i)] for i in ids]

@@ -99,6 +99,35 @@ def test_a_cased_vocabulary_gives_the_ids_of_the_whole_text(
     assert_equal_to_whole_text(cased, texts)
 
 
+@given(texts=st.lists(TEXTS, max_size=6))
+def test_chunks_give_the_characters_of_the_whole_text(trained: WordPieceTokenizer, texts: list[str]) -> None:
+    encoded = trained.encode_with_characters(pa.array(texts, pa.string()))
+    whole = [trained._fast.encode(text, add_special_tokens=False) for text in texts]
+    assert lists((encoded.ids, encoded.offsets)) == [e.ids for e in whole]
+    spans = list(zip(encoded.char_starts.tolist(), encoded.char_ends.tolist(), strict=True))
+    assert spans == [span for e in whole for span in e.offsets]
+
+
+def test_characters_of_a_tokenizer_that_looks_across_spaces_are_those_of_the_whole_text() -> None:
+    fast = FastTokenizer.from_str(train_wordpiece(CORPUS, vocab_size=400)._fast.to_str())
+    fast.add_tokens([AddedToken("new york", normalized=False)])
+    encoded = WordPieceTokenizer(fast, BERT_SPECIALS).encode_with_characters(pa.array(["in new york", "a"]))
+    assert encoded.char_starts.tolist()[-2:] == [3, 0]
+    assert encoded.char_ends.tolist()[-2:] == [11, 1]
+
+
+def test_characters_of_a_column_with_nulls_and_slices_begin_at_each_text(trained: WordPieceTokenizer) -> None:
+    column = pa.chunked_array([["skip it", "A man"], [None, "  a man"]]).slice(1)
+    encoded = trained.encode_with_characters(column)
+    spans = zip(encoded.char_starts.tolist(), encoded.char_ends.tolist(), strict=True)
+    texts = ["A man", "", "  a man"]
+    pieces = [
+        "".join(texts[row][a:b] for a, b in itertools.islice(spans, count))
+        for row, count in enumerate(np.diff(encoded.offsets))
+    ]
+    assert pieces == ["Aman", "", "aman"]
+
+
 @pytest.fixture(scope="module")
 def cased(tmp_path_factory: pytest.TempPathFactory) -> WordPieceTokenizer:
     words = sorted({w for text in CORPUS for w in text.split()} | set("".join(CORPUS)) - {" "})
@@ -266,3 +295,28 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
 def test_continuations_and_special_tokens_are_known_by_their_ids(bert: Tokenizer) -> None:
     assert bert.special_ids.tolist() == [0, 1, 2, 3, 4]
     assert np.flatnonzero(bert.is_continuation_V).tolist() == [6]
+
+
+@given(texts=st.lists(TEXTS, max_size=4))
+def test_the_words_of_d2l_have_the_characters_that_they_stand_for(texts: list[str]) -> None:
+    words = ["<cls>", "<sep>", "<pad>", "<mask>", "<unk>", "word", "'", "-", "."]
+    tokenizer = WordTokenizer(words)
+    encoded = tokenizer.encode_with_characters(pa.array(texts, pa.string()))
+    ids, offsets = tokenizer.encode_column(pa.array(texts, pa.string()))
+    assert encoded.ids.tolist() == ids.tolist()
+    assert encoded.offsets.tolist() == offsets.tolist()
+    for row, text in enumerate(texts):
+        for token in range(offsets[row], offsets[row + 1]):
+            part = text[encoded.char_starts[token] : encoded.char_ends[token]]
+            assert part
+            assert not any(character.isspace() for character in part)
+            if ids[token] != tokenizer.unk_id:
+                assert part.lower() == words[ids[token]]
+
+
+def test_lower_casing_that_lengthens_a_character_moves_no_offset() -> None:
+    tokenizer = WordTokenizer(["<cls>", "<sep>", "<pad>", "<mask>", "<unk>", ",", "i\u0307zmir", "ok"])
+    encoded = tokenizer.encode_with_characters(pa.array(["\u0130zmir, ok"]))
+    assert encoded.ids.tolist() == [6, 5, 7]
+    assert encoded.char_starts.tolist() == [0, 5, 7]
+    assert encoded.char_ends.tolist() == [5, 6, 9]
