@@ -154,7 +154,8 @@ class Windows:
         winner = np.full(len(key_T), self.num_windows)
         is_best_T = score_T == best[key_T]
         np.minimum.at(winner, key_T[is_best_T], window_T[is_best_T])
-        return np.equal(winner[key_T], window_T)
+        is_winner_T: np.ndarray = winner[key_T] == window_T
+        return is_winner_T
 
 
 def cut_windows(questions: EncodedQuestions, *, max_len: int, stride: int) -> Windows:
