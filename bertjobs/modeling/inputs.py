@@ -10,11 +10,14 @@ keys and values of all heads are views of the linear layers' outputs and attenti
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+ON_HOST = "on_host"
+"""In the metadata of a batch's field: the host reads it, so it does not move to the device."""
 
 
 class PaddedGroup(NamedTuple):
@@ -34,7 +37,7 @@ class ModelInputs:
     segments_N: Tensor
     positions_N: Tensor
     groups: Sequence[PaddedGroup]
-    lengths_B: Tensor
+    lengths_B: Tensor = field(metadata={ON_HOST: True})
     """Lengths without padding; on the CPU, so that the layout is decided without waiting for a device."""
     starts_B: Tensor
     """Index in N of each row's first token."""

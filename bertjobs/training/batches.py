@@ -1,7 +1,7 @@
 """Sample the rows of each step, and load one rank's share of them as model inputs.
 
 The sampler is a function of the configuration, the same on all ranks and after a resume. Loading is work of
-the host only: numpy, then one copy to the device.
+the host only; `device_feed` brings batches to the device.
 
 Measured: 1.3 ms for 32 pairs, beside a step of some 200 ms on 2 cores; on CUDA it runs while the device still
 computes the previous step.
@@ -59,6 +59,9 @@ class StepBatch:
     token_ids_T: Tensor
     """Unique wordpieces of the global batch, those that truncation cuts included."""
 
+    def sum_counts(self, ranks: Ranks) -> None:
+        """Nothing: the numbers of the global batch follow from lengths, which all ranks know."""
+
 
 class BatchLoader:
     """Load one rank's share of each global batch from an encoded table."""
@@ -71,7 +74,6 @@ class BatchLoader:
         tokenizer: Tokenizer,
         max_tokens: int,
         ranks: Ranks,
-        device: torch.device,
         vocab_size: int,
     ) -> None:
         self._table = table
@@ -79,7 +81,6 @@ class BatchLoader:
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._ranks = ranks
-        self._device = device
         self._vocab_size = vocab_size
         # Known for all rows from the start: shares of ranks and microbatches follow from lengths alone.
         every_row = np.arange(table.num_rows)
@@ -121,7 +122,7 @@ class BatchLoader:
             if ids is not None and offsets is not None:
                 # `ragged.take` returns the ids of these rows' texts, one text after another.
                 is_used_V[ids if rows is None else ragged.take(ids, offsets, rows)[0]] = True
-        return torch.from_numpy(np.flatnonzero(is_used_V)).to(self._device)
+        return torch.from_numpy(np.flatnonzero(is_used_V))
 
     def _microbatch(self, rows: Int64s, *, seed: int | None, step: int) -> Microbatch:
         batch = collate(
@@ -137,8 +138,8 @@ class BatchLoader:
         # Evaluation has no seed, as it drops nothing.
         keys_B = None if seed is None else row_keys(torch.from_numpy(batch.rows_B), seed=seed, step=step)
         return Microbatch(
-            inputs=inputs_of(batch, row_keys_B=keys_B).to(self._device),
-            labels_B=torch.from_numpy(batch.labels_B).to(self._device, non_blocking=True),
+            inputs=inputs_of(batch, row_keys_B=keys_B),
+            labels_B=torch.from_numpy(batch.labels_B),
             rows_B=batch.rows_B,
         )
 

@@ -5,7 +5,8 @@ A collective operation: each rank takes every n-th row, and the counts are summe
 Shape suffixes: B: rows of a microbatch. C: labels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.batches import BatchLoader, Microbatch
+from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import Ranks, current_ranks
 from bertjobs.training.metrics import Metrics, metrics_of
 from bertjobs.training.precision import autocast, inference_dtype
@@ -53,7 +55,6 @@ def evaluate(
         tokenizer=tokenizer,
         max_tokens=microbatch_tokens,
         ranks=ranks,
-        device=device,
         vocab_size=model.config.vocab_size,
     )
     counts = _Counts(table.num_rows, batch_size=batch_size, num_labels=len(labels), device=device)
@@ -62,16 +63,38 @@ def evaluate(
     was_training = model.training
     model.eval()
     with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
-        for start in range(0, len(own), own_batch):
-            for microbatch in loader.microbatches(own[start : start + own_batch]):
-                logits_BC = model(microbatch.inputs).float()
-                counts.add(logits_BC, microbatch)
-                if on_predictions:
-                    on_predictions(microbatch.rows_B, logits_BC.softmax(dim=1).cpu().numpy())
-            if on_progress:
-                on_progress(min(start + own_batch, len(own)), len(own))
+        num_done = 0
+        made = _scored_microbatches(loader, own, own_batch=own_batch, batch_size=batch_size)
+        for scored in on_device(made, device):
+            microbatch = scored.microbatch
+            logits_BC = model(microbatch.inputs).float()
+            counts.add(logits_BC, labels_B=microbatch.labels_B, batch_B=scored.batch_B)
+            if on_predictions:
+                on_predictions(microbatch.rows_B, logits_BC.softmax(dim=1).cpu().numpy())
+            num_done += len(microbatch.rows_B)
+            if on_progress and scored.is_last_of_batch:
+                on_progress(num_done, len(own))
     model.train(was_training)
     return counts.metrics(ranks, labels=labels)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A microbatch, and the batch of `mcc_per_batch` that each of its rows counts in."""
+
+    microbatch: Microbatch
+    batch_B: Tensor
+    is_last_of_batch: bool
+
+
+def _scored_microbatches(
+    loader: BatchLoader, rows: Int64s, *, own_batch: int, batch_size: int
+) -> Iterator[_Scored]:
+    for start in range(0, len(rows), own_batch):
+        microbatches = list(loader.microbatches(rows[start : start + own_batch]))
+        for microbatch in microbatches:
+            batch_B = torch.from_numpy(microbatch.rows_B // batch_size)
+            yield _Scored(microbatch, batch_B, is_last_of_batch=microbatch is microbatches[-1])
 
 
 class _Counts:
@@ -79,14 +102,12 @@ class _Counts:
 
     def __init__(self, num_rows: int, *, batch_size: int, num_labels: int, device: torch.device) -> None:
         self._shape = (-(-num_rows // batch_size), num_labels, num_labels)
-        self._batch_size, self._num_labels = batch_size, num_labels
+        self._num_labels = num_labels
         self._counts = torch.zeros(int(np.prod(self._shape)), dtype=torch.int64, device=device)
         self._loss_sum = torch.zeros(1, dtype=torch.float64, device=device)
 
-    def add(self, logits_BC: Tensor, microbatch: Microbatch) -> None:
-        labels_B = microbatch.labels_B
+    def add(self, logits_BC: Tensor, *, labels_B: Tensor, batch_B: Tensor) -> None:
         is_labelled_B = (labels_B >= 0).to(torch.int64)
-        batch_B = torch.from_numpy(microbatch.rows_B // self._batch_size).to(labels_B.device)
         cell_B = (batch_B * self._num_labels + labels_B.clamp(min=0)) * self._num_labels
         self._counts.index_add_(0, cell_B + logits_BC.argmax(dim=1), is_labelled_B)
         self._loss_sum += F.cross_entropy(

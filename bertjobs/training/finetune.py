@@ -9,16 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertjobs.config.finetune import FinetuneConfig
-from bertjobs.modeling.cpu.flat_adamw import build_optimizer
+from bertjobs.modeling.cpu.flat_adamw import FlatAdamW
 from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.training.adamw import make_optimizer
 from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch, make_batch_sampler
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.metrics import Metrics
+from bertjobs.training.precision import training_dtype
 from bertjobs.training.progress import FinetuneResult, Hooks
 from bertjobs.training.run_state import RunState
 from bertjobs.training.schedule import Budget, check_schedule
@@ -55,14 +57,17 @@ def finetune(
     validation = Validation(valid=valid, labels=tuple(labels), metric=metric, tokenizer=tokenizer)
     with determinism(config.train.deterministic):
         objective = _Classification(model, config=config, train=train, validation=validation)
-        optimizer = build_optimizer(
+        device = next(model.parameters()).device
+        optimizer = make_optimizer(
             model,
             num_layers=model.config.num_hidden_layers,
+            dtype=training_dtype(config.train.precision, device),
             word_table=model.bert.embeddings.word_embeddings,
             token_ids_U=objective.loader.token_ids(),
             optim=config.optim,
         )
-        model.bert.write_gradients()  # straight into the optimizer's buffers
+        if isinstance(optimizer, FlatAdamW):
+            model.bert.write_gradients()  # straight into the optimizer's buffers
         loop = TrainLoop(
             model,
             objective=objective,
@@ -116,7 +121,6 @@ class _Classification:
             tokenizer=validation.tokenizer,
             max_tokens=config.train.microbatch_tokens,
             ranks=current_ranks(),
-            device=next(model.parameters()).device,
             vocab_size=model.config.vocab_size,
         )
 

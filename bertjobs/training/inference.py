@@ -24,6 +24,7 @@ from bertjobs.modeling.inputs import ModelInputs, pad_rows
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.batches import BatchLoader, Microbatch
+from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.precision import autocast, inference_dtype
 
@@ -87,6 +88,9 @@ class TextEmbedder:
                     yield int(row), ids, hidden_ND[start : start + length].numpy()
 
     def _microbatches(self, table: EncodedTable) -> Iterator[Microbatch]:
+        yield from on_device(self._microbatches_on_host(table), self._device)
+
+    def _microbatches_on_host(self, table: EncodedTable) -> Iterator[Microbatch]:
         loader = self._loader(table)
         longest_first = np.argsort(-loader.lengths, kind="stable")
         for start in range(0, table.num_rows, self._batch_size):
@@ -99,7 +103,6 @@ class TextEmbedder:
             tokenizer=self._tokenizer,
             max_tokens=MAX_MICROBATCH_TOKENS[self._device.type],
             ranks=current_ranks(),
-            device=self._device,
             vocab_size=self._encoder.config.vocab_size,
         )
 

@@ -12,8 +12,9 @@ Shape suffixes: K: parts of the loss (one, or MLM and NSP). T: unique wordpieces
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -23,10 +24,12 @@ from bertjobs.config.finetune import TrainSection
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.config.sections import OptimSection
 from bertjobs.modeling.cpu.dropout import DropoutPool
-from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP, FlatAdamW
+from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.storage import JobDir
+from bertjobs.training.adamw import StepOptimizer
 from bertjobs.training.checkpoint import Checkpoint, publish_checkpoint, read_published_checkpoint
+from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import Ranks, current_ranks
 from bertjobs.training.memory import memory_errors
 from bertjobs.training.metrics_log import MetricsLine, MetricsLog
@@ -46,7 +49,7 @@ class TrainLoop:
         model: BertForSequenceClassification | BertForPreTraining,
         *,
         objective: Objective,
-        optimizer: FlatAdamW,
+        optimizer: StepOptimizer,
         optim: OptimSection,
         train: TrainSection | PretrainTrainSection,
         job_dir: JobDir,
@@ -102,13 +105,16 @@ class TrainLoop:
         self._model.train()
         self._restart_timers()
         pool = -1
-        while not self._should_end():
-            step = self.state.num_done
-            # Drawing a pool of masks takes some 50 ms, so many steps share one; see `Objective.mask_pool_of`.
-            if pool != (pool := self._objective.mask_pool_of(step)):
-                self._draw_dropout_masks(pool)
-            self._step(step)
-            self._after_step()
+        # Batches of steps past the end may be made, and are dropped: where a run ends is not always known.
+        made = (self._objective.step_batch(step) for step in count(self.state.num_done))
+        with closing(on_device(made, self._device)) as batches:
+            while not self._should_end():
+                step = self.state.num_done
+                # Drawing a pool of masks takes some 50 ms, so many steps share one: `Objective.mask_pool_of`.
+                if pool != (pool := self._objective.mask_pool_of(step)):
+                    self._draw_dropout_masks(pool)
+                self._step(step, next(batches))
+                self._after_step()
 
     def load_checkpoint_weights(self, step: int) -> None:
         """Put the weights of an earlier checkpoint into the model, on all ranks."""
@@ -143,8 +149,9 @@ class TrainLoop:
         seed = self._train.seed
         self._model.set_dropout(DropoutPool(self._model.config, seed=seed, epoch=pool, device=self._device))
 
-    def _step(self, step: int) -> None:
-        batch, before = self._objective.step_batch(step), self.state
+    def _step(self, step: int, batch: AnyStepBatch) -> None:
+        before = self.state
+        batch.sum_counts(self._ranks)
         # From the totals and the tokens of the global batch, so it is the same on all ranks.
         lr = self._objective.budget.lr(before.totals, batch_tokens=batch.num_tokens, optim=self._optim)
         with memory_errors(self._train):
@@ -243,7 +250,7 @@ def train_step(
     batch: AnyStepBatch,
     *,
     losses: Callable[[Any, Any], Tensor],
-    optimizer: FlatAdamW,
+    optimizer: StepOptimizer,
     ranks: Ranks,
     dtype: torch.dtype,
     lr: float,
@@ -268,9 +275,12 @@ def train_step(
             scalars[LOSSES : LOSSES + len(losses_K)] += losses_K.detach()
             # The backward pass runs in the dtypes of the forward pass; autocast would choose again.
             with torch.autocast(device_type, enabled=False):
-                losses_K.sum().backward()
-    # Set before the all-reduce that sums the gradients, which takes them along.
-    scalars[STOP], scalars[CLOCK] = float(requests_stop), elapsed_s()
+                loss = losses_K.sum()
+                (loss if optimizer.loss_scale is None else loss * optimizer.loss_scale.scale).backward()
+    # Set before the all-reduce that sums the gradients, which takes them along. `fill_` takes a number of the
+    # host as an argument of its kernel; an assignment would copy it, and wait.
+    scalars[STOP].fill_(float(requests_stop))
+    scalars[CLOCK].fill_(elapsed_s())
     grad_norm = optimizer.sum_gradients(ranks, token_ids_T=batch.token_ids_T)
     optimizer.step(lr=lr, grad_norm=grad_norm)
     return grad_norm

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from bertjobs.training.distributed import Ranks
 from bertjobs.training.run_state import RunState, Scores
 from bertjobs.training.schedule import Budget
 
@@ -32,6 +33,9 @@ class AnyStepBatch(Protocol):
     def token_ids_T(self) -> Tensor | None:
         """Unique wordpieces of the global batch, where the optimizer steps touched rows only; else None."""
 
+    def sum_counts(self, ranks: Ranks) -> None:
+        """Sum over the ranks what the losses are divided by; on the loop's thread, as a collective."""
+
 
 class Objective(Protocol):
     """The same on all ranks; everything about a step is a function of its number alone."""
@@ -49,7 +53,8 @@ class Objective(Protocol):
     def mask_pool_of(self, step: int) -> int:
         """Return the number of the pool that a step takes its dropout masks from."""
 
-    def step_batch(self, step: int) -> AnyStepBatch: ...
+    def step_batch(self, step: int) -> AnyStepBatch:
+        """Build a rank's share of a step's batch on the host; on CUDA a thread does, a few steps ahead."""
 
     def losses(self, microbatch: Any, batch: Any) -> Tensor:
         """Return this microbatch's shares (K) of the parts of the global batch's mean loss."""

@@ -8,13 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from bertjobs.config.pretrain import PretrainConfig, PretrainTrainSection
-from bertjobs.modeling.cpu.flat_adamw import build_optimizer
+from bertjobs.modeling.cpu.flat_adamw import FlatAdamW
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.modeling.param_groups import num_trained
 from bertjobs.storage import JobDir
 from bertjobs.text.pretraining.masking import Masker
 from bertjobs.text.pretraining.pairing import Pairing
 from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.training.adamw import make_optimizer
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
@@ -81,17 +82,24 @@ def pretrain(
         objective = _Pretraining(model, config=config, train=train, valid=valid, tokenizer=tokenizer)
         _prepare(model, config=config)
         check_memory(model, memory_need(model, config=config))
+        optimizer = make_optimizer(
+            model,
+            num_layers=model.config.num_hidden_layers,
+            optim=config.optim,
+            dtype=training_dtype(config.train.precision, next(model.parameters()).device),
+        )
         loop = TrainLoop(
             model,
             objective=objective,
-            optimizer=build_optimizer(model, num_layers=model.config.num_hidden_layers, optim=config.optim),
+            optimizer=optimizer,
             optim=config.optim,
             train=config.train,
             job_dir=job_dir,
             hooks=hooks,
             clock=clock,
         )
-        model.write_gradients()  # straight into the optimizer's buffers
+        if isinstance(optimizer, FlatAdamW):
+            model.write_gradients()  # straight into the optimizer's buffers
         loop.begin(resume)
         try:
             loop.train()
@@ -207,7 +215,6 @@ class _Pretraining:
             seed=seed,
             max_tokens=config.train.microbatch_tokens,
             ranks=self._ranks,
-            device=next(self._model.parameters()).device,
         )
 
 

@@ -137,9 +137,17 @@ class PretrainStepBatch:
     num_tokens: int
     """Of the global batch, padding not counted."""
     num_masked: Tensor
-    """Of the global batch; on the device, so that the host does not wait for it."""
+    """Of this rank's share until `sum_counts`, then of the global batch; where the other tensors are, so that
+    the host does not wait for it."""
     token_ids_T: None = None
     """Any row of the word table may get a gradient: from a random replacement, or from the tied decoder."""
+
+    def sum_counts(self, ranks: Ranks) -> None:
+        """Sum over the ranks what the losses are divided by, before the forward pass; a collective operation.
+
+        Each microbatch divides its loss by the global number, so that gradients add up to that of the mean.
+        """
+        ranks.all_reduce(self.num_masked)
 
 
 class PretrainBatchLoader:
@@ -155,13 +163,12 @@ class PretrainBatchLoader:
         seed: int,
         max_tokens: int,
         ranks: Ranks,
-        device: torch.device,
     ) -> None:
         """Use `seed` for pairs, masks and dropout."""
         self.corpus = corpus
         self._pairing, self._masker, self._tokenizer = pairing, masker, tokenizer
         self._seed, self._max_tokens = seed, max_tokens
-        self._ranks, self._device = ranks, device
+        self._ranks = ranks
 
     def step_batch(
         self, step: int, *, batch_size: int, min_microbatches: int = 1, max_examples: int | None = None
@@ -178,10 +185,7 @@ class PretrainBatchLoader:
         lengths = examples.lengths_B[rows]
         own = rows[share_of_rank(lengths, rank=self._ranks.rank, world_size=self._ranks.world_size)]
         microbatches = tuple(self._microbatches(examples, own, step=step, min_microbatches=min_microbatches))
-        # Summed before the forward pass: each microbatch divides its loss by the global number, so that
-        # gradients add up to that of the mean.
-        num_masked = torch.tensor(float(sum(len(m.masked_P) for m in microbatches)), device=self._device)
-        self._ranks.all_reduce(num_masked)
+        num_masked = torch.tensor(float(sum(len(m.masked_P) for m in microbatches)))
         return PretrainStepBatch(
             microbatches=microbatches,
             num_rows=len(rows),
@@ -200,11 +204,8 @@ class PretrainBatchLoader:
             # Keyed by number in the corpus: dropout does not depend on the rank or the microbatch.
             keys_B = row_keys(torch.from_numpy(batch.indices_B), seed=self._seed, step=step)
             yield PretrainMicrobatch(
-                inputs=inputs_of(batch, row_keys_B=keys_B).to(self._device),
-                masked_P=self._on_device(batch.masked_P),
-                targets_P=self._on_device(batch.targets_P),
-                labels_B=self._on_device(batch.labels_B),
+                inputs=inputs_of(batch, row_keys_B=keys_B),
+                masked_P=torch.from_numpy(batch.masked_P),
+                targets_P=torch.from_numpy(batch.targets_P),
+                labels_B=torch.from_numpy(batch.labels_B),
             )
-
-    def _on_device(self, values: Int64s) -> Tensor:
-        return torch.from_numpy(values).to(self._device, non_blocking=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bertjobs.config.sections import Precision
 from bertjobs.modeling.heads import BertForPreTraining
+from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.precision import autocast, inference_dtype
 from bertjobs.training.pretrain_batches import PretrainBatchLoader
@@ -91,8 +92,11 @@ def evaluate_pretraining(
     was_training = model.training
     model.eval()
     with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
-        for step, done in enumerate(range(0, num_examples, batch_size)):
-            batch = loader.step_batch(step, batch_size=batch_size, max_examples=num_examples - done)
+        made = (
+            loader.step_batch(step, batch_size=batch_size, max_examples=num_examples - done)
+            for step, done in enumerate(range(0, num_examples, batch_size))
+        )
+        for batch in on_device(made, device):
             for microbatch in batch.microbatches:
                 scores = model.scores(
                     microbatch.inputs,
@@ -102,8 +106,8 @@ def evaluate_pretraining(
                 )
                 surprise = -log_frequencies_V[microbatch.targets_P].sum(dtype=torch.float64)
                 losses += torch.stack((scores.mlm_loss_sum, scores.nsp_loss_sum, surprise))
-                num_masked = torch.tensor(len(microbatch.masked_P), device=device)
-                counts += torch.stack((num_masked, scores.num_masked_correct, scores.num_pairs_correct))
+                counts[0] += len(microbatch.masked_P)
+                counts[1:] += torch.stack((scores.num_masked_correct, scores.num_pairs_correct))
     model.train(was_training)
     ranks.all_reduce(losses, counts)
     return _metrics_of(losses.tolist(), counts.tolist(), num_examples=num_examples, has_pairs=has_pairs)

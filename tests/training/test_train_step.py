@@ -23,7 +23,6 @@ def _one_step(
         tokenizer=tiny.SpecialTokens(),
         max_tokens=16384,
         ranks=ranks,
-        device=torch.device("cpu"),
         vocab_size=tiny.VOCAB_SIZE,
     )
     optimizer = build_optimizer(
@@ -79,7 +78,6 @@ def test_token_ids_are_the_batch_and_the_special_ones(tiny: ModuleType) -> None:
         tokenizer=tiny.SpecialTokens(),
         max_tokens=64,
         ranks=current_ranks(),
-        device=torch.device("cpu"),
         vocab_size=tiny.VOCAB_SIZE,
     )
     batch = loader.step_batch(np.array([3, 5]), seed=0, step=0, min_microbatches=1)

@@ -89,6 +89,9 @@ class _Span:
 class FlatAdamW:
     """Hold the trained parameters of a model, their gradients and their moments; built once per run."""
 
+    loss_scale: None = None
+    """Of fp16, which CPUs do not train in."""
+
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
