@@ -101,13 +101,19 @@ def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
     from bertjobs.runs.kinds import DRIVER_OF_KIND
     from bertjobs.runs.reporting import open_session
     from bertjobs.runs.run_context import Run, remaining_checkpoint
+    from bertjobs.runs.worker_exit import SETUP_HOOK
 
     job, attempt = session.job, session.attempt
     job_dir = JobDir(job.storage, job.id)
     job_dir.check_writable()
     job_dir.recover()
     job_dir.write_json("config.json", job.config)
-    ray.init(address="auto", log_to_driver=True, logging_level=logging.WARNING)
+    ray.init(
+        address="auto",
+        log_to_driver=True,
+        logging_level=logging.WARNING,
+        runtime_env={"worker_process_setup_hook": SETUP_HOOK},
+    )
     with ExitStack() as resources:
         outcome = DRIVER_OF_KIND[job.kind](
             Run(

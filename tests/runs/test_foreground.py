@@ -101,6 +101,8 @@ def test_a_foreground_run_leaves_the_same_artefacts_and_goes_on_in_the_same_fold
 
 def bertjobs(tmp_path: Path, *words: str, code: int = 0):
     env = {k: v for k, v in os.environ.items() if not k.startswith(("BERTJOBS_", "RAY_"))}
+    if forced := os.environ.get("BERTJOBS_TEST_PRECISION"):
+        env["BERTJOBS_TEST_PRECISION"] = forced
     done = subprocess.run(
         [sys.executable, "-m", "bertjobs", *words],
         env=env | {"BERTJOBS_HOME": str(tmp_path / "home")},

@@ -30,7 +30,7 @@ def test_training_starts_all_of_ray_trains_helpers_but_its_cleaner(tmp_path):
     assert ours == [name for name in rays if name != "PlacementGroupCleanerCallback"]
 
 
-def test_the_cleaner_is_still_what_is_left_out_for():
+def test_ray_train_still_starts_the_cleaner_that_is_left_out():
     """It is detached, and asks for its controller without saying in which Ray: see `Trainer`."""
     assert 'lifetime="detached"' in inspect.getsource(placement_group_callback)
     asks = inspect.getsource(placement_group_callback.PlacementGroupCleaner._monitor_loop)

@@ -285,7 +285,7 @@ def test_every_objective_trains_what_it_uses_and_nothing_else(
         assert result.metrics.nsp_loss == pytest.approx(np.log(2), rel=0.1)
 
 
-def test_at_most_so_many_examples_are_validated_on_in_any_batches(
+def test_validation_uses_at_most_max_valid_examples_in_any_batch_size(
     tiny_pretrain: ModuleType, tmp_path: Path
 ) -> None:
     found = []

@@ -73,7 +73,7 @@ def test_an_evaluation_is_reported_with_its_checkpoint_and_the_last_one_is_retur
     assert TrialEvaluation(**last["history"][0]).epoch == 1.0
 
 
-def test_what_ends_a_trial_is_on_the_board_before_its_actor_is_gone(
+def test_what_ends_a_trial_is_recorded_before_its_actor_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     actor = Actor()
