@@ -117,6 +117,16 @@ class Settings:
             meaning="Downloads, unpacked archives and encoded data.",
         )
     )
+    encoded: str | None = field(
+        metadata=_setting(
+            "ENCODED",
+            "folder or address",
+            default="$BERTJOBS_CACHE/encoded on one machine, else $BERTJOBS_STORAGE/encoded",
+            meaning="Where encoded corpora are: a folder that all nodes of the cluster see under the same "
+            "path, or an address that pyarrow.fs opens.",
+        )
+    )
+    """See `encoded_corpora`."""
     is_stack_member: bool = field(
         metadata=_setting(
             "STACK_MEMBER",
@@ -222,6 +232,13 @@ class Settings:
         return (self.storage, *self.storage_roots)
 
     @property
+    def encoded_corpora(self) -> str:
+        """The folder or address of the encoded corpora: every node reads and writes blocks there."""
+        if self.encoded is not None:
+            return self.encoded
+        return str(self.cache / "encoded") if self.is_one_machine else f"{self.storage}/encoded"
+
+    @property
     def is_one_machine(self) -> bool:
         """Whether jobs certainly run where they are submitted, so that all paths are the same."""
         return self.is_embedded or str(self.redis_url).startswith("unix:")
@@ -241,6 +258,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     env = os.environ if environ is None else environ
     home = _path(env, "BERTJOBS_HOME") or Path("~/.bertjobs").expanduser().absolute()
     storage = _storage(env.get("BERTJOBS_STORAGE") or str(home / "jobs"))
+    encoded = env.get("BERTJOBS_ENCODED")
     return Settings(
         home=home,
         redis_url=env.get("BERTJOBS_REDIS_URL") or None,
@@ -251,6 +269,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         storage=storage,
         storage_roots=_storage_roots(env.get("BERTJOBS_STORAGE_ROOTS") or ""),
         cache=_path(env, "BERTJOBS_CACHE") or home / "cache",
+        encoded=_storage(encoded) if encoded else None,
         is_stack_member="BERTJOBS_STACK_MEMBER" in env,
         shared_folders=_shared_folders(storage, env.get("BERTJOBS_SHARED_FOLDERS") or ""),
         max_upload_mb=_positive(env, "BERTJOBS_MAX_UPLOAD_MB", DEFAULT_MAX_UPLOAD_MB, unit="MB"),

@@ -2,6 +2,7 @@
 
 import sys
 from collections import UserDict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,15 @@ def test_relative_folders_become_absolute_because_a_job_runs_elsewhere(tmp_path,
 )
 def test_the_storage_is_a_folder_or_an_address(given, read):
     assert load_settings({"BERTJOBS_STORAGE": given}).storage == read
+
+
+def test_encoded_corpora_are_in_the_cache_or_where_all_nodes_of_a_cluster_see_them():
+    shared = {"BERTJOBS_REDIS_URL": "redis://somewhere", "BERTJOBS_STORAGE": "s3://bucket/jobs"}
+    assert load_settings({"BERTJOBS_CACHE": "/cache"}).encoded_corpora == "/cache/encoded"
+    assert load_settings(shared).encoded_corpora == "s3://bucket/jobs/encoded"
+    given = load_settings({**shared, "BERTJOBS_ENCODED": "file:///fast"})
+    assert given.encoded_corpora == "/fast"
+    assert replace(load_settings(shared), storage="/jobs").encoded_corpora == "/jobs/encoded"
 
 
 def test_one_address_alone_means_no_embedded_stack():

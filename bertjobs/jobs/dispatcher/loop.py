@@ -238,6 +238,8 @@ def driver_environment(settings: Settings) -> dict[str, str]:
         "BERTJOBS_RAY_ADDRESS": settings.ray_address,
         "BERTJOBS_LEASE_S": f"{settings.lease_s:g}",
     }
+    if settings.encoded is not None:
+        env["BERTJOBS_ENCODED"] = settings.encoded
     if settings.redis_url.startswith("unix:"):  # everything is on this machine: the folders are the same
         env |= {"BERTJOBS_HOME": str(settings.home), "BERTJOBS_CACHE": str(settings.cache)}
     return env

@@ -1,42 +1,42 @@
-"""Encode a corpus with Ray Data, one task per shard, into Arrow blocks on disk.
+"""Encode a corpus with Ray Data, one task per shard; each task writes its blocks where all nodes read them.
 
-Memory is bounded by the blocks in flight, whatever the size of the corpus: a task reads its own shard of the
-files, and a block is written before the next one is requested. Documents that are held out for validation go
-into blocks of their own.
-
-    <cache>/encoded/corpus-<key>/train-000000.arrow, valid-000000.arrow, ...
-    <cache>/encoded/corpus-<key>/blocks.json         their contents; the folder appears when all are written
+Memory is bounded by the shards in flight, whatever the size of the corpus, and the driver sees no text and no
+block: it hands out shards, receives a record of each, and publishes the manifest when all are there. What was
+encoded stays when the driver, a node or the head of Ray is lost. Documents that are held out for validation
+go into blocks of their own. Where the files are: see `corpus_blocks`.
 """
 
 import json
 import logging
 import pickle
-import shutil
-import uuid
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import ray
 import ray.data
 
 from bertjobs.config.pretrain import CorpusSection
-from bertjobs.errors import DataError, StorageError
-from bertjobs.runs.data.corpus_blocks import StoredBlocks, bound_pipelines, encode_row
+from bertjobs.errors import DataError
+from bertjobs.runs.data.corpus_blocks import (
+    MANIFEST,
+    CorpusFolder,
+    StoredBlocks,
+    bound_pipelines,
+    encode_row,
+)
 from bertjobs.runs.ray_train import task_errors
-from bertjobs.runs.run_context import Run
+from bertjobs.runs.run_context import Reporter, Run
 from bertjobs.text.corpus.blocks import BlockInfo, corpus_key
 from bertjobs.text.corpus.documents import Shard
 from bertjobs.text.corpus.shards import plan_shards
-from bertjobs.text.encoding import write_arrow
 from bertjobs.text.source_file import SourceFile
 from bertjobs.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
-_INDEX = "blocks.json"
 _SPLITS = ("train", "valid")
+_REPORT_INTERVAL_S = 1.0
 
 
 def encode_corpus(
@@ -49,20 +49,24 @@ def encode_corpus(
 ) -> dict[str, StoredBlocks]:
     """Return the blocks of `train`, and of `valid`: the documents that are held out, by `valid_ratio`.
 
-    They come from the cache where the same files were encoded by the same tokenizer before.
+    Blocks that exist are not made again: of the same files, encoded by the same tokenizer before.
 
     Raises: DataError: a file is broken or empty, or has too few documents to hold any out.
         StorageError: no space for the blocks.
     """
     key = corpus_key(files, data, tokenizer, extra=f"{valid_ratio:g} held out")
-    folder = run.settings.cache / "encoded" / f"corpus-{key}"
-    if (folder / _INDEX).exists():
-        log.info("encoded corpus: %s, from the cache", folder.name)
+    folder = CorpusFolder(root=run.settings.encoded_corpora, name=f"corpus-{key}")
+    manifest = folder.read_json(MANIFEST)
+    if manifest is not None:
+        log.info("encoded corpus: %s was encoded before", folder.uri)
     else:
-        encoded = _encoded(plan_shards(files, data), tokenizer, ratio=valid_ratio, cpus=run.grant.data_cpus)
-        _write(encoded, folder)
-    index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-    blocks = {split: _stored(folder, index[split]) for split in _SPLITS}
+        shards = plan_shards(files, data)
+        log.info("encoded corpus: %d shards, written to %s", len(shards), folder.uri)
+        # Nothing else uses the CPUs of the grant yet: the workers start when the corpus is encoded.
+        records = _encode(shards, folder, tokenizer, ratio=valid_ratio, cpus=run.grant.cpus)
+        manifest = _collect(records, len(shards), reporter=run.reporter)
+        folder.write_json(MANIFEST, manifest)
+    blocks = {split: _stored(folder, manifest[split]) for split in _SPLITS}
     if valid_ratio and not (blocks["train"].infos and blocks["valid"].infos):
         raise DataError(
             f"The corpus has too few documents to hold out {valid_ratio:g} of them",
@@ -71,51 +75,40 @@ def encode_corpus(
     return blocks
 
 
-def _encoded(
-    shards: list[Shard], tokenizer: Tokenizer, *, ratio: float, cpus: float
+def _encode(
+    shards: list[Shard], folder: CorpusFolder, tokenizer: Tokenizer, *, ratio: float, cpus: float
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield, shard after shard, the Arrow file of each split and its contents."""
+    """Yield the record of each shard, in order."""
     bound_pipelines(cpus=cpus)
     rows = [{"shard": pickle.dumps(shard)} for shard in shards]  # our own; no Arrow type holds one
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        encode_row, fn_kwargs={"tokenizer": tokenizer, "ratio": ratio}, num_cpus=min(1.0, cpus)
+        encode_row,
+        fn_kwargs={"folder": folder, "tokenizer": tokenizer, "ratio": ratio},
+        num_cpus=min(1.0, cpus),
     )
     with task_errors():
-        yield from dataset.iter_rows()
+        for row in dataset.iter_rows():
+            yield json.loads(row["record"])
 
 
-def _write(encoded: Iterator[Mapping[str, Any]], folder: Path) -> None:
-    """Write the blocks, and publish them by a rename. Raises: StorageError: no space, no permission."""
-    scratch = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
-    index: dict[str, list[dict[str, Any]]] = {split: [] for split in _SPLITS}
-    try:
-        for number, row in enumerate(encoded):
-            for split, entries in index.items():
-                info = json.loads(row[f"{split}_info"])
-                if info["num_sentences"]:
-                    entries.append({"file": f"{split}-{number:06d}.arrow", "info": info})
-                    write_arrow(pa.ipc.open_file(row[split]).read_all(), scratch / entries[-1]["file"])
-        _publish(scratch, folder, index)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+def _collect(
+    records: Iterator[Mapping[str, Any]], num_shards: int, *, reporter: Reporter
+) -> dict[str, list[Any]]:
+    """Return the manifest: the blocks of each split, in the order of the corpus. Report the progress."""
+    manifest: dict[str, list[Any]] = {split: [] for split in _SPLITS}
+    reported_at = time.monotonic()
+    for num_done, record in enumerate(records, start=1):
+        for split, entries in manifest.items():
+            entries += [record[split]] if split in record else []
+        if time.monotonic() - reported_at >= _REPORT_INTERVAL_S:
+            reported_at = time.monotonic()
+            reporter.set_phase(f"encoding the corpus, {num_done} of {num_shards} shards")
+    return manifest
 
 
-def _publish(scratch: Path, folder: Path, index: Mapping[str, Any]) -> None:
-    try:
-        scratch.mkdir(parents=True, exist_ok=True)
-        (scratch / _INDEX).write_text(json.dumps(index), encoding="utf-8")
-        scratch.rename(folder)
-    except OSError as e:
-        if not (folder / _INDEX).exists():  # else another job encoded the same meanwhile
-            raise StorageError(
-                f"The encoded corpus cannot be written to {folder}: {e.strerror}",
-                hint="Free room there, or set BERTJOBS_CACHE to another place.",
-            ) from e
-
-
-def _stored(folder: Path, entries: Sequence[Mapping[str, Any]]) -> StoredBlocks:
+def _stored(folder: CorpusFolder, entries: Sequence[Mapping[str, Any]]) -> StoredBlocks:
     return StoredBlocks(
+        folder=folder,
         infos=tuple(BlockInfo.from_json(entry["info"]) for entry in entries),
-        files=tuple(folder / entry["file"] for entry in entries),
-        node_id=ray.get_runtime_context().get_node_id(),
+        files=tuple(entry["file"] for entry in entries),
     )

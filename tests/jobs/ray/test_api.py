@@ -187,6 +187,8 @@ def test_the_drivers_environment_contains_no_password(settings):
     assert "s3cret" not in str(env)
     assert set(env) >= {"BERTJOBS_REDIS_URL", "BERTJOBS_RAY_ADDRESS", "BERTJOBS_LEASE_S", "BERTJOBS_HOME"}
     assert "BERTJOBS_HOME" not in driver_environment(replace(given, redis_url="redis://host:6379/0"))
+    assert "BERTJOBS_ENCODED" not in env
+    assert driver_environment(replace(given, encoded="s3://bucket"))["BERTJOBS_ENCODED"] == "s3://bucket"
 
 
 @pytest.fixture(scope="module")

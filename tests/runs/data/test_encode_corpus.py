@@ -1,17 +1,23 @@
 """A corpus through Ray Data into blocks: order, cache, held-out documents, errors of the files."""
 
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import ray
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from bertjobs.config.pretrain import CorpusSection
-from bertjobs.errors import DataError
+from bertjobs.errors import DataError, StorageError
+from bertjobs.runs.data import encode_corpus as encode_corpus_module
+from bertjobs.runs.data.corpus_blocks import CorpusFolder, StoredBlocks, encode_row
 from bertjobs.runs.data.encode_corpus import encode_corpus
+from bertjobs.storage import JobDir
+from bertjobs.text.corpus.blocks import BlockInfo
 from bertjobs.text.corpus.files import own_files
+from bertjobs.text.corpus.shards import plan_shards
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.vocabulary import train_wordpiece
 
@@ -45,8 +51,11 @@ def tokenizer(corpus: Path) -> Tokenizer:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Any:
+    phases: list[str] = []
     return SimpleNamespace(
-        settings=SimpleNamespace(cache=tmp_path / "cache"), grant=SimpleNamespace(data_cpus=1.0)
+        settings=SimpleNamespace(encoded_corpora=str(tmp_path / "encoded")),
+        grant=SimpleNamespace(cpus=2.0),
+        reporter=SimpleNamespace(set_phase=phases.append, phases=phases),
     )
 
 
@@ -88,23 +97,80 @@ def test_held_out_documents_are_nowhere_else_and_the_cache_is_found_again(
     assert not train & valid
     assert len(train) + len(valid) == 2 * NUM_DOCUMENTS
     assert len(valid) == pytest.approx(0.1 * 2 * NUM_DOCUMENTS, abs=6)
-    marks = {path: path.stat().st_mtime_ns for path in run.settings.cache.rglob("*") if path.is_file()}
+    folder = Path(blocks["train"].folder.uri)
+    marks = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     again = encode_corpus(files, run, data=data, tokenizer=tokenizer, valid_ratio=0.1)
     assert again == blocks
-    assert {p: p.stat().st_mtime_ns for p in run.settings.cache.rglob("*") if p.is_file()} == marks
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == marks
 
 
-def test_a_block_on_another_node_is_read_there(corpus: Path, tokenizer: Tokenizer, run: Any) -> None:
-    blocks = encode_corpus(
-        own_files(str(corpus), flag="--corpus"), run, data=_section(corpus), tokenizer=tokenizer
-    )["train"]
-    here = blocks.get(0)
-    with pytest.MonkeyPatch.context() as patch:  # there is one node only; we say that we are on another
-        elsewhere = SimpleNamespace(get_node_id=lambda: "another")
-        patch.setattr("bertjobs.runs.data.corpus_blocks.ray.get_runtime_context", lambda: elsewhere)
-        there = blocks.get(0)
-    assert np.array_equal(here.ids, there.ids)
-    assert np.array_equal(here.sentence_offsets, there.sentence_offsets)
+def test_an_interrupted_encoding_continues_with_the_shards_that_are_missing(
+    corpus: Path, tokenizer: Tokenizer, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, files = _section(corpus, block_bytes=4096), own_files(str(corpus), flag="--corpus")
+    whole = encode_corpus(files, run, data=data, tokenizer=tokenizer)["train"]
+    folder = Path(whole.folder.uri)
+    expected = _sentences(whole, tokenizer)
+    # As after a kill: one shard has half a block and no record, another half a record; no manifest.
+    (folder / "blocks.json").unlink()
+    (folder / "shard-000001.json").unlink()
+    (folder / "train-000001.arrow").write_bytes(b"half")
+    (folder / "shard-000003.json").write_bytes(b'{"train": {"fi')
+    (folder / "train-000003.arrow").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    monkeypatch.setattr(encode_corpus_module, "_REPORT_INTERVAL_S", 0.0)
+    run.reporter.phases.clear()
+    again = encode_corpus(files, run, data=data, tokenizer=tokenizer)["train"]
+    assert _sentences(again, tokenizer) == expected
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    made = {name for name in after if after[name] != before.get(name)}
+    assert made == {
+        "blocks.json", "shard-000001.json", "train-000001.arrow", "shard-000003.json", "train-000003.arrow"
+    }  # fmt: skip
+    num_shards = len(plan_shards(files, data))
+    assert run.reporter.phases == [
+        f"encoding the corpus, {n} of {num_shards} shards" for n in range(1, num_shards + 1)
+    ]
+
+
+def test_blocks_at_an_address_are_the_blocks_of_a_folder(
+    corpus: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = SubTreeFileSystem(str(tmp_path / "bucket"), LocalFileSystem())
+    (tmp_path / "bucket" / "corpora" / "corpus-x").mkdir(parents=True)
+    monkeypatch.setattr(JobDir, "_filesystem", lambda self: (bucket, self.uri.removeprefix("s3://")))
+    shard = plan_shards(own_files(str(corpus), flag="--corpus"), _section(corpus))[0]
+    read = []
+    for root in (str(tmp_path / "encoded"), "s3://corpora"):
+        folder = CorpusFolder(root=root, name="corpus-x")
+        encode_row({"shard": pickle.dumps(shard)}, folder=folder, tokenizer=tokenizer, ratio=0.0)
+        record = folder.read_json("shard-000000.json")
+        assert record is not None
+        info = BlockInfo.from_json(record["train"]["info"])
+        read.append(StoredBlocks(folder=folder, infos=(info,), files=(record["train"]["file"],)))
+    assert _sentences(read[1], tokenizer) == _sentences(read[0], tokenizer)
+    assert (tmp_path / "bucket" / "corpora" / "corpus-x" / "train-000000.arrow").exists()
+
+
+def test_a_removed_block_says_how_to_encode_again(corpus: Path, tokenizer: Tokenizer, run: Any) -> None:
+    files = own_files(str(corpus), flag="--corpus")
+    blocks = encode_corpus(files, run, data=_section(corpus), tokenizer=tokenizer)["train"]
+    (Path(blocks.folder.uri) / blocks.files[0]).unlink()
+    with pytest.raises(
+        StorageError, match=r"The block .*train-000000\.arrow of the encoded corpus"
+    ) as raised:
+        blocks.get(0)
+    assert raised.value.hint == f"Remove {blocks.folder.uri}, and `bertjobs retry` encodes the corpus again."
+
+
+def test_a_place_that_cannot_be_written_is_named(
+    corpus: Path, tokenizer: Tokenizer, run: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "encoded").write_text("a file")
+    files = own_files(str(corpus), flag="--corpus")
+    with pytest.raises(StorageError, match=r"The encoded corpus cannot be written: .*/encoded/") as raised:
+        encode_corpus(files, run, data=_section(corpus), tokenizer=tokenizer)
+    assert raised.value.hint == "Free space there, or set BERTJOBS_ENCODED to another place."
 
 
 def test_an_error_in_a_file_comes_out_of_ray_as_it_was_raised(
@@ -114,7 +180,7 @@ def test_an_error_in_a_file_comes_out_of_ray_as_it_was_raised(
     files = own_files(str(corpus), flag="--corpus")
     with pytest.raises(DataError, match=r"corpus\.txt, line 301: byte 0xff at column 8 is not UTF-8"):
         encode_corpus(files, run, data=_section(corpus), tokenizer=tokenizer)
-    assert not any(run.settings.cache.rglob("*.arrow")), "nothing half done is left"
+    assert not any(Path(run.settings.encoded_corpora).rglob("*.arrow")), "nothing half done is left"
     skipped = _section(corpus, on_bad_row="skip")
     assert encode_corpus(files, run, data=skipped, tokenizer=tokenizer)["train"].infos[0].num_dropped == 1
 
