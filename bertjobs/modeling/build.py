@@ -15,7 +15,9 @@ log = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=nn.Module)
 
-_MAY_BE_NEW = ("bert.pooler.", "classifier.", "cls.")
+_TASK_MODELS = ("BertForSequenceClassification", "BertForMultipleChoice", "BertForQuestionAnswering")
+
+_MAY_BE_NEW = ("bert.pooler.", "classifier.", "qa_outputs.", "cls.")
 """What a checkpoint may lack: it was trained for something else. The embeddings and layers it must have."""
 
 
@@ -29,9 +31,34 @@ def build_classifier(
     classifier_dropout: float | None = None,
     keep_head: bool = False,
 ) -> BertForSequenceClassification:
-    """Build a classifier of rows; what the source does not bring is drawn from `seed`.
+    """Build a classifier of rows, or a regression model (`num_labels` 1), as `build_with_head` does."""
+    return build_with_head(
+        source,
+        lambda config: BertForSequenceClassification(config, num_labels),
+        head="classifier",
+        seed=seed,
+        hidden_dropout=hidden_dropout,
+        attention_dropout=attention_dropout,
+        classifier_dropout=classifier_dropout,
+        keep_head=keep_head,
+    )
 
-    The classifier's own layer is new, unless `keep_head` asks for the one that the source was trained with.
+
+def build_with_head(
+    source: LoadedModel | BertConfig,
+    make: Callable[[BertConfig], M],
+    *,
+    head: str,
+    seed: int,
+    hidden_dropout: float | None = None,
+    attention_dropout: float | None = None,
+    classifier_dropout: float | None = None,
+    keep_head: bool = False,
+) -> M:
+    """Build a model of a task; what the source does not bring is drawn from `seed`.
+
+    head: the name of the head's layer, which is new, unless `keep_head` asks for the one that the source was
+        trained with.
 
     Raises: ModelError: the source lacks weights or has others in their place, or has no such head to keep.
     """
@@ -39,13 +66,13 @@ def build_classifier(
     config = given.with_dropout(
         hidden=hidden_dropout, attention=attention_dropout, classifier=classifier_dropout
     )
-    model = _new(lambda: BertForSequenceClassification(config, num_labels), config=config, seed=seed)
+    model = _new(lambda: make(config), config=config, seed=seed)
     if isinstance(source, LoadedModel):
         tensors = source.state_dict
         if keep_head:
-            _check_head(source, num_labels=num_labels)
+            _check_head(source, model, head=head)
         else:
-            tensors = {name: t for name, t in tensors.items() if not name.startswith("classifier.")}
+            tensors = {name: t for name, t in tensors.items() if not name.startswith(f"{head}.")}
         _copy_weights(model, tensors, source=source)
     return model
 
@@ -120,13 +147,22 @@ def _check_shape(name: str, given: Tensor, parameter: Tensor, *, source: LoadedM
     )
 
 
-def _check_head(source: LoadedModel, *, num_labels: int) -> None:
-    if "classifier.weight" not in source.state_dict:
+def _check_head(source: LoadedModel, model: nn.Module, *, head: str) -> None:
+    """Raises: ModelError: the source has no head, that of another type of task, or one for other labels."""
+    weight = f"{head}.weight"
+    given, asked = source.architecture, type(model).__name__
+    if given in _TASK_MODELS and given != asked:
         raise ModelError(
-            f"{source.source} has no classifier: it is an encoder that was not fine-tuned",
+            f"{source.source} has the head of another type of task: it is a {given}, not a {asked}",
+            hint="Give the --task that the model was fine-tuned for.",
+        )
+    if weight not in source.state_dict:
+        raise ModelError(
+            f"{source.source} has no {head}: it is an encoder that was not fine-tuned",
             hint="Fine-tune it first: bertjobs submit finetune --model ...",
         )
-    num_classes = source.state_dict["classifier.weight"].shape[0]
+    num_classes = source.state_dict[weight].shape[0]
+    num_labels = dict(model.named_parameters())[weight].shape[0]
     if num_classes != num_labels:
         raise ModelError(
             f"{source.source} has {num_classes} classes, but the task has {num_labels}",

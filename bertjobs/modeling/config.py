@@ -111,8 +111,12 @@ class BertConfig:
         except TypeError as e:
             raise ModelError(f"{where}: config.json holds a value of the wrong type ({e})") from e
 
-    def to_json(self, *, architecture: str, labels: Sequence[str] | None = None) -> dict[str, Any]:
+    def to_json(
+        self, *, architecture: str, labels: Sequence[str] | None = None, problem_type: str | None = None
+    ) -> dict[str, Any]:
         """Return the content of a `config.json`.
+
+        labels, problem_type: of a model of sequence classification, as `transformers` reads them.
 
         A model that `transformers` would compute differently gets a `model_type` that it refuses.
         """
@@ -128,7 +132,7 @@ class BertConfig:
         if labels is not None:
             content["id2label"] = {str(i): label for i, label in enumerate(labels)}
             content["label2id"] = {label: i for i, label in enumerate(labels)}
-            content["problem_type"] = "single_label_classification"
+            content["problem_type"] = problem_type or "single_label_classification"
         return content
 
 
@@ -160,3 +164,5 @@ class LoadedModel:
     """Folder or file of the tokenizer that belongs to the weights, if any."""
     labels: tuple[str, ...] | None
     """Names of the classes, where the checkpoint is a classifier."""
+    architecture: str | None = None
+    """Name of the class that wrote it, such as `BertForMultipleChoice`, where the file says so."""

@@ -43,6 +43,16 @@ class BertForSequenceClassification(nn.Module):
         return self.classifier(pooled_BD if mask is None else pooled_BD * mask.of(pooled_BD))
 
 
+class BertForMultipleChoice(BertForSequenceClassification):
+    """One number per sequence, by which the sequences of an example are compared.
+
+    Source: Zellers et al. 2018 (SWAG); Devlin et al. 2019 (BERT), section 4.4.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__(config, num_labels=1)
+
+
 class PretrainScores(NamedTuple):
     """Sums over a batch that can be added up, each a tensor of one number."""
 

@@ -60,17 +60,26 @@ def read_folder(folder: Path) -> LoadedModel:
         state_dict=_with_todays_names(_read_tensors(folder)),
         tokenizer_path=folder if has_tokenizer else _own_vocabulary(folder),
         labels=_labels(content),
+        architecture=_architecture(content),
     )
 
 
-def save_pretrained(model: nn.Module, folder: Path, *, labels: Sequence[str] | None = None) -> None:
+def save_pretrained(
+    model: nn.Module,
+    folder: Path,
+    *,
+    labels: Sequence[str] | None = None,
+    problem_type: str | None = None,
+) -> None:
     """Write config.json and model.safetensors; tokenizer files are the caller's to put beside them.
 
     d2l's variant without LayerNorm on the embeddings is marked so that only this project opens it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     architecture = type(model).__name__
-    content = cast(BertConfig, model.config).to_json(architecture=architecture, labels=labels)
+    content = cast(BertConfig, model.config).to_json(
+        architecture=architecture, labels=labels, problem_type=problem_type
+    )
     (folder / "config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -152,6 +161,11 @@ def _labels(content: dict[str, Any]) -> tuple[str, ...] | None:
         return None
     names = content["id2label"]
     return tuple(names[key] for key in sorted(names, key=int))
+
+
+def _architecture(content: dict[str, Any]) -> str | None:
+    given = content.get("architectures")
+    return given[0] if isinstance(given, list) and given and isinstance(given[0], str) else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

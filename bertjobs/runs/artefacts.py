@@ -21,6 +21,7 @@ from bertjobs.config.sections import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.task import Task
+from bertjobs.training.tasks.types import task_type
 
 ARTEFACT_FILE = "bertjobs.json"
 
@@ -67,38 +68,39 @@ PREDICTIONS_FILE = "predictions.parquet"
 
 
 class Predictions:
-    """The probabilities that one rank computes for its rows."""
+    """What one rank's predictions are kept as: `TaskType.outputs` of its rows."""
 
-    def __init__(self, num_rows: int, *, num_labels: int) -> None:
-        self.probabilities = np.full((num_rows, num_labels), np.nan, dtype=np.float32)
-        """(rows, labels) of the whole split; NaN where another rank predicts."""
+    def __init__(self, num_rows: int, *, num_outputs: int) -> None:
+        self.outputs = np.full((num_rows, num_outputs), np.nan, dtype=np.float32)
+        """(rows, outputs) of the whole encoded table; NaN where another rank predicts."""
 
-    def add(self, rows: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
-        """Record the probabilities (rows, labels) of these rows of the table."""
-        self.probabilities[rows] = probabilities
+    def add(self, rows: npt.NDArray[Any], outputs: npt.NDArray[np.float32]) -> None:
+        """Record the outputs of these rows of the table."""
+        self.outputs[rows] = outputs
 
     def write(self, job_dir: JobDir, *, rank: int) -> None:
         """Write this rank's part for `write_predictions`. Raises: StorageError."""
         buffer = io.BytesIO()
-        np.save(buffer, self.probabilities)
+        np.save(buffer, self.outputs)
         job_dir.write_bytes(_part(rank), buffer.getvalue())
 
 
 def write_predictions(job_dir: JobDir, table: pa.Table, *, task: Task, num_ranks: int) -> str:
-    """Join the ranks' parts with texts and labels, publish them, and return their path.
+    """Join the ranks' parts with the texts, publish them, and return the path of the table.
 
-    Columns: index, text_a, text_b (pairs), label (null where a row has none), prediction, and the probability
-    of each label as `p_<label>`.
+    Columns: those of the split, and what the task's type makes of the outputs (`prediction_columns`), as
+    label, prediction, and the probability of each label as `p_<label>`. The type's own files, if any, are
+    beside the table.
     """
     parts = [np.load(io.BytesIO(job_dir.read_bytes(_part(rank)))) for rank in range(num_ranks)]
-    probabilities = np.fmax.reduce(parts)  # a row is a number in one part and NaN in all others
-    assert not np.isnan(probabilities).any(), "a row was predicted by no rank"
-    labels = np.asarray(task.labels, dtype=object)
-    truth = table["label"].to_numpy()
-    columns = {name: table[name] for name in ("index", "text_a", "text_b") if name in table.column_names}
-    columns["label"] = pa.array([labels[y] if y >= 0 else None for y in truth], pa.string())
-    columns["prediction"] = pa.array(labels[probabilities.argmax(axis=1)], pa.string())
-    columns |= {f"p_{label}": probabilities[:, i] for i, label in enumerate(task.labels)}
+    outputs = np.fmax.reduce(parts)  # a row is a number in one part and NaN in all others
+    assert not np.isnan(outputs).any(), "a row was predicted by no rank"
+    of_type = task_type(task)
+    columns = {"index": table["index"]}
+    columns |= {name: table[name] for name in table.column_names if name not in ("index", "label")}
+    columns |= of_type.prediction_columns(table, outputs)
+    for name, content in of_type.prediction_files(table, outputs).items():
+        job_dir.write_bytes(name, content)
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
     job_dir.write_bytes(PREDICTIONS_FILE, buffer.getvalue())
@@ -107,4 +109,4 @@ def write_predictions(job_dir: JobDir, table: pa.Table, *, task: Task, num_ranks
 
 
 def _part(rank: int) -> str:
-    return f".parts/probabilities-{rank}.npy"
+    return f".parts/outputs-{rank}.npy"

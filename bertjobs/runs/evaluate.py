@@ -1,4 +1,4 @@
-"""Evaluate a fine-tuned model on a split or a file: metrics, confusion matrix, predictions.
+"""Evaluate a fine-tuned model on a split or a file: metrics, plots, predictions.
 
 Knows no queue: the run's reporter does.
 """
@@ -15,7 +15,6 @@ from bertjobs.config.finetune import EvalTextSection
 from bertjobs.config.sections import TextSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.jobs.job import Grant
-from bertjobs.modeling.build import build_classifier
 from bertjobs.runs import ray_train
 from bertjobs.runs.artefacts import Artefact, Predictions, read_artefact, write_predictions
 from bertjobs.runs.data.encode_split import encode
@@ -29,12 +28,10 @@ from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
-from bertjobs.training.metrics import Metrics
-from bertjobs.training.plots import draw_confusion
+from bertjobs.training.tasks.task_type import TaskMetrics
+from bertjobs.training.tasks.types import task_type
 
 log = logging.getLogger(__name__)
-
-CONFUSION = "plots/confusion.png"
 
 
 def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
@@ -69,7 +66,7 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
         open_reporter=run.open_reporter,
     )
     run.reporter.set_phase("starting workers")
-    metrics: Metrics
+    metrics: TaskMetrics
     if run.grant.workers == 1:
         metrics = ray_train.run_task(evaluate_worker, work, grant=run.grant)
     else:
@@ -80,8 +77,9 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
     plots = []
     if metrics.num_examples:
         title = f"{task.name}, {Path(rows.split).name}"
-        run.job_dir.write_bytes(CONFUSION, draw_confusion(metrics, title=title))
-        plots.append(run.job_dir.path_of(CONFUSION))
+        for name, image in task_type(task).plots(metrics, title=title).items():
+            run.job_dir.write_bytes(f"plots/{name}", image)
+            plots.append(run.job_dir.path_of(f"plots/{name}"))
     predictions = write_predictions(run.job_dir, rows.table, task=task, num_ranks=run.grant.workers)
     return Outcome(
         metrics=metrics.to_json(),
@@ -106,22 +104,22 @@ class EvaluateWork:
     open_reporter: OpenReporter
 
 
-def evaluate_worker(work: EvaluateWork) -> Metrics:
+def evaluate_worker(work: EvaluateWork) -> TaskMetrics:
     """Predict one rank's rows; every rank returns the metrics over all of them."""
-    ranks, config, labels = current_ranks(), work.config, work.task.labels
+    ranks, config, task = current_ranks(), work.config, task_type(work.task)
     device = ray_train.set_up_worker(work.grant)
     table = EncodedTable.from_arrow(ray_train.fetch(work.encoded))
-    model = build_classifier(ray.get(work.source), num_labels=len(labels), seed=0, keep_head=True).to(device)
-    predictions = Predictions(table.num_rows, num_labels=len(labels))
+    model = task.build_model(ray.get(work.source), seed=0).to(device)
+    predictions = Predictions(table.num_rows, num_outputs=task.num_outputs)
     with closing(work.open_reporter()) as reporter:
 
         def on_progress(done: int, total: int) -> None:
             reporter.progress({"step": done, "num_steps": total, "epoch": 0})
 
-        metrics = evaluate(
+        metrics: TaskMetrics = evaluate(
             model,
             table,
-            labels=labels,
+            task=task,
             text=work.text,
             tokenizer=work.tokenizer,
             batch_size=config.train.batch_size,
@@ -152,13 +150,19 @@ def trained_text(asked: EvalTextSection, artefact: Artefact | None) -> TextSecti
 
 
 def check_task(task: Task, artefact: Artefact | None, folder: Path) -> None:
-    """Raises: ModelError: the model has no classifier, or one for other labels."""
+    """Raises: ModelError: the model has no head, that of another type of task, or one for other labels."""
     if artefact is None:
         return
     if artefact.task is None:
         raise ModelError(
             f"--model {folder}: it was pretrained and has no classifier",
             hint="Fine-tune it first: `bertjobs submit finetune --model ...`.",
+        )
+    if artefact.task.type != task.type:
+        raise ModelError(
+            f"--task {task.name} ({task.type}): the model {folder} has the head of another type of task; "
+            f"it was trained for {artefact.task.name} ({artefact.task.type})",
+            hint=f"Give --task {artefact.task.name}, or another --model.",
         )
     if artefact.task.labels != task.labels:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""Fine-tune a classifier: the driver reads, encodes and starts the workers; each worker trains as one rank.
+"""Fine-tune a model of a task: the driver reads, encodes and starts the workers; each trains as one rank.
 
 Below them is what a trial of a search shares with a fine-tuning job: its inputs, its predictions, its model.
 Knows no queue: the run's reporter does.
@@ -10,15 +10,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
 import torch
 
 from bertjobs.config import FinetuneConfig
 from bertjobs.jobs.job import Grant
-from bertjobs.modeling.build import build_classifier
 from bertjobs.modeling.config import BertConfig, LoadedModel
-from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.modeling.weights import save_pretrained
 from bertjobs.runs import ray_train
 from bertjobs.runs.artefacts import Artefact, Predictions, write_predictions
@@ -28,6 +25,7 @@ from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason
 from bertjobs.runs.run_context import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
+from bertjobs.text.datasets.examples import example_format
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.text.encoding import EncodedTable
@@ -36,7 +34,8 @@ from bertjobs.text.vocabulary import train_wordpiece
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.finetune import finetune
-from bertjobs.training.metrics import Metrics
+from bertjobs.training.tasks.task_type import TaskMetrics, TaskModel
+from bertjobs.training.tasks.types import task_type
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     began = time.monotonic()
     task = resolve_task(run.config.task.name)
     train, valid = read_rows(run, task)
-    source, tokenizer = load_source(run, train, max_len=run.config.text.max_len)
+    source, tokenizer = load_source(run, train, task=task, max_len=run.config.text.max_len)
     inputs = share_inputs(run, task=task, source=source, tokenizer=tokenizer, train=train, valid=valid)
     run.reporter.set_phase("starting workers")
     returned = ray_train.run_group(
@@ -112,7 +111,7 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
             config=config,
             train=inputs.train_table(),
             valid=inputs.valid_table(),
-            labels=inputs.task.labels,
+            task=task_type(inputs.task),
             tokenizer=inputs.tokenizer,
             metric=inputs.task.metric,
             job_dir=work.job_dir,
@@ -147,19 +146,19 @@ def read_rows(run: Run[Any], task: Task) -> tuple[Rows, Rows]:
     return train, valid
 
 
-def load_source(run: Run[Any], train: Rows, *, max_len: int) -> tuple[LoadedModel | BertConfig, Tokenizer]:
+def load_source(
+    run: Run[Any], train: Rows, *, task: Task, max_len: int
+) -> tuple[LoadedModel | BertConfig, Tokenizer]:
     """Load what `--model` names; a new vocabulary is trained on the training rows. Raises: ModelError."""
     return model_and_tokenizer(
         run,
         max_len=max_len,
-        new_vocabulary=lambda: _train_vocabulary(train, vocab_size=run.config.model.vocab_size),
+        new_vocabulary=lambda: _train_vocabulary(train, task=task, vocab_size=run.config.model.vocab_size),
     )
 
 
-def _train_vocabulary(train: Rows, *, vocab_size: int) -> Tokenizer:
-    columns = [train.table[name] for name in ("text_a", "text_b") if name in train.table.column_names]
-    texts = pa.chunked_array([chunk for column in columns for chunk in column.chunks])
-    return train_wordpiece(texts, vocab_size=vocab_size)
+def _train_vocabulary(train: Rows, *, task: Task, vocab_size: int) -> Tokenizer:
+    return train_wordpiece(example_format(task).texts(train.table), vocab_size=vocab_size)
 
 
 def share_inputs(
@@ -193,16 +192,13 @@ class TrainingInputs:
     valid: ray.ObjectRef
     """Encoded rows, or the task that is still encoding them."""
 
-    def build_model(self, config: FinetuneConfig, *, device: torch.device) -> BertForSequenceClassification:
+    def build_model(self, config: FinetuneConfig, *, device: torch.device) -> TaskModel:
         """Return the model before its first step."""
-        return build_classifier(
-            ray.get(self.source),
-            num_labels=len(self.task.labels),
-            seed=config.train.seed,
-            hidden_dropout=config.model.hidden_dropout,
-            attention_dropout=config.model.attention_dropout,
-            classifier_dropout=config.model.classifier_dropout,
-        ).to(device)
+        return (
+            task_type(self.task)
+            .build_model(ray.get(self.source), seed=config.train.seed, model=config.model)
+            .to(device)
+        )
 
     def train_table(self) -> EncodedTable:
         """Return the rows to train on. Raises: BertjobsError: what encoding raised."""
@@ -214,15 +210,15 @@ class TrainingInputs:
 
 
 def predict(
-    model: BertForSequenceClassification, *, inputs: TrainingInputs, config: FinetuneConfig
-) -> tuple[Predictions, Metrics]:
+    model: TaskModel, *, inputs: TrainingInputs, config: FinetuneConfig
+) -> tuple[Predictions, TaskMetrics]:
     """Predict this rank's validation rows; the metrics are over all ranks."""
-    valid = inputs.valid_table()
-    predictions = Predictions(valid.num_rows, num_labels=len(inputs.task.labels))
+    valid, task = inputs.valid_table(), task_type(inputs.task)
+    predictions = Predictions(valid.num_rows, num_outputs=task.num_outputs)
     metrics = evaluate(
         model,
         valid,
-        labels=inputs.task.labels,
+        task=task,
         text=config.text,
         tokenizer=inputs.tokenizer,
         batch_size=config.train.eval_batch_size,
@@ -233,7 +229,7 @@ def predict(
 
 
 def write_model(
-    model: BertForSequenceClassification,
+    model: TaskModel,
     *,
     inputs: TrainingInputs,
     config: FinetuneConfig,
@@ -242,6 +238,7 @@ def write_model(
 ) -> None:
     """Publish `model/`. Raises: StorageError."""
     with job_dir.new_dir("model") as folder:
-        save_pretrained(model, folder, labels=inputs.task.labels)
+        task = task_type(inputs.task)
+        save_pretrained(model, folder, labels=task.class_names, problem_type=task.problem_type)
         inputs.tokenizer.save(folder)
         Artefact(task=inputs.task, text=config.text, trained_by=trained_by).write(folder)

@@ -52,9 +52,10 @@ class Batch:
     """Without padding, special tokens included."""
     starts_B: Int64s
     """Indices in N of the rows' [CLS]."""
-    labels_B: Int64s
     rows_B: Int64s
-    """Row numbers in the table."""
+    """The row of the table that each sequence belongs to."""
+    sequences_B: Int64s
+    """Numbers of the sequences in the table; the same as `rows_B` where each row is one sequence."""
 
     @property
     def num_tokens(self) -> int:
@@ -68,9 +69,11 @@ def order_of_epoch(num_rows: int, *, seed: int, epoch: int) -> Int64s:
     return np.random.Generator(np.random.Philox(key=key)).permutation(num_rows)
 
 
-def sequence_lengths(table: EncodedTable, rows: Int64s, *, max_len: int, truncation: Truncation) -> Int64s:
-    """Return the rows' lengths after truncation, special tokens included."""
-    kept = _kept_lengths(table, rows, max_len=max_len, truncation=truncation)
+def sequence_lengths(
+    table: EncodedTable, sequences: Int64s, *, max_len: int, truncation: Truncation
+) -> Int64s:
+    """Return the sequences' lengths after truncation, special tokens included."""
+    kept = _kept_lengths(table, sequences, max_len=max_len, truncation=truncation)
     return kept.keep_a + kept.keep_b + num_special_tokens(is_pair=table.is_pair)
 
 
@@ -109,7 +112,7 @@ def split_microbatches(lengths: Int64s, *, max_tokens: int, min_microbatches: in
 
 def collate(
     table: EncodedTable,
-    rows: Int64s,
+    sequences: Int64s,
     *,
     max_len: int,
     truncation: Truncation,
@@ -118,17 +121,18 @@ def collate(
     pad_id: int,
     group_overhead: int = GROUP_OVERHEAD,
 ) -> Batch:
-    """Gather rows of the table into one packed batch, truncated to max_len.
+    """Gather sequences of the table into one packed batch, truncated to max_len.
 
     group_overhead: cost of a group, in tokens; 0 packs without any padding.
 
     The plain version, which builds one row at a time from lists, is in tests/text/test_batching.py.
     """
-    rows = np.asarray(rows, dtype=np.int64)
-    kept = _kept_lengths(table, rows, max_len=max_len, truncation=truncation)
+    sequences = np.asarray(sequences, dtype=np.int64)
+    kept = _kept_lengths(table, sequences, max_len=max_len, truncation=truncation)
     lengths = kept.keep_a + kept.keep_b + num_special_tokens(is_pair=table.is_pair)
     by_length = np.argsort(lengths, kind="stable")
-    rows, lengths, kept = rows[by_length], lengths[by_length], kept.take(by_length)
+    sequences, lengths, kept = sequences[by_length], lengths[by_length], kept.take(by_length)
+    rows = table.rows_of(sequences)
     groups, padded_lengths, starts = pack(lengths, overhead=group_overhead)
 
     # Everything is written into flat arrays that begin as padding, all rows at once.
@@ -140,7 +144,7 @@ def collate(
     _copy_texts(ids, cls_at + 1, table.a_ids, table.a_offsets, rows, kept.keep_a, kept.head_a)
     ids[sep_at] = sep_id
     if table.b_ids is not None and table.b_offsets is not None:
-        _copy_texts(ids, sep_at + 1, table.b_ids, table.b_offsets, rows, kept.keep_b, kept.head_b)
+        _copy_texts(ids, sep_at + 1, table.b_ids, table.b_offsets, sequences, kept.keep_b, kept.head_b)
         ids[sep_at + 1 + kept.keep_b] = sep_id
         segments[ragged.flat_indices(sep_at + 1, kept.keep_b + 1)] = 1  # the second text and its [SEP]
     return Batch(
@@ -150,8 +154,8 @@ def collate(
         groups=groups,
         lengths_B=lengths,
         starts_B=cls_at,
-        labels_B=table.labels[rows].astype(np.int64),
         rows_B=rows,
+        sequences_B=sequences,
     )
 
 
@@ -203,9 +207,11 @@ def _groups_from(begin: Int64s, *, distinct_L: Int64s, rows_before: Int64s) -> t
     return tuple(groups)
 
 
-def _kept_lengths(table: EncodedTable, rows: Int64s, *, max_len: int, truncation: Truncation) -> KeptLengths:
-    len_a = _lengths(table.a_offsets, rows)
-    len_b = None if table.b_offsets is None else _lengths(table.b_offsets, rows)
+def _kept_lengths(
+    table: EncodedTable, sequences: Int64s, *, max_len: int, truncation: Truncation
+) -> KeptLengths:
+    len_a = _lengths(table.a_offsets, table.rows_of(sequences))
+    len_b = None if table.b_offsets is None else _lengths(table.b_offsets, sequences)
     return truncate_lengths(
         len_a, len_b, budget=budget_of(max_len, is_pair=table.is_pair), strategy=truncation
     )

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from bertjobs.errors import DataError
 from bertjobs.text.corpus.blocks import Block, BlockInfo, encode_shard
 from bertjobs.text.corpus.documents import Shard, read_shard
+from bertjobs.text.datasets.examples import example_format
 from bertjobs.text.datasets.read_split import Split
-from bertjobs.text.encoding import EncodedTable, encode_table
+from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.truncation import STRATEGIES, budget_of, truncation_report, uncut_sequence_lengths
 
@@ -26,8 +27,8 @@ def describe_split(split: Split, tokenizer: Tokenizer | None, *, max_len: int) -
     spaces where no tokenizer is given), `lengths` (of whole sequences with special tokens: mean, quantiles,
     histogram), `truncation` (per strategy what is cut at `max_len`; see `truncation.TruncationReport`).
     """
-    is_pair = "text_b" in split.table.column_names
-    len_a, len_b = _text_lengths(split.table, tokenizer)
+    is_pair = split.task.is_pair
+    len_a, len_b = _text_lengths(split, tokenizer)
     return {
         "rows": split.table.num_rows,
         "dropped": split.num_dropped,
@@ -42,12 +43,13 @@ def describe_split(split: Split, tokenizer: Tokenizer | None, *, max_len: int) -
     }
 
 
-def _text_lengths(table: pa.Table, tokenizer: Tokenizer | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _text_lengths(split: Split, tokenizer: Tokenizer | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the lengths of the two texts of each sequence."""
     if tokenizer is not None:
-        encoded = EncodedTable.from_arrow(encode_table(table, tokenizer))
+        encoded = EncodedTable.from_arrow(example_format(split.task).encode(split.table, tokenizer))
         return encoded.lengths_a, encoded.lengths_b
-    len_a = _num_words(table["text_a"])
-    return len_a, _num_words(table["text_b"]) if "text_b" in table.column_names else None
+    firsts, seconds = example_format(split.task).sequences(split.table)
+    return _num_words(firsts), None if seconds is None else _num_words(seconds)
 
 
 def _num_words(texts: pa.ChunkedArray) -> np.ndarray:
@@ -57,9 +59,8 @@ def _num_words(texts: pa.ChunkedArray) -> np.ndarray:
 
 
 def _label_counts(split: Split) -> dict[str, int]:
-    labels = split.table["label"].to_numpy()
-    counts = {name: int((labels == number).sum()) for number, name in enumerate(split.labels)}
-    num_without = int((labels < 0).sum())
+    examples = example_format(split.task)
+    counts, num_without = examples.label_counts(split.table), examples.num_unlabelled(split.table)
     return counts | ({"(none)": num_without} if num_without else {})
 
 

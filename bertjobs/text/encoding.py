@@ -6,8 +6,8 @@ neither max_len nor the strategy.
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -70,23 +70,36 @@ def cache_key(
 class EncodedTable:
     """Views of an encoded split: numpy arrays over Arrow's own memory, nothing copied.
 
-    The ids of row i's first text are `a_ids[a_offsets[i] : a_offsets[i + 1]]`.
+    The ids of row i's first text are `a_ids[a_offsets[i] : a_offsets[i + 1]]`. A row is one sequence, or (of
+    multiple choice) several that share their first text; sequences are numbered through all rows.
     """
 
     a_ids: np.ndarray
     a_offsets: np.ndarray
     b_ids: np.ndarray | None
     b_offsets: np.ndarray | None
+    """Of each sequence's second text."""
     labels: np.ndarray
-    """int32, -1 where a row has none."""
+    """int32, -1 where a row has none; of regression float32 and NaN."""
     indices: np.ndarray
     """int64, the rows' numbers in their split."""
+    first_sequences: np.ndarray | None = None
+    """(rows + 1): where each row's sequences begin; None where each row is one sequence."""
+    more: Mapping[str, pa.Array] = field(default_factory=dict)
+    """Columns that only the task's type reads."""
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "EncodedTable":
         """View a table of `encode_table`'s columns; several chunks are joined first, which copies."""
         a_ids, a_offsets = _views(table["a"])
-        b_ids, b_offsets = _views(table["b"]) if "b" in table.column_names else (None, None)
+        b_ids, b_offsets, first_sequences = None, None, None
+        if "b" in table.column_names:
+            seconds = one_array(table["b"])
+            if pa.types.is_list(seconds.type.value_type):
+                first_sequences = seconds.offsets.to_numpy().astype(np.int64)
+                seconds = seconds.values
+            b_ids, b_offsets = seconds.values.to_numpy(), seconds.offsets.to_numpy()
+        known = ("a", "b", "label", "index")
         return cls(
             a_ids=a_ids,
             a_offsets=a_offsets,
@@ -94,6 +107,8 @@ class EncodedTable:
             b_offsets=b_offsets,
             labels=one_array(table["label"]).to_numpy(),
             indices=one_array(table["index"]).to_numpy(),
+            first_sequences=first_sequences,
+            more={name: one_array(table[name]) for name in table.column_names if name not in known},
         )
 
     @property
@@ -105,13 +120,39 @@ class EncodedTable:
         return self.b_ids is not None
 
     @property
+    def num_sequences(self) -> int:
+        return self.num_rows if self.first_sequences is None else int(self.first_sequences[-1])
+
+    def sequences_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the numbers of these rows' sequences, row after row: int64."""
+        if self.first_sequences is None:
+            return rows
+        starts = self.first_sequences[:-1][rows]
+        return ragged.flat_indices(starts, self.first_sequences[1:][rows] - starts)
+
+    def rows_of(self, sequences: np.ndarray) -> np.ndarray:
+        """Return the row of each of these sequences: int64."""
+        if self.first_sequences is None:
+            return sequences
+        return np.asarray(np.searchsorted(self.first_sequences, sequences, side="right") - 1)
+
+    def sum_by_row(self, values: np.ndarray) -> np.ndarray:
+        """Add up a number of each sequence over the sequences of each row."""
+        if self.first_sequences is None:
+            return values
+        sums = np.zeros(len(values) + 1, dtype=np.int64)
+        np.cumsum(values, out=sums[1:])
+        return np.asarray(np.diff(sums[self.first_sequences]))
+
+    @property
     def lengths_a(self) -> np.ndarray:
-        """Wordpieces of each first text: int64."""
-        return np.diff(self.a_offsets).astype(np.int64)
+        """Wordpieces of each sequence's first text: int64."""
+        lengths = np.diff(self.a_offsets).astype(np.int64)
+        return np.asarray(lengths[self.rows_of(np.arange(self.num_sequences))])
 
     @property
     def lengths_b(self) -> np.ndarray | None:
-        """Wordpieces of each second text: int64; None for single texts."""
+        """Wordpieces of each sequence's second text: int64; None for single texts."""
         return None if self.b_offsets is None else np.diff(self.b_offsets).astype(np.int64)
 
     def select(self, rows: np.ndarray) -> "EncodedTable":
@@ -119,7 +160,10 @@ class EncodedTable:
         a_ids, a_offsets = ragged.take(self.a_ids, self.a_offsets, rows)
         b_ids, b_offsets = None, None
         if self.b_ids is not None and self.b_offsets is not None:
-            b_ids, b_offsets = ragged.take(self.b_ids, self.b_offsets, rows)
+            b_ids, b_offsets = ragged.take(self.b_ids, self.b_offsets, self.sequences_of(rows))
+        first_sequences = None
+        if self.first_sequences is not None:
+            first_sequences = ragged.offsets_of(np.diff(self.first_sequences)[rows])
         return EncodedTable(
             a_ids=a_ids,
             a_offsets=a_offsets,
@@ -127,6 +171,8 @@ class EncodedTable:
             b_offsets=b_offsets,
             labels=self.labels[rows],
             indices=self.indices[rows],
+            first_sequences=first_sequences,
+            more={name: column.take(pa.array(rows)) for name, column in self.more.items()},
         )
 
 

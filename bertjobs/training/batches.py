@@ -10,7 +10,7 @@ Shape suffixes: N: tokens of a microbatch, padding included. B: its rows. V: voc
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -42,9 +42,10 @@ class Microbatch:
     """Rows that go through the model together."""
 
     inputs: ModelInputs
-    labels_B: Tensor
+    targets: Mapping[str, Tensor]
+    """What the task's type compares the model's outputs with; of classification `labels` (B)."""
     rows_B: Int64s
-    """Rows of the table, on the host."""
+    """The row of the table of each sequence, on the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +53,29 @@ class StepBatch:
     """One rank's share of a global batch; without microbatches where there are fewer rows than ranks."""
 
     microbatches: tuple[Microbatch, ...]
-    num_rows: int
-    """Of the global batch."""
+    rows: Int64s
+    """Of the global batch: rows of the table."""
     num_tokens: int
     """Of the global batch, padding not counted."""
     token_ids_T: Tensor
     """Unique wordpieces of the global batch, those that truncation cuts included."""
 
+    @property
+    def num_rows(self) -> int:
+        """Of the global batch."""
+        return len(self.rows)
+
     def sum_counts(self, ranks: Ranks) -> None:
         """Nothing: the numbers of the global batch follow from lengths, which all ranks know."""
+
+
+Targets = Callable[[EncodedTable, Batch], Mapping[str, np.ndarray]]
+"""Makes the targets of a batch."""
+
+
+def label_targets(table: EncodedTable, batch: Batch) -> dict[str, np.ndarray]:
+    """Return the label of each sequence as `labels` (B): int64."""
+    return {"labels": table.labels[batch.rows_B].astype(np.int64)}
 
 
 class BatchLoader:
@@ -75,17 +90,21 @@ class BatchLoader:
         max_tokens: int,
         ranks: Ranks,
         vocab_size: int,
+        targets: Targets = label_targets,
     ) -> None:
         self._table = table
+        self._targets = targets
         self._text = text
         self._tokenizer = tokenizer
         self._max_tokens = max_tokens
         self._ranks = ranks
         self._vocab_size = vocab_size
         # Known for all rows from the start: shares of ranks and microbatches follow from lengths alone.
-        every_row = np.arange(table.num_rows)
-        self.lengths = sequence_lengths(table, every_row, max_len=text.max_len, truncation=text.truncation)
-        """Of each row of the table, after truncation, special tokens included."""
+        every_sequence = np.arange(table.num_sequences)
+        self.lengths = table.sum_by_row(
+            sequence_lengths(table, every_sequence, max_len=text.max_len, truncation=text.truncation)
+        )
+        """Of each row of the table, after truncation, special tokens included; over all its sequences."""
 
     def step_batch(self, rows: Int64s, *, seed: int, step: int, min_microbatches: int) -> StepBatch:
         """Build this rank's share of a global batch for training, in at least this many microbatches."""
@@ -96,7 +115,7 @@ class BatchLoader:
             microbatches=tuple(
                 self.microbatches(own, seed=seed, step=step, min_microbatches=min_microbatches)
             ),
-            num_rows=len(rows),
+            rows=rows,
             num_tokens=int(lengths.sum()),
             # Of the global batch, not of our share: all ranks must sum the same rows of the word table.
             token_ids_T=self.token_ids(rows),
@@ -117,29 +136,33 @@ class BatchLoader:
         """Return the sorted unique wordpieces of these rows, or of all, and the special ones."""
         is_used_V = np.zeros(self._vocab_size, dtype=bool)  # flags beat sorting: 10 us for 1,000 wordpieces
         is_used_V[[self._tokenizer.cls_id, self._tokenizer.sep_id, self._tokenizer.pad_id]] = True
-        texts = [(self._table.a_ids, self._table.a_offsets), (self._table.b_ids, self._table.b_offsets)]
-        for ids, offsets in texts:
+        table = self._table
+        sequences = None if rows is None else table.sequences_of(rows)
+        texts = [(table.a_ids, table.a_offsets, rows), (table.b_ids, table.b_offsets, sequences)]
+        for ids, offsets, chosen in texts:
             if ids is not None and offsets is not None:
-                # `ragged.take` returns the ids of these rows' texts, one text after another.
-                is_used_V[ids if rows is None else ragged.take(ids, offsets, rows)[0]] = True
+                # `ragged.take` returns the ids of these texts, one text after another.
+                is_used_V[ids if chosen is None else ragged.take(ids, offsets, chosen)[0]] = True
         return torch.from_numpy(np.flatnonzero(is_used_V))
 
     def _microbatch(self, rows: Int64s, *, seed: int | None, step: int) -> Microbatch:
         batch = collate(
             self._table,
-            rows,
+            self._table.sequences_of(rows),
             max_len=self._text.max_len,
             truncation=self._text.truncation,
             cls_id=self._tokenizer.cls_id,
             sep_id=self._tokenizer.sep_id,
             pad_id=self._tokenizer.pad_id,
         )
-        # Keyed by row of the table: the masks do not depend on how rows are put into microbatches.
+        # Keyed by sequence of the table: the masks do not depend on how rows are put into microbatches.
         # Evaluation has no seed, as it drops nothing.
-        keys_B = None if seed is None else row_keys(torch.from_numpy(batch.rows_B), seed=seed, step=step)
+        keys_B = None if seed is None else row_keys(torch.from_numpy(batch.sequences_B), seed=seed, step=step)
         return Microbatch(
             inputs=inputs_of(batch, row_keys_B=keys_B),
-            labels_B=torch.from_numpy(batch.labels_B),
+            targets={
+                name: torch.from_numpy(values) for name, values in self._targets(self._table, batch).items()
+            },
             rows_B=batch.rows_B,
         )
 

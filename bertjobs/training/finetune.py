@@ -1,16 +1,14 @@
-"""Fine-tune a classifier: the shared loop over rows with labels, and the best weights at its end."""
+"""Fine-tune a model of a task: the shared loop over rows with labels, and the best weights at its end."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.modeling.cpu.flat_adamw import FlatAdamW
-from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
@@ -19,20 +17,20 @@ from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch, make_b
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.loop import TrainLoop, determinism
-from bertjobs.training.metrics import Metrics
 from bertjobs.training.precision import training_dtype
 from bertjobs.training.progress import FinetuneResult, Hooks
 from bertjobs.training.run_state import RunState
 from bertjobs.training.schedule import Budget, check_schedule
+from bertjobs.training.tasks.task_type import TaskMetrics, TaskModel, TaskType
 
 
 def finetune(
-    model: BertForSequenceClassification,
+    model: TaskModel,
     *,
     config: FinetuneConfig,
     train: EncodedTable,
     valid: EncodedTable,
-    labels: Sequence[str],
+    task: TaskType[Any],
     tokenizer: Tokenizer,
     metric: str,
     job_dir: JobDir,
@@ -43,7 +41,7 @@ def finetune(
 ) -> FinetuneResult:
     """Train a model, already on its device, on `train`; leave it with the weights that were best on `valid`.
 
-    metric: decides which weights are best: `accuracy`, `mcc`, `f1` or `loss`. resume: the name of a
+    metric: decides which weights are best: one of the task's, or `loss`. resume: the name of a
     published checkpoint of `job_dir`. draws: whether to plot the curves at the end; a search plots its own.
     Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `plots/`; the caller writes `model/`.
 
@@ -54,9 +52,9 @@ def finetune(
         StorageError: an artefact cannot be written. LeaseLost: from the hooks.
     """
     check_schedule(config.optim)
-    validation = Validation(valid=valid, labels=tuple(labels), metric=metric, tokenizer=tokenizer)
+    validation = Validation(valid=valid, task=task, metric=metric, tokenizer=tokenizer)
     with determinism(config.train.deterministic):
-        objective = _Classification(model, config=config, train=train, validation=validation)
+        objective = _TaskObjective(model, config=config, train=train, validation=validation)
         device = next(model.parameters()).device
         optimizer = make_optimizer(
             model,
@@ -91,28 +89,26 @@ class Validation:
     """The development split, and what is needed to evaluate the weights on it."""
 
     valid: EncodedTable
-    labels: tuple[str, ...]
+    task: TaskType[Any]
     metric: str
     tokenizer: Tokenizer
 
 
-class _Classification:
-    """Cross-entropy of the labels, and the task's metrics after each epoch.
-
-    Source: Devlin et al. 2019 (BERT), section 4.1: a linear layer on the pooled first token.
-    """
+class _TaskObjective:
+    """The loss that the task's type defines, and its metrics after each epoch."""
 
     loss_names: tuple[str, ...] = ("loss",)
 
     def __init__(
         self,
-        model: BertForSequenceClassification,
+        model: TaskModel,
         *,
         config: FinetuneConfig,
         train: EncodedTable,
         validation: Validation,
     ) -> None:
         self._model, self._config, self._validation = model, config, validation
+        self._task, self._train = validation.task, train
         self._sampler = make_batch_sampler(train.num_rows, train=config.train)
         self.budget = Budget(num_steps=self._sampler.num_steps)
         self.loader = BatchLoader(
@@ -122,6 +118,7 @@ class _Classification:
             max_tokens=config.train.microbatch_tokens,
             ranks=current_ranks(),
             vocab_size=model.config.vocab_size,
+            targets=validation.task.targets,
         )
 
     def identity(self) -> Mapping[str, Any]:
@@ -139,31 +136,33 @@ class _Classification:
         return self.loader.step_batch(rows, seed=train.seed, step=step, min_microbatches=train.accumulation)
 
     def losses(self, microbatch: Microbatch, batch: StepBatch) -> Tensor:
-        logits_BC = self._model(microbatch.inputs).float()
-        loss = F.cross_entropy(logits_BC, microbatch.labels_B, reduction="sum") / batch.num_rows
+        output = self._model(microbatch.inputs).float()
+        loss = self._task.loss_sum(output, microbatch) / self._task.loss_weight(self._train, batch.rows)
         return loss.view(1)
 
     def is_evaluation_step(self, num_done: int) -> bool:
         eval_steps = self._config.train.eval_steps
         return self._sampler.ends_epoch(num_done) or (eval_steps is not None and num_done % eval_steps == 0)
 
-    def evaluate(self) -> Metrics:
-        return evaluate(
+    def evaluate(self) -> TaskMetrics:
+        metrics: TaskMetrics = evaluate(
             self._model,
             self._validation.valid,
-            labels=self._validation.labels,
+            task=self._task,
             text=self._config.text,
             tokenizer=self._validation.tokenizer,
             batch_size=self._config.train.eval_batch_size,
             precision=self._config.train.precision,
             microbatch_tokens=self._config.train.microbatch_tokens,
         )
+        return metrics
 
-    def value_of(self, scores: Metrics) -> float:
+    def value_of(self, scores: TaskMetrics) -> float:
         return scores.value_of(self._validation.metric)
 
-    def scores_from_json(self, content: Mapping[str, Any]) -> Metrics:
-        return Metrics.from_json(content)
+    def scores_from_json(self, content: Mapping[str, Any]) -> TaskMetrics:
+        metrics: TaskMetrics = self._task.metrics_from_json(content)
+        return metrics
 
     def is_out_of_patience(self, state: RunState) -> bool:
         patience = self._config.train.patience
@@ -182,7 +181,8 @@ def _finish(loop: TrainLoop, *, validation: Validation, job_dir: JobDir, draws: 
         if draws and loop.lines is not None:
             from bertjobs.training.plots import save_plots  # matplotlib: paid at the end, not at the start
 
-            plots = save_plots(job_dir, loop.lines, best.metrics, metric=validation.metric)
+            images = validation.task.plots(best.metrics, title="Development split, best weights")
+            plots = save_plots(job_dir, loop.lines, images, metric=validation.metric)
     is_early = not loop.is_finished and loop.stopped is None
     return FinetuneResult(
         num_steps=loop.state.num_done,

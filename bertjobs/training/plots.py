@@ -1,7 +1,7 @@
 """Pictures of a run as PNG bytes: curves over the steps, and the confusion matrix. Needs no display."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,25 @@ from bertjobs.training.metrics import Metrics
 from bertjobs.training.metrics_log import MetricsLine
 
 _LOSS, _DEV, _LR, _QUIET = "#1f5fa8", "#c8541b", "#4a7a3a", "#7a7a7a"
-_NAMES = {"accuracy": "accuracy", "mcc": "MCC", "f1": "F1"}
+_NAMES = {
+    "accuracy": "accuracy",
+    "mcc": "MCC",
+    "f1": "F1",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+    "exact": "exact match",
+}
+_MARKERS = {"accuracy": "o", "mcc": "s", "f1": "^", "pearson": "o", "spearman": "s", "exact": "o"}
 _PARTS = {"mlm_loss": "masked tokens", "nsp_loss": "pairs"}
 _DPI = 120
 
 
 def save_plots(
-    job_dir: JobDir, lines: Sequence[MetricsLine], metrics: Metrics, *, metric: str
+    job_dir: JobDir, lines: Sequence[MetricsLine], images: Mapping[str, bytes], *, metric: str
 ) -> tuple[str, ...]:
-    """Write `plots/curves.png` and `plots/confusion.png`; return these names. Raises: StorageError."""
-    pictures = {
-        "plots/curves.png": draw_curves(lines, metric=metric),
-        "plots/confusion.png": draw_confusion(metrics, title="Development split, best weights"),
-    }
+    """Write `plots/curves.png` and the task's own images; return their names. Raises: StorageError."""
+    pictures = {"plots/curves.png": draw_curves(lines, metric=metric)}
+    pictures |= {f"plots/{name}": png for name, png in images.items()}
     for name, png in pictures.items():
         job_dir.write_bytes(name, png)
     return tuple(pictures)
@@ -144,8 +150,9 @@ def _draw_rate(axes: Axes, steps: Sequence[MetricsLine]) -> None:
 
 def _draw_scores(axes: Axes, epochs: Sequence[MetricsLine], *, metric: str) -> None:
     x = _column(epochs, "step")
-    styles = {"accuracy": "o", "mcc": "s", "f1": "^"}
-    for name, marker in styles.items():
+    found = [name for name in _MARKERS if name == metric or any(name in line for line in epochs)]
+    for name in found:
+        marker = _MARKERS[name]
         decides = name == metric
         axes.plot(
             x, _column(epochs, name), marker=marker, markersize=6 if decides else 4,

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from bertjobs.errors import TrainingError
 from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
-from bertjobs.training.metrics import Metrics
 from bertjobs.training.objective import AnyStepBatch, Objective
 from bertjobs.training.run_state import RunState
 
@@ -56,7 +55,7 @@ class EpochResult:
     epoch: int
     step: int
     metrics: Any
-    """On the development split: `Metrics` of a classifier, `PretrainMetrics` in pretraining."""
+    """On the development split: those of the task's type, or `PretrainMetrics` in pretraining."""
     is_best: bool
 
 
@@ -66,7 +65,7 @@ class FinetuneResult:
 
     num_steps: int
     """Optimizer steps in all, those of earlier attempts included."""
-    metrics: Metrics | None
+    metrics: Any
     """Of the best weights on the development split; None where the run was stopped before one evaluation."""
     best_step: int
     """Steps after which those weights were reached."""

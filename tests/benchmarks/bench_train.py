@@ -31,6 +31,7 @@ from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.finetune import finetune
 from bertjobs.training.precision import training_dtype
 from bertjobs.training.progress import EpochResult, Progress
+from bertjobs.training.tasks.types import task_type
 
 HERE = Path(__file__).parent
 VARIANTS = ("ours", "tuned", "padded")
@@ -104,7 +105,7 @@ def ours(given: argparse.Namespace) -> float:
             config=config,
             train=train,
             valid=valid,
-            labels=SNLI.labels,
+            task=task_type(SNLI),
             tokenizer=tokenizer,
             metric=SNLI.metric,
             job_dir=JobDir(folder, "bench"),

@@ -23,7 +23,7 @@ def test_parts_of_two_ranks_are_joined_with_texts_and_labels(tmp_path):
             "index": pa.array([0, 1, 2], pa.int64()),
         }
     )
-    first, second = Predictions(3, num_labels=2), Predictions(3, num_labels=2)
+    first, second = Predictions(3, num_outputs=2), Predictions(3, num_outputs=2)
     first.add(np.array([2, 0]), np.array([[0.9, 0.1], [0.25, 0.75]], dtype=np.float32))
     second.add(np.array([1]), np.array([[0.5, 0.5]], dtype=np.float32))
     first.write(job_dir, rank=0)

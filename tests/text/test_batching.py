@@ -69,7 +69,7 @@ def check_batch(batch: Batch, table: EncodedTable, rows: list[int], max_len: int
         ids, segments = expected_row(table, row, max_len, strategy)
         assert batch.ids_N[start : start + length].tolist() == ids
         assert batch.segments_N[start : start + length].tolist() == segments
-        assert batch.labels_B[i] == table.labels[row]
+        assert batch.sequences_B[i] == row
     i = end = 0
     for group in batch.groups:
         assert group.start == end
@@ -109,7 +109,7 @@ def test_a_batch_holds_its_rows_and_nothing_else(
     if overhead == 10_000:
         assert len(batch.groups) == 1
     everything = [batch.ids_N, batch.segments_N, batch.positions_N, batch.lengths_B, batch.starts_B]
-    assert {x.dtype for x in [*everything, batch.labels_B, batch.rows_B]} == {np.dtype(np.int64)}
+    assert {x.dtype for x in [*everything, batch.sequences_B, batch.rows_B]} == {np.dtype(np.int64)}
 
 
 def padding_plus_overhead(lengths: np.ndarray, ends: list[int], overhead: int) -> int:

@@ -32,7 +32,8 @@ def test_a_staged_batch_has_the_same_tensors(tiny: ModuleType) -> None:
     there = StagedBatch.stage(batch, pin_memory=False).to(CPU)
     assert torch.equal(there.token_ids_T, batch.token_ids_T)
     for ours, theirs in zip(there.microbatches, batch.microbatches, strict=True):
-        assert torch.equal(ours.labels_B, theirs.labels_B) and ours.labels_B.dtype == theirs.labels_B.dtype
+        assert torch.equal(ours.targets["labels"], theirs.targets["labels"])
+        assert ours.targets["labels"].dtype == theirs.targets["labels"].dtype
         for name in ("ids_N", "segments_N", "positions_N", "starts_B", "row_keys_B", "lengths_B"):
             assert torch.equal(getattr(ours.inputs, name), getattr(theirs.inputs, name)), name
         assert ours.inputs.groups == theirs.inputs.groups and ours.rows_B is theirs.rows_B
@@ -44,7 +45,7 @@ def test_a_batch_is_copied_at_once_and_without_a_wait(tiny: ModuleType) -> None:
         there = staged.to(torch.device("meta"))
     assert waits.copies == [staged.buffer.shape]
     for microbatch in there.microbatches:
-        assert microbatch.labels_B.device.type == microbatch.inputs.ids_N.device.type == "meta"
+        assert microbatch.targets["labels"].device.type == microbatch.inputs.ids_N.device.type == "meta"
         assert microbatch.inputs.lengths_B.device == CPU  # the host lays the batch out by them
 
 

@@ -18,7 +18,7 @@ FORCED = pytest.mark.parametrize("forced", ["bf16", "fp32"])
 
 def _evaluate(tiny: ModuleType, model: torch.nn.Module, table: EncodedTable, **others: object) -> Metrics:
     given = {"text": TEXT, "batch_size": 16, "precision": "fp32", **others}
-    return evaluate(model, table, labels=tiny.LABELS, tokenizer=tiny.SpecialTokens(), **given)
+    return evaluate(model, table, task=tiny.TASK, tokenizer=tiny.SpecialTokens(), **given)
 
 
 def _logits_one_by_one(model: torch.nn.Module, table: EncodedTable) -> torch.Tensor:

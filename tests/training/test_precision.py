@@ -81,7 +81,7 @@ def test_auto_finetunes_in_bf16_and_reports_what_an_evaluation_finds_afterwards(
     assert losses["auto"] == pytest.approx(losses["fp32"], rel=tiny.BF16_EPS)
     result, model, _ = runs["auto"]
     given = {
-        "labels": tiny.LABELS, "text": configs["auto"].text, "tokenizer": tiny.SpecialTokens(),
+        "task": tiny.TASK, "text": configs["auto"].text, "tokenizer": tiny.SpecialTokens(),
         "batch_size": configs["auto"].train.eval_batch_size,
     }  # fmt: skip
     valid = tiny.make_table(40, seed=2)

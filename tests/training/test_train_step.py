@@ -38,7 +38,9 @@ def _one_step(
 
     def losses(microbatch: Microbatch, batch: StepBatch) -> torch.Tensor:
         logits_BC = model(microbatch.inputs).float()
-        return F.cross_entropy(logits_BC, microbatch.labels_B, reduction="sum").view(1) / batch.num_rows
+        return (
+            F.cross_entropy(logits_BC, microbatch.targets["labels"], reduction="sum").view(1) / batch.num_rows
+        )
 
     norm = train_step(
         batch,

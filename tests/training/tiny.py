@@ -16,12 +16,26 @@ from bertjobs.modeling.build import build_classifier
 from bertjobs.modeling.config import BertConfig
 from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.storage import JobDir
+from bertjobs.text.datasets.readers import Columns
+from bertjobs.text.datasets.task import Task
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.finetune import finetune
 from bertjobs.training.progress import EpochResult, FinetuneResult, Progress
+from bertjobs.training.tasks.classification import Classification
 
 VOCAB_SIZE = 120
 LABELS = ("no", "maybe", "yes")
+TASK = Classification(
+    Task(
+        name="marks",
+        labels=LABELS,
+        label_values=LABELS,
+        metric="accuracy",
+        format="table",
+        columns=Columns(text_a="a", text_b="b", label="label"),
+        no_label=None,
+    )
+)
 BF16_EPS = 2.0**-8
 """The share by which rounding to bf16 changes a number at most: what two runs in bf16 may differ by."""
 
@@ -121,7 +135,7 @@ def run_finetune(
         config=config,
         train=train or make_table(num_rows, seed=1),
         valid=make_table(40, seed=2),
-        labels=LABELS,
+        task=TASK,
         tokenizer=SpecialTokens(),
         metric=metric,
         job_dir=JobDir(str(folder), "j-test"),

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
 from bertjobs.runs.data.corpus_blocks import bound_pipelines
 from bertjobs.runs.data.rows import Rows
 from bertjobs.runs.run_context import Run
+from bertjobs.text.datasets.examples import ExampleFormat, example_format
 from bertjobs.text.datasets.task import Task
-from bertjobs.text.encoding import encode_table, read_arrow, write_arrow
+from bertjobs.text.encoding import read_arrow, write_arrow
 from bertjobs.text.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -33,14 +35,16 @@ def encode(rows: Rows, run: Run[Any], *, task: Task, tokenizer: Tokenizer) -> ra
         log.info("encoded rows: %s, from the cache", path.name)
         return ray.put(read_arrow(path))
     pipeline = ray.remote(num_cpus=0, max_retries=0)(_encode_with_ray_data)
-    return pipeline.remote(rows.table, tokenizer, str(path), run.grant.data_cpus)
+    return pipeline.remote(rows.table, example_format(task), tokenizer, str(path), run.grant.data_cpus)
 
 
-def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str, data_cpus: float) -> pa.Table:
+def _encode_with_ray_data(
+    table: pa.Table, examples: ExampleFormat, tokenizer: Tokenizer, path: str, data_cpus: float
+) -> pa.Table:
     """Tokenize blocks on the CPUs reserved for data, keep their order, and publish them in the cache."""
     bound_pipelines(cpus=data_cpus)
     dataset = ray.data.from_arrow(_blocks(table)).map_batches(
-        encode_table,
+        examples.encode,
         fn_kwargs={"tokenizer": tokenizer},
         batch_format="pyarrow",
         batch_size=None,
@@ -48,7 +52,7 @@ def _encode_with_ray_data(table: pa.Table, tokenizer: Tokenizer, path: str, data
         num_cpus=min(1.0, data_cpus),
     )
     encoded = pa.concat_tables(ray.get(dataset.to_arrow_refs()))
-    assert encoded.num_rows == table.num_rows, "a row was lost while encoding"
+    assert pc.count_distinct(encoded["index"]).as_py() == table.num_rows, "a row was lost while encoding"
     write_arrow(encoded, Path(path))
     return encoded.combine_chunks()
 

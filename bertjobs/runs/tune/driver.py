@@ -31,8 +31,8 @@ from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import resolve_task
 from bertjobs.training.batches import make_batch_sampler
 from bertjobs.training.checkpoint import read_published_checkpoint
-from bertjobs.training.metrics import Metrics
 from bertjobs.training.run_state import checkpoint_name
+from bertjobs.training.tasks.task_type import TaskMetrics
 
 LARGE_HIDDEN_SIZE = 768
 """From BERT base on, the default space is limited to the published learning rates."""
@@ -56,7 +56,7 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
     progress = start_progress_actor()  # while data is read
     train, valid = read_rows(run, task)
     shortest, longest = max_lens(config, search_space(config, is_large=False, is_pair=task.is_pair))
-    source, tokenizer = load_source(run, train, max_len=longest)
+    source, tokenizer = load_source(run, train, task=task, max_len=longest)
     is_large = _hidden_size(source) >= LARGE_HIDDEN_SIZE
     space = search_space(config, is_large=is_large, is_pair=task.is_pair)
     sampler = sampler_for(config, space, metric=metric)
@@ -118,7 +118,7 @@ def _publish_best(
         raise _all_failed(state.trials)
     run.reporter.set_phase("writing the best model")
     run.reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
-    metrics: Metrics = ray_train.run_task(
+    metrics: TaskMetrics = ray_train.run_task(
         write_best_model,
         BestModelWork(
             inputs=inputs,
@@ -154,7 +154,7 @@ class BestModelWork:
     job_id: str
 
 
-def write_best_model(work: BestModelWork) -> Metrics:
+def write_best_model(work: BestModelWork) -> TaskMetrics:
     """Publish the best weights of the best trial as the job's model, and predict with them."""
     inputs, trial = work.inputs, work.trial
     # From a file, which an earlier attempt may have written.
@@ -172,7 +172,7 @@ def write_best_model(work: BestModelWork) -> Metrics:
     return metrics
 
 
-def _result(metrics: Metrics, search: Search, trials: list[Trial], best: Trial) -> dict[str, Any]:
+def _result(metrics: TaskMetrics, search: Search, trials: list[Trial], best: Trial) -> dict[str, Any]:
     evaluation = best.best(search.metric)
     assert evaluation is not None
     return metrics.to_json() | {

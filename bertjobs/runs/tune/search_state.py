@@ -69,7 +69,7 @@ class SearchState:
 
     def set_history(self, number: int, history: Sequence[Mapping[str, Any]]) -> None:
         """Record all evaluations of a trial, given as JSON."""
-        evaluations = tuple(TrialEvaluation(**evaluation) for evaluation in history)
+        evaluations = tuple(TrialEvaluation.from_json(evaluation) for evaluation in history)
         self._save(replace(self._trials[number], history=evaluations))
 
     def end(

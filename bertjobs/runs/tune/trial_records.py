@@ -19,6 +19,9 @@ TrialState = Literal["running", "finished", "stopped", "failed"]
 """`stopped`: ended early by the scheduler, which is not a failure."""
 
 
+_PLACE = ("num_examples", "step", "epoch")
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrialEvaluation:
     """The metrics of a trial at one point of its training."""
@@ -28,14 +31,22 @@ class TrialEvaluation:
     step: int
     epoch: float
     """Passes over the training rows."""
-    accuracy: float
-    mcc: float
-    f1: float
-    loss: float
+    scores: Mapping[str, float]
+    """The metrics of the task and `loss`, by name."""
 
     def value_of(self, metric: str) -> float:
         """Return one of the metrics that a search can optimise."""
-        return float({"accuracy": self.accuracy, "mcc": self.mcc, "f1": self.f1, "loss": self.loss}[metric])
+        return self.scores[metric]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it flat."""
+        place = {"num_examples": self.num_examples, "step": self.step, "epoch": self.epoch}
+        return place | dict(self.scores)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "TrialEvaluation":
+        scores = {name: float(value) for name, value in content.items() if name not in _PLACE}
+        return cls(**{name: content[name] for name in _PLACE}, scores=scores)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +80,11 @@ class Trial:
         return max(self.history, key=lambda e: score_of(e, metric))
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "history": [evaluation.to_json() for evaluation in self.history]}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "Trial":
-        history = tuple(TrialEvaluation(**evaluation) for evaluation in content["history"])
+        history = tuple(TrialEvaluation.from_json(evaluation) for evaluation in content["history"])
         return cls(**{**content, "history": history, "by_length": tuple(content["by_length"])})
 
 

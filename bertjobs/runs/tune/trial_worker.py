@@ -7,7 +7,7 @@ example, to show what truncation changes.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,6 @@ from bertjobs.config import FinetuneConfig
 from bertjobs.config.sections import TextSection
 from bertjobs.errors import BertjobsError
 from bertjobs.jobs.driver.throttle import PROGRESS_INTERVAL_S, Throttle
-from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.runs import ray_train
 from bertjobs.runs.finetune import TrainingInputs, predict
 from bertjobs.runs.ray_internals import reports_of_trial
@@ -31,6 +30,7 @@ from bertjobs.runs.tune.trial_records import TrialEvaluation, folder_of, score_o
 from bertjobs.runs.tune.trial_resources import TrialResources
 from bertjobs.settings import load_settings
 from bertjobs.storage import JobDir
+from bertjobs.text.datasets.task import METRIC_NAMES
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.truncation import uncut_sequence_lengths
 from bertjobs.training.batches import BatchSampler, make_batch_sampler
@@ -38,6 +38,8 @@ from bertjobs.training.distributed import current_ranks
 from bertjobs.training.finetune import finetune
 from bertjobs.training.metrics_log import read_metrics_log
 from bertjobs.training.progress import EpochResult, Progress
+from bertjobs.training.tasks.task_type import TaskModel
+from bertjobs.training.tasks.types import task_type
 
 QUEUE_POLL_S = 0.05
 LATEST = "latest.json"
@@ -102,7 +104,7 @@ def _train(
         config=config,
         train=train,
         valid=inputs.valid_table(),
-        labels=inputs.task.labels,
+        task=task_type(inputs.task),
         tokenizer=inputs.tokenizer,
         metric=work.metric,
         job_dir=folder,
@@ -119,14 +121,14 @@ def _train(
     }
 
 
-def _count_lengths(
-    work: TrialWork, model: BertForSequenceClassification, config: FinetuneConfig
-) -> tuple[dict[str, Any], ...]:
+def _count_lengths(work: TrialWork, model: TaskModel, config: FinetuneConfig) -> tuple[dict[str, Any], ...]:
     """Count correct answers by length. A rank of a group predicts only its part of the rows: none then."""
     if work.resources.has_worker_groups:
         return ()
     predictions, _ = predict(model, inputs=work.inputs, config=config)
-    return count_correct(work.inputs.valid_table(), predictions.probabilities, text=config.text)
+    table = work.inputs.valid_table()
+    is_correct = task_type(work.inputs.task).is_correct(table, predictions.outputs)
+    return () if is_correct is None else count_correct(table, is_correct, text=config.text)
 
 
 def _run_group(work: TrialWork, number: int, config: FinetuneConfig) -> dict[str, Any]:
@@ -245,17 +247,17 @@ class TrialHooks:
         return {
             "value": score_of(last, self._metric),
             "num_examples": last.num_examples,
-            "history": [asdict(evaluation) for evaluation in self.history],
+            "history": [evaluation.to_json() for evaluation in self.history],
         }
 
     def _evaluation(self, line: Mapping[str, Any]) -> TrialEvaluation:
         step = int(line["step"])
-        scores = {name: float(line[name]) for name in ("accuracy", "mcc", "f1", "loss")}
+        scores = {name: float(line[name]) for name in METRIC_NAMES if name in line}
         return TrialEvaluation(
             num_examples=self._plan.num_examples(step),
             step=step,
             epoch=step / self._plan.steps_per_epoch,
-            **scores,
+            scores=scores,
         )
 
 
@@ -265,19 +267,18 @@ EDGES = (0.0, 0.75, 1.0, 1.25, 1.5, 2.0)
 
 def cut_ratio(table: EncodedTable, *, max_len: int) -> float:
     """Return the ratio of examples that are truncated: the same ones with every strategy."""
-    return float((uncut_sequence_lengths(table.lengths_a, table.lengths_b) > max_len).mean())
+    return float((_longest_of_rows(table) > max_len).mean())
 
 
 def count_correct(
-    table: EncodedTable, probabilities: npt.NDArray[np.float32], *, text: TextSection
+    table: EncodedTable, is_correct: npt.NDArray[np.bool_], *, text: TextSection
 ) -> tuple[dict[str, Any], ...]:
     """Count correct answers per bucket of length.
 
-    probabilities: (rows, labels). Returns `{"above", "up_to", "num_examples", "num_correct"}` per bucket, the
+    is_correct: (rows). Returns `{"above", "up_to", "num_examples", "num_correct"}` per bucket, the
     bounds as ratios to max_len; `up_to` is None for the last.
     """
-    ratios = uncut_sequence_lengths(table.lengths_a, table.lengths_b) / text.max_len
-    is_correct = probabilities.argmax(axis=1) == table.labels
+    ratios = _longest_of_rows(table) / text.max_len
     bucket = np.searchsorted(EDGES, ratios, side="left") - 1
     return tuple(
         {
@@ -288,3 +289,11 @@ def count_correct(
         }
         for i, edge in enumerate(EDGES)
     )
+
+
+def _longest_of_rows(table: EncodedTable) -> npt.NDArray[np.int64]:
+    """Return the length of the longest sequence of each row, before truncation."""
+    lengths = uncut_sequence_lengths(table.lengths_a, table.lengths_b)
+    if table.first_sequences is None:
+        return lengths
+    return np.maximum.reduceat(lengths, table.first_sequences[:-1])

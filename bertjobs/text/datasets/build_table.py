@@ -1,11 +1,13 @@
-"""From the rows that a reader yields to one Arrow table: number labels, refuse or count bad rows."""
+"""From the rows that a reader yields to one Arrow table: read labels, refuse or count bad rows."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import pyarrow as pa
 
 from bertjobs.config.sections import OnBadRow
 from bertjobs.errors import DataError
+from bertjobs.text.datasets.examples import WrongLabel, example_format
 from bertjobs.text.datasets.readers import BadRow, Row
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.source_file import SourceFile
@@ -27,9 +29,10 @@ def build_table(
 
     unit: what row numbers count, `line` or `row`.
 
-    A file in which no row has a label is kept whole, with label -1, unless labels are required.
+    A file in which no row has a label is kept whole, without targets, unless labels are required.
 
-    Raises: DataError: a bad row, an unknown label, no rows, or no labels where they are required.
+    Raises: DataError: a bad row, a label that the task does not know, no rows, or no labels where they are
+        required.
     """
     kept = _Kept(task, source, unit, on_bad_row)
     for row in rows:
@@ -45,10 +48,9 @@ class _Kept:
 
     def __init__(self, task: Task, source: SourceFile, unit: str, on_bad_row: OnBadRow) -> None:
         self._task, self._source, self._unit, self._on_bad_row = task, source, unit, on_bad_row
-        self._number_of = {value: number for number, value in enumerate(task.label_values)}
-        self._texts_a: list[str] = []
-        self._texts_b: list[str | None] = []
-        self._labels: list[int] = []
+        self._format = example_format(task)
+        self._texts: list[tuple[str, ...]] = []
+        self._targets: list[Any] = []
         self._without_gold: list[int] = []
         """Positions of kept rows whose label is the task's `no_label`."""
         self._without_cell: list[tuple[int, int]] = []
@@ -66,29 +68,27 @@ class _Kept:
 
     def add(self, row: Row) -> None:
         """Keep a row."""
-        position = len(self._labels)
+        position = len(self._targets)
+        target = self._format.no_target
         if row.label is None:
             self._without_cell.append((position, row.place))
-            number = -1
         elif row.label == self._task.no_label:
             self._without_gold.append(position)
-            number = -1
-        elif row.label in self._number_of:
-            number = self._number_of[row.label]
         else:
-            known = ", ".join(self._task.label_values)
-            self.refuse(row.place, f"the label {row.label[:80]!r} is not one of {known}")
-            return
-        self._texts_a.append(row.text_a)
-        self._texts_b.append(row.text_b)
-        self._labels.append(number)
+            try:
+                target = self._format.target(row)
+            except WrongLabel as e:
+                self.refuse(row.place, str(e))
+                return
+        self._texts.append(row.texts)
+        self._targets.append(target)
 
     def finish(self, *, require_labels: bool) -> tuple[pa.Table, dict[str, int]]:
         """Build the table."""
-        if not self._labels:
+        if not self._targets:
             raise self._nothing_left()
         num_unlabelled = len(self._without_gold) + len(self._without_cell)
-        is_unlabelled = num_unlabelled == len(self._labels)
+        is_unlabelled = num_unlabelled == len(self._targets)
         if is_unlabelled and require_labels:
             raise DataError(
                 f"{self._source}: none of its {num_unlabelled} rows has a label "
@@ -104,13 +104,9 @@ class _Kept:
         return self._table(dropped), {NO_GOLD_LABEL: num_without_gold, BROKEN_ROW: self._num_broken}
 
     def _table(self, dropped: set[int]) -> pa.Table:
-        columns = {"text_a": pa.array(self._texts_a, pa.string())}
-        if self._task.is_pair:
-            columns["text_b"] = pa.array(self._texts_b, pa.string())
-        columns["label"] = pa.array(self._labels, pa.int32())
-        table = pa.table(columns)
+        table = pa.table(self._format.columns(self._texts, self._targets))
         if dropped:
-            table = table.filter(pa.array([i not in dropped for i in range(len(self._labels))]))
+            table = table.filter(pa.array([i not in dropped for i in range(len(self._targets))]))
         return table.append_column("index", pa.array(range(table.num_rows), pa.int64()))
 
     def _nothing_left(self) -> DataError:

@@ -14,16 +14,14 @@ from bertjobs.text.source_file import SourceFile
 def read_columnar(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
     """Yield the rows. Raises: DataError: damaged, a column is missing, or a text column holds no texts."""
     table = _read_table(source)
-    texts = [_texts(table, columns.text_a, source)]
-    if columns.text_b is not None:
-        texts.append(_texts(table, columns.text_b, source))
+    texts = [_texts(table, name, source) for name in columns.texts]
     has_labels = columns.label in table.column_names
     labels = table[columns.label].to_pylist() if has_labels else [None] * table.num_rows
     for place, (label, *row) in enumerate(zip(labels, *texts, strict=True), start=1):
         if None in row:
             yield BadRow(place, "a text is null")
         else:
-            yield Row(place, row[0], row[1] if columns.text_b is not None else None, label_text(label))
+            yield Row(place, tuple(row), label_text(label))
 
 
 def _read_table(source: SourceFile) -> pa.Table:

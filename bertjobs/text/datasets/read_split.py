@@ -23,10 +23,9 @@ class Split:
     """The rows of one split."""
 
     table: pa.Table
-    """Columns `text_a`: string, `text_b`: string (pairs only), `label`: int32 (-1: has none),
-    `index`: int64, the row's number among the kept rows from 0."""
-    labels: tuple[str, ...]
-    """Names of the labels; a label's number is its position here."""
+    """Those of the task's `ExampleFormat` (`text_a`, `text_b`, `label`, ...), and `index`: int64, the row's
+    number among the kept rows from 0."""
+    task: Task
     num_dropped: dict[str, int]
     """How many rows were left out, by reason: `no gold label`, `broken row`."""
     files: tuple[Path, ...]
@@ -59,7 +58,7 @@ def read_split(
     except DataError:
         source.check_archive()  # a broken row may come from a damaged archive: that is the real cause
         raise
-    return Split(table=table, labels=task.labels, num_dropped=num_dropped, files=(source.path,))
+    return Split(table=table, task=task, num_dropped=num_dropped, files=(source.path,))
 
 
 def holdout(num_rows: int, *, ratio: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

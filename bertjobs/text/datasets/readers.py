@@ -22,6 +22,13 @@ class Columns:
     text_a: str
     text_b: str | None
     label: str
+    endings: tuple[str, ...] = ()
+    """Of multiple choice: one column per ending."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns of a row's texts, in the order of `Row.texts`."""
+        return (self.text_a, *(() if self.text_b is None else (self.text_b,)), *self.endings)
 
 
 class Row(NamedTuple):
@@ -29,10 +36,11 @@ class Row(NamedTuple):
 
     place: int
     """Line of a text file, or row of a columnar one, from 1."""
-    text_a: str
-    text_b: str | None
-    label: str | None
-    """None where the file has no label column or the cell is empty."""
+    texts: tuple[str, ...]
+    """One for each of `Columns.texts`."""
+    label: Any
+    """Text as in the file, which the task's type reads; None where the file has no label column or the cell
+    is empty."""
 
 
 class BadRow(NamedTuple):
@@ -85,15 +93,13 @@ class ColumnPicker:
     def __init__(self, header: Sequence[str], columns: Columns, source: SourceFile) -> None:
         self._width = len(header)
         place_of = {name.strip(): i for i, name in enumerate(header)}
-        wanted = [columns.text_a] + ([columns.text_b] if columns.text_b is not None else [])
-        for name in wanted:
+        for name in columns.texts:
             if name not in place_of:
                 raise DataError(
                     f"{source}: there is no column {name!r}; the file has {', '.join(header)}",
                     hint="The first line must name the columns that the task reads (--task).",
                 )
-        self._text_a = place_of[columns.text_a]
-        self._text_b = None if columns.text_b is None else place_of[columns.text_b]
+        self._texts = [place_of[name] for name in columns.texts]
         self._label = place_of.get(columns.label)
 
     def pick(self, place: int, cells: Sequence[str]) -> Row | BadRow:
@@ -101,8 +107,7 @@ class ColumnPicker:
         if len(cells) != self._width:
             return BadRow(place, f"expected {self._width} columns, but found {len(cells)}")
         label = None if self._label is None else cells[self._label].strip() or None
-        text_b = None if self._text_b is None else cells[self._text_b]
-        return Row(place, cells[self._text_a], text_b, label)
+        return Row(place, tuple(cells[i] for i in self._texts), label)
 
 
 def tab_separated(source: SourceFile) -> Records:
@@ -128,18 +133,18 @@ def _comma_separated(source: SourceFile) -> Records:
 
 def _row(number: int, line: str, columns: Columns) -> Row | BadRow:
     fields, cause = json_object(line)
-    texts: list[str | None] = [None, None]
-    for i, name in enumerate((columns.text_a, columns.text_b)):
-        if name is None or cause is not None:
-            continue
+    texts: list[str] = []
+    for name in columns.texts if cause is None else ():
         if name not in fields:
             cause = f"there is no field {name!r}; the row has {', '.join(fields) or 'none'}"
         else:
-            texts[i], cause = field_text(fields, name)
+            text, cause = field_text(fields, name)
+            texts.append(text)
+        if cause is not None:
+            break
     if cause is not None:
         return BadRow(number, cause)
-    assert texts[0] is not None
-    return Row(number, texts[0], texts[1], label_text(fields.get(columns.label)))
+    return Row(number, tuple(texts), label_text(fields.get(columns.label)))
 
 
 def label_text(value: Any) -> str | None:

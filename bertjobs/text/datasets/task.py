@@ -5,22 +5,37 @@ described by a task file (`task_file`). Knows no file's content.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from bertjobs.text.datasets.readers import Columns, Reader
 
-Metric = Literal["accuracy", "mcc", "f1"]
-METRICS: tuple[str, ...] = get_args(Metric)
+TypeName = Literal["classification", "regression", "multiple_choice", "span"]
+TYPES: tuple[str, ...] = get_args(TypeName)
+Metric = Literal["accuracy", "mcc", "f1", "pearson", "spearman", "exact"]
+METRICS: dict[TypeName, tuple[Metric, ...]] = {
+    "classification": ("accuracy", "mcc", "f1"),
+    "regression": ("pearson", "spearman"),
+    "multiple_choice": ("accuracy",),
+    "span": ("f1", "exact"),
+}
+"""What the best checkpoint can be chosen by, for each type of task; the first is the default."""
+METRIC_NAMES: tuple[str, ...] = (*get_args(Metric), "loss")
+"""What an evaluation of any type may report, in the order in which it is shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One classification task over single texts or pairs. Stored as JSON with each model trained on it."""
+    """What is learned from which columns. Stored as JSON with each model trained on it.
+
+    What depends on its type is in two objects: `examples.ExampleFormat` (columns and encoding) and
+    `training.tasks.TaskType` (head, loss, metrics, predictions).
+    """
 
     name: str
     labels: tuple[str, ...]
-    """Names for people; a label's number is its position here."""
+    """Names for people; a label's number is its position here. Of multiple choice the numbers of the endings,
+    of regression none."""
     label_values: tuple[str, ...]
     """The values in the data files, one for each of `labels`."""
     metric: Metric
@@ -30,26 +45,43 @@ class Task:
     columns: Columns
     no_label: str | None
     """Label value of rows that nobody agreed on; such rows are dropped and counted."""
+    type: TypeName = "classification"
+    score_range: tuple[float, float] | None = None
+    """Of regression: the lowest and the highest score; None where any number is one."""
 
     @property
     def is_pair(self) -> bool:
-        """Whether an example has two texts."""
-        return self.columns.text_b is not None
+        """Whether a sequence has two texts."""
+        return self.columns.text_b is not None or bool(self.columns.endings)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the task as JSON types."""
-        return {**asdict(self), "labels": list(self.labels), "label_values": list(self.label_values)}
+        """Return the task as JSON types, without what has its default: older models have no such keys."""
+        columns = _without_defaults(self.columns)
+        document: dict[str, Any] = _plain({**_without_defaults(self), "columns": columns})
+        return document
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "Task":
         """Rebuild a task from what `to_json` returned."""
-        rest = {k: v for k, v in value.items() if k not in ("labels", "label_values", "columns")}
-        return cls(
-            labels=tuple(value["labels"]),
-            label_values=tuple(value["label_values"]),
-            columns=Columns(**value["columns"]),
-            **rest,
-        )
+        columns = {key: _frozen(cell) for key, cell in value["columns"].items()}
+        given = {key: _frozen(cell) for key, cell in value.items() if key != "columns"}
+        return cls(columns=Columns(**columns), **given)
+
+
+def _without_defaults(record: Any) -> dict[str, Any]:
+    values = {field.name: (getattr(record, field.name), field.default) for field in fields(record)}
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with lists in place of tuples, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _plain(cell) for key, cell in value.items()}
+    return [_plain(cell) for cell in value] if isinstance(value, (list, tuple)) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(cell) for cell in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, kw_only=True)

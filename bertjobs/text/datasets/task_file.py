@@ -40,8 +40,9 @@ def read_task_file(path: Path) -> Task:
     _check_keys(content, _KEYS, required=("columns", "labels"), what="key", path=path)
     values, names = _labels(content["labels"], path)
     metric = {"metric": "accuracy", **content}["metric"]
-    if metric not in METRICS:
-        raise _error(path, f"metric {metric!r} is not known", f"Choose one of {', '.join(METRICS)}.")
+    if metric not in METRICS["classification"]:
+        known = ", ".join(METRICS["classification"])
+        raise _error(path, f"metric {metric!r} is not known", f"Choose one of {known}.")
     return Task(
         name=_text(content["name"], "name", path) if "name" in content else path.stem,
         labels=names,
@@ -58,7 +59,7 @@ def _columns(given: Any, path: Path) -> Columns:
         raise _error(path, f"columns must be a mapping, but is {given!r}", _EXAMPLE)
     _check_keys(given, ("text_a", "text_b", "label"), required=("text_a", "label"), what="column", path=path)
     named = {key: _text(value, f"columns.{key}", path) for key, value in given.items()}
-    return Columns(text_b=named.pop("text_b", None), **named)
+    return Columns(text_a=named["text_a"], text_b=named.get("text_b"), label=named["label"])
 
 
 def _labels(given: Any, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -46,6 +46,7 @@ class Examples:
 class PretrainBatch(Batch):
     """A packed batch in which some ids are replaced. `rows_B` are the examples' positions in `Examples`."""
 
+    labels_B: Int64s
     indices_B: Int64s
     """Numbers of the examples in the whole corpus."""
     masked_P: Int64s
@@ -109,6 +110,7 @@ def collate_pretraining(
         starts_B=starts,
         labels_B=examples.labels_B[rows],
         rows_B=rows,
+        sequences_B=rows,
         indices_B=examples.indices_B[rows],
         masked_P=masked.places_P,
         targets_P=masked.targets_P,

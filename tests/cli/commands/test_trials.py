@@ -36,7 +36,10 @@ def trial(number: int, value: float | None, *, state: Any = "finished", **more: 
     config["optim"]["lr"], config["text"]["truncation"] = values["optim.lr"], "ratio"
     config["resources"]["gpus"] = 4
     history = () if value is None else (
-        TrialEvaluation(num_examples=900, step=30, epoch=1.5, accuracy=value, mcc=0.1, f1=0.2, loss=1.0),
+        TrialEvaluation(
+            num_examples=900, step=30, epoch=1.5,
+            scores={"accuracy": value, "mcc": 0.1, "f1": 0.2, "loss": 1.0},
+        ),
     )  # fmt: skip
     return Trial(number=number, values=values, config=config, state=state, history=history, **more)
 

@@ -26,7 +26,10 @@ def trial(
     number: int, strategy: str, accuracy: float | None, *, right: int = 0, state: Any = "finished"
 ) -> Trial:
     history = () if accuracy is None else tuple(
-        TrialEvaluation(num_examples=100 * i, step=i, epoch=i, accuracy=accuracy * i / 2, mcc=0, f1=0, loss=1)
+        TrialEvaluation(
+            num_examples=100 * i, step=i, epoch=i,
+            scores={"accuracy": accuracy * i / 2, "mcc": 0, "f1": 0, "loss": 1},
+        )
         for i in (1, 2)
     )  # fmt: skip
     buckets = (

@@ -48,7 +48,9 @@ def decision_on(scheduler: Any, trial: Trial) -> str:
 
 def trial_with(number: int, accuracy: float, *, at: tuple[int, ...]) -> Trial:
     history = tuple(
-        TrialEvaluation(num_examples=n, step=n, epoch=n / 100, accuracy=accuracy, mcc=0, f1=0, loss=1)
+        TrialEvaluation(
+            num_examples=n, step=n, epoch=n / 100, scores={"accuracy": accuracy, "mcc": 0, "f1": 0, "loss": 1}
+        )
         for n in at
     )
     return Trial(number=number, values={}, config={}, state="finished", history=history)

@@ -15,7 +15,10 @@ SEARCH = Search(
 
 def evaluation(accuracy: float, *, step: int = 10, loss: float = 1.0) -> TrialEvaluation:
     return TrialEvaluation(
-        num_examples=step * 16, step=step, epoch=step / 10, accuracy=accuracy, mcc=0.1, f1=0.2, loss=loss
+        num_examples=step * 16,
+        step=step,
+        epoch=step / 10,
+        scores={"accuracy": accuracy, "mcc": 0.1, "f1": 0.2, "loss": loss},
     )
 
 

@@ -114,7 +114,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, read: Read, name: str,
     assert found.table["index"].to_pylist() == [0, 1, 2, 3, 4, 5]
     assert found.table.schema.types == [pa.string(), pa.string(), pa.int32(), pa.int64()]
     assert found.num_dropped == {"no gold label": 1, "broken row": 0}
-    assert found.labels == ("bad", "good")
+    assert found.task.labels == ("bad", "good")
 
 
 def test_an_arrow_stream_is_read_like_a_file(tmp_path: Path, read: Read) -> None:

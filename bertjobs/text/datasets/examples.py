@@ -1,0 +1,160 @@
+"""What an example of each type of task has: its label, its columns in the table of a split, and how those are
+encoded.
+
+One class per type, chosen by `example_format`; what a model does with the examples is in `training.tasks`.
+A new type is a class here (or in a module of its own that is listed here) and a `TaskType` there.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bertjobs.text.datasets.readers import Row
+from bertjobs.text.datasets.task import Task, TypeName
+from bertjobs.text.encoding import encode_table
+from bertjobs.text.tokenizer import Tokenizer
+
+
+class WrongLabel(ValueError):
+    """A label that the task does not allow; the message completes "FILE, line N: ..."."""
+
+
+class ExampleFormat:
+    """The examples of classification, and the base of the other types."""
+
+    target_type: ClassVar[pa.DataType] = pa.int32()
+    """Of the column `label`."""
+    no_target: ClassVar[Any] = -1
+    """What stands in `label` where a row has no label."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self._number_of = {value: number for number, value in enumerate(task.label_values)}
+
+    def target(self, row: Row) -> Any:
+        """Return the value of a row's label in the column `label`. Raises: WrongLabel."""
+        if row.label not in self._number_of:
+            known = ", ".join(self.task.label_values)
+            raise WrongLabel(f"the label {str(row.label)[:80]!r} is not one of {known}")
+        return self._number_of[row.label]
+
+    def columns(self, texts: Sequence[tuple[str, ...]], targets: Sequence[Any]) -> dict[str, pa.Array]:
+        """Return the columns of a split, from the texts of each row (`Columns.texts`) and its target."""
+        names = ["text_a", "text_b"] if self.task.columns.text_b is not None else ["text_a"]
+        columns = {name: pa.array([row[i] for row in texts], pa.string()) for i, name in enumerate(names)}
+        return columns | {"label": pa.array(targets, self.target_type)}
+
+    def encode(self, table: pa.Table, tokenizer: Tokenizer) -> pa.Table:
+        """Encode rows of a split into the columns that `EncodedTable` views; `index` names their rows."""
+        return encode_table(table, tokenizer)
+
+    def texts(self, table: pa.Table) -> pa.ChunkedArray:
+        """Return all texts of a split, for a vocabulary."""
+        columns = [table[name] for name in ("text_a", "text_b") if name in table.column_names]
+        return pa.chunked_array([chunk for column in columns for chunk in column.chunks])
+
+    def sequences(self, table: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray | None]:
+        """Return the first and the second text (None: there is none) of each sequence of a split."""
+        return table["text_a"], table["text_b"] if "text_b" in table.column_names else None
+
+    def num_unlabelled(self, table: pa.Table) -> int:
+        """Return how many rows of a split have no label."""
+        return int((table["label"].to_numpy() < 0).sum())
+
+    def label_counts(self, table: pa.Table) -> dict[str, int]:
+        """Count the labelled rows of a split by label, for `data inspect`."""
+        labels = table["label"].to_numpy()
+        return {name: int((labels == number).sum()) for number, name in enumerate(self.task.labels)}
+
+
+class RegressionFormat(ExampleFormat):
+    """A score in place of a label."""
+
+    target_type = pa.float32()
+    no_target = math.nan
+
+    def target(self, row: Row) -> float:
+        """Return the score. Raises: WrongLabel: it is not a number, or outside of the task's range."""
+        try:
+            score = float(row.label)
+        except ValueError:
+            raise WrongLabel(f"the score {row.label[:80]!r} is not a number") from None
+        low, high = self.task.score_range or (-math.inf, math.inf)
+        if not (math.isfinite(score) and low <= score <= high):
+            raise WrongLabel(f"the score {row.label} is outside of {low:g} to {high:g}")
+        return score
+
+    def num_unlabelled(self, table: pa.Table) -> int:
+        """Return how many rows of a split have no score."""
+        return int(np.isnan(table["label"].to_numpy()).sum())
+
+    def label_counts(self, table: pa.Table) -> dict[str, int]:
+        """Count the scores in five intervals of equal width; the last includes its upper end."""
+        scores = table["label"].to_numpy()
+        scores = scores[~np.isnan(scores)]
+        if not len(scores):
+            return {}
+        low, high = self.task.score_range or (float(scores.min()), float(scores.max()))
+        counts, edges = np.histogram(scores, bins=5, range=(low, high))
+        names = [f"{start:g} to {end:g}" for start, end in pairwise(edges)]
+        return dict(zip(names, counts.tolist(), strict=True))
+
+
+class ChoiceFormat(ExampleFormat):
+    """A beginning and several endings; the label is the number of the right one.
+
+    Each ending makes one sequence: [CLS] text_a [SEP] text_b ending [SEP], where `text_b` (SWAG's `sent2`) is
+    the beginning of the sentence that the endings complete, and may be absent.
+    """
+
+    def columns(self, texts: Sequence[tuple[str, ...]], targets: Sequence[Any]) -> dict[str, pa.Array]:
+        """Return the columns `text_a`, `endings` (a list of texts per row), and `label`."""
+        endings = []
+        for row in texts:
+            if self.task.columns.text_b is None:
+                endings.append(list(row[1:]))
+            else:
+                endings.append([f"{row[1]} {ending}" for ending in row[2:]])
+        return {
+            "text_a": pa.array([row[0] for row in texts], pa.string()),
+            "endings": pa.array(endings, pa.list_(pa.string())),
+            "label": pa.array(targets, self.target_type),
+        }
+
+    def encode(self, table: pa.Table, tokenizer: Tokenizer) -> pa.Table:
+        """Encode as pairs, the endings of a row as one list of lists `b`."""
+        endings = table["endings"].combine_chunks()
+        firsts = encode_table(table.select(["text_a", "label", "index"]), tokenizer)
+        flat = pa.table({"text_a": endings.flatten()})
+        no_labels = pa.array(np.full(len(flat), -1), pa.int32())
+        flat = flat.append_column("label", no_labels).append_column("index", no_labels.cast(pa.int64()))
+        seconds = encode_table(flat, tokenizer)["a"].combine_chunks()
+        offsets = pc.subtract(endings.offsets, endings.offsets[0])
+        return firsts.append_column("b", pa.ListArray.from_arrays(offsets, seconds))
+
+    def texts(self, table: pa.Table) -> pa.ChunkedArray:
+        """Return all texts of a split, for a vocabulary."""
+        return pa.chunked_array([*table["text_a"].chunks, table["endings"].combine_chunks().flatten()])
+
+    def sequences(self, table: pa.Table) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+        """Return the first and the second text of each sequence of a split."""
+        endings = table["endings"].combine_chunks()
+        firsts = table["text_a"].combine_chunks().take(pc.list_parent_indices(endings))
+        return pa.chunked_array([firsts]), pa.chunked_array([endings.flatten()])
+
+
+_FORMATS: dict[TypeName, type[ExampleFormat]] = {
+    "classification": ExampleFormat,
+    "regression": RegressionFormat,
+    "multiple_choice": ChoiceFormat,
+}
+
+
+def example_format(task: Task) -> ExampleFormat:
+    """Return the format of a task's examples."""
+    return _FORMATS[task.type](task)

@@ -1,0 +1,133 @@
+"""What the training side knows of a type of task: its head, loss, metrics and predictions.
+
+`types.py` lists the types; batching, loop, checkpoints, search and evaluation ask the object that it returns
+and never look at a task's type or name. The rows and their encoding are in `text.datasets.examples`.
+
+Shape suffixes: B: sequences of a microbatch. R: its rows. K: numbers kept per row.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from bertjobs.config.finetune import ModelSection
+from bertjobs.modeling.config import BertConfig, LoadedModel
+from bertjobs.modeling.heads import BertForSequenceClassification
+from bertjobs.text.batching import Batch
+from bertjobs.text.datasets.task import Task
+from bertjobs.text.encoding import EncodedTable
+from bertjobs.text.ragged import Int64s
+from bertjobs.training.batches import Microbatch, label_targets
+from bertjobs.training.distributed import Ranks
+
+Floats = npt.NDArray[np.float32]
+TaskModel = BertForSequenceClassification
+"""An encoder as `bert`, a head, and `forward(inputs)`; the models of all types."""
+
+
+class TaskMetrics(Protocol):
+    """The metrics of one evaluation."""
+
+    @property
+    def num_examples(self) -> int:
+        """Examples with a label; those without one are predicted but not counted."""
+
+    @property
+    def loss(self) -> float | None: ...
+
+    def value_of(self, metric: str) -> float:
+        """Return a metric, or `loss` with its sign changed: higher is better."""
+
+    def curves(self) -> dict[str, float | None]:
+        """Return the numbers that are drawn over the steps."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a document of plain numbers, texts and lists."""
+
+
+M = TypeVar("M", bound=TaskMetrics, covariant=True)
+
+
+class Counts(Protocol[M]):
+    """Adds up an evaluation on the device, so that the host does not wait for it."""
+
+    def add(self, output: Tensor, microbatch: Microbatch) -> None:
+        """Count what the model returned for a microbatch, as fp32. Its targets include `rows` (B)."""
+
+    def metrics(self, ranks: Ranks) -> M:
+        """Sum over the ranks, and return the metrics. Collective."""
+
+
+class TaskType(ABC, Generic[M]):
+    """One task, seen through its type."""
+
+    problem_type: str | None = None
+    """Of sequence classification, as `transformers` names it in config.json."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """How many numbers are kept of each row's prediction: K."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the head's outputs for config.json; None where they have none."""
+        return self.task.labels
+
+    @abstractmethod
+    def build_model(
+        self, source: LoadedModel | BertConfig, *, seed: int, model: ModelSection | None = None
+    ) -> TaskModel:
+        """Build the model. `model`: the rates of dropout of a new head; None keeps the trained head.
+
+        Raises: ModelError: weights are missing or do not fit, or there is no such head to keep.
+        """
+
+    def targets(self, table: EncodedTable, batch: Batch) -> Mapping[str, np.ndarray]:
+        """Return what `loss_sum` and the counts need of a batch; it is brought to the device with it."""
+        return label_targets(table, batch)
+
+    @abstractmethod
+    def loss_sum(self, output: Tensor, microbatch: Microbatch) -> Tensor:
+        """Return the sum of the losses of the microbatch's rows, from what the model returned as fp32."""
+
+    def loss_weight(self, table: EncodedTable, rows: Int64s) -> float:
+        """Return what the sum of the losses of a global batch is divided by."""
+        return len(rows)
+
+    @abstractmethod
+    def start_counts(self, table: EncodedTable, *, batch_size: int, device: torch.device) -> Counts[M]:
+        """Begin to count an evaluation of the table. batch_size: rows per entry of metrics per batch."""
+
+    @abstractmethod
+    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Floats]:
+        """Return rows of the table (R) and what is kept of their predictions (R, K)."""
+
+    @abstractmethod
+    def prediction_columns(self, table: pa.Table, outputs_RK: Floats) -> dict[str, Any]:
+        """Return the columns of `predictions.parquet` for a split's rows, besides their texts."""
+
+    def prediction_files(self, table: pa.Table, outputs_RK: Floats) -> dict[str, bytes]:
+        """Return further files of predictions by name, as the task's official scripts want them."""
+        return {}
+
+    def is_correct(self, table: EncodedTable, outputs_RK: Floats) -> npt.NDArray[np.bool_] | None:
+        """Return whether each row's prediction is right; None where that is not a matter of yes or no."""
+        return None
+
+    @abstractmethod
+    def metrics_from_json(self, content: Mapping[str, Any]) -> M:
+        """Read what `to_json` returned, also after JSON has turned its tuples into lists."""
+
+    def plots(self, metrics: Any, *, title: str) -> dict[str, bytes]:
+        """Draw an evaluation: PNG images by the name of their file."""
+        return {}
