@@ -42,7 +42,9 @@ def decision_on(scheduler: Any, trial: Trial) -> str:
     scheduler.on_trial_add(None, stub)
     last = trial.history[-1]
     return str(
-        scheduler.on_trial_result(None, stub, {"num_examples": last.num_examples, "value": last.accuracy})
+        scheduler.on_trial_result(
+            None, stub, {"num_examples": last.num_examples, "value": last.value_of("accuracy")}
+        )
     )
 
 
