@@ -41,11 +41,8 @@ def decision_on(scheduler: Any, trial: Trial) -> str:
     stub = _Stub(f"now-{trial.number}")
     scheduler.on_trial_add(None, stub)
     last = trial.history[-1]
-    return str(
-        scheduler.on_trial_result(
-            None, stub, {"num_examples": last.num_examples, "value": last.value_of("accuracy")}
-        )
-    )
+    report = {"num_examples": last.num_examples, "value": last.value_of("accuracy")}
+    return str(scheduler.on_trial_result(None, stub, report))
 
 
 def trial_with(number: int, accuracy: float, *, at: tuple[int, ...]) -> Trial:
