@@ -3,9 +3,8 @@
 from bertjobs.modeling.bert import BertModel
 from bertjobs.modeling.build import build_classifier, build_pretraining
 from bertjobs.modeling.config import BertConfig, LoadedModel
-from bertjobs.modeling.cpu.dropout import DropoutPool, row_keys
 from bertjobs.modeling.heads import BertForMultipleChoice, BertForPreTraining, BertForSequenceClassification
-from bertjobs.modeling.inputs import ModelInputs, PaddedGroup, pad_rows
+from bertjobs.modeling.inputs import ModelInputs, RowGroup, offsets_of, pack_rows
 from bertjobs.modeling.weights import load_weights, save_pretrained
 
 __all__ = [
@@ -14,14 +13,13 @@ __all__ = [
     "BertForPreTraining",
     "BertForSequenceClassification",
     "BertModel",
-    "DropoutPool",
     "LoadedModel",
     "ModelInputs",
-    "PaddedGroup",
+    "RowGroup",
     "build_classifier",
     "build_pretraining",
     "load_weights",
-    "pad_rows",
-    "row_keys",
+    "offsets_of",
+    "pack_rows",
     "save_pretrained",
 ]

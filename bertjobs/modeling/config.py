@@ -57,6 +57,11 @@ class BertConfig:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def head_dropout(self) -> float:
+        """The rate before a head."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+    @property
     def is_plain_bert(self) -> bool:
         """Whether `transformers` can compute this model; it always normalises the embeddings."""
         return self.embedding_layer_norm

@@ -1,20 +1,21 @@
 """Define the heads on the encoder: a classifier of rows, and BERT's two pretraining heads.
 
+A head knows the plain model only: `bert.pooled(inputs)` is (B, D), `bert(inputs)` is (N, D). What is fast on
+CPUs takes the place of these modules without their knowing.
+
 Shape suffixes: N: tokens. B: rows. C: classes. P: masked positions. K: first tokens and masked positions.
 V: vocabulary. D: hidden size.
 Source: Devlin et al. 2019 (BERT), sections 3.1 (pretraining) and 4.1 (classification).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bertjobs.modeling.bert import BertModel, Linear, activation_of, in_autocast_dtype
+from bertjobs.modeling.bert import BertModel, activation_of
 from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.cpu.dropout import DropoutPool
-from bertjobs.modeling.cpu.masked_loss import masked_cross_entropy, masked_scores
 from bertjobs.modeling.inputs import ModelInputs
 
 
@@ -26,21 +27,12 @@ class BertForSequenceClassification(nn.Module):
         self.config = config
         self.num_labels = num_labels
         self.bert = BertModel(config)
+        self.dropout = nn.Dropout(config.head_dropout)
         self.classifier = nn.Linear(config.hidden_size, num_labels)
 
-    def set_dropout(self, pool: DropoutPool | None) -> None:
-        """Use this pool's masks while in training mode."""
-        self.bert.set_dropout(pool)
-
-    def write_gradients(self) -> None:
-        """Add gradients of weights straight to `.grad`; see `BertModel.write_gradients`."""
-        self.bert.write_gradients()
-
     def forward(self, inputs: ModelInputs) -> Tensor:
-        """Return logits (B, C), rows in the order of the groups."""
-        pooled_BD, masks = self.bert.pooled(inputs)
-        mask = masks.classifier() if masks else None
-        return self.classifier(pooled_BD if mask is None else pooled_BD * mask.of(pooled_BD))
+        """Return logits (B, C)."""
+        return self.classifier(self.dropout(self.bert.pooled(inputs)))
 
 
 class BertForMultipleChoice(BertForSequenceClassification):
@@ -69,27 +61,12 @@ class BertForPreTraining(nn.Module):
         super().__init__()
         self.config = config
         self.bert = BertModel(config)
-        self.cls: Any = nn.ModuleDict(
-            {"predictions": MaskedLanguageHead(config), "seq_relationship": nn.Linear(config.hidden_size, 2)}
-        )
-        self._writes_gradients = False
-
-    def set_dropout(self, pool: DropoutPool | None) -> None:
-        """Use this pool's masks while in training mode."""
-        self.bert.set_dropout(pool)
-
-    def write_gradients(self) -> None:
-        """Add gradients straight to `.grad`, see `BertModel.write_gradients`; of the word table too."""
-        self.bert.write_gradients()
-        self.bert.embeddings.writes_gradients = True
-        self.cls["predictions"].transform["dense"].writes_gradients = True
-        self._writes_gradients = True
+        self.cls = PretrainingHeads(config)
 
     def forward(self, inputs: ModelInputs, *, masked_P: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (P, V) of the tokens at `masked_P` (indices in N) and (B, 2) of the pairs."""
         first_BD, masked_PD = self._hidden(inputs, masked_P)
-        weight_VD, bias_V = self._decoder()
-        return F.linear(masked_PD, weight_VD, bias_V), self._pair_logits(first_BD)
+        return self.cls.predictions(masked_PD, self._words), self._pair_logits(first_BD)
 
     def losses(
         self,
@@ -101,20 +78,9 @@ class BertForPreTraining(nn.Module):
         mlm_scale: Tensor,
         nsp_scale: float,
     ) -> Tensor:
-        """Return the scaled sums of the cross-entropies of masked tokens and, with labels, of pairs.
-
-        The logits of all masked tokens are never in memory at once: see `masked_cross_entropy`.
-        """
+        """Return the scaled sums of the cross-entropies of masked tokens and, with labels, of pairs."""
         first_BD, masked_PD = self._hidden(inputs, masked_P)
-        weight_VD, bias_V = self._decoder()
-        mlm_loss = masked_cross_entropy(
-            masked_PD,
-            weight_VD=weight_VD,
-            bias_V=bias_V,
-            targets_P=targets_P,
-            scale=mlm_scale,
-            write_gradients=self._writes_gradients,
-        )
+        mlm_loss = self.cls.predictions.loss(masked_PD, self._words, targets_P=targets_P, scale=mlm_scale)
         if labels_B is None:
             return mlm_loss.view(1)
         logits_B2 = self._pair_logits(first_BD).float()
@@ -127,24 +93,33 @@ class BertForPreTraining(nn.Module):
     ) -> PretrainScores:
         """Return the sums that an evaluation adds up over its batches."""
         first_BD, masked_PD = self._hidden(inputs, masked_P)
-        weight_VD, bias_V = self._decoder()
-        mlm = masked_scores(masked_PD, weight_VD=weight_VD, bias_V=bias_V, targets_P=targets_P)
+        mlm = self.cls.predictions.scores(masked_PD, self._words, targets_P=targets_P)
         logits_B2 = self._pair_logits(first_BD).double()
         nsp_loss_sum = F.cross_entropy(logits_B2, labels_B, reduction="sum")
         return PretrainScores(*mlm, nsp_loss_sum, (logits_B2.argmax(dim=1) == labels_B).sum())
 
+    @property
+    def _words(self) -> Tensor:
+        return self.bert.embeddings.word_embeddings.weight
+
     def _hidden(self, inputs: ModelInputs, masked_P: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last hidden states of first tokens (B, D), and the decoder's input (P, D)."""
+        """Return the last hidden states of first tokens (B, D) and of masked ones (P, D)."""
         # One pass for both: the last layer computes only these tokens after its attention.
         hidden_KD = self.bert.hidden_at(inputs, torch.cat((inputs.starts_B, masked_P)))
         first_BD, masked_PD = hidden_KD.split([len(inputs.starts_B), len(masked_P)])
-        return first_BD, in_autocast_dtype(self.cls["predictions"](masked_PD))
-
-    def _decoder(self) -> tuple[Tensor, Tensor]:
-        return self.cls["predictions"].decoder_over(self.bert.embeddings.word_embeddings)
+        return first_BD, masked_PD
 
     def _pair_logits(self, first_BD: Tensor) -> Tensor:
-        return self.cls["seq_relationship"](self.bert.pool(first_BD))
+        return self.cls.seq_relationship(self.bert.pooler(first_BD))
+
+
+class PretrainingHeads(nn.Module):
+    """Both pretraining heads, under Hugging Face's names."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.predictions = MaskedLanguageHead(config)
+        self.seq_relationship = nn.Linear(config.hidden_size, 2)
 
 
 class MaskedLanguageHead(nn.Module):
@@ -152,21 +127,44 @@ class MaskedLanguageHead(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        D = config.hidden_size
-        self.transform: Any = nn.ModuleDict(
-            {"dense": Linear(D, D), "LayerNorm": nn.LayerNorm(D, eps=config.layer_norm_eps)}
+        self.transform = Transform(config)
+        self.decoder = (
+            None if config.tie_word_embeddings else nn.Linear(config.hidden_size, config.vocab_size)
         )
-        self.decoder = None if config.tie_word_embeddings else nn.Linear(D, config.vocab_size)
         if config.tie_word_embeddings:
             self.bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self._activation = activation_of(config.hidden_act)
+
+    def forward(self, masked_PD: Tensor, words_VD: Tensor) -> Tensor:
+        """Return logits (P, V)."""
+        return F.linear(self.transform(masked_PD), *self.decoder_over(words_VD))
+
+    def loss(self, masked_PD: Tensor, words_VD: Tensor, *, targets_P: Tensor, scale: Tensor) -> Tensor:
+        """Return scale times the sum of the cross-entropies, in nats."""
+        logits_PV = self(masked_PD, words_VD).float()
+        return F.cross_entropy(logits_PV, targets_P, reduction="sum") * scale
+
+    def scores(self, masked_PD: Tensor, words_VD: Tensor, *, targets_P: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of the cross-entropies (fp64), and how many targets have the highest logit."""
+        logits_PV = self(masked_PD, words_VD).float()
+        loss_P = F.cross_entropy(logits_PV, targets_P, reduction="none")
+        return loss_P.sum(dtype=torch.float64), (logits_PV.argmax(dim=1) == targets_P).sum()
+
+    def decoder_over(self, words_VD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the decoder's weight (V, D) and bias (V)."""
+        if self.decoder is None:
+            return words_VD, self.bias
+        return self.decoder.weight, self.decoder.bias
+
+
+class Transform(nn.Module):
+    """Dense, activation, LayerNorm: what comes before the decoder."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.activation = activation_of(config.hidden_act)
 
     def forward(self, masked_PD: Tensor) -> Tensor:
         """Return the decoder's input (P, D)."""
-        return self.transform["LayerNorm"](self._activation(self.transform["dense"](masked_PD)))
-
-    def decoder_over(self, words: nn.Embedding) -> tuple[Tensor, Tensor]:
-        """Return the decoder's weight (V, D) and bias (V)."""
-        if self.decoder is None:
-            return words.weight, self.bias
-        return self.decoder.weight, self.decoder.bias
+        return self.LayerNorm(self.activation(self.dense(masked_PD)))

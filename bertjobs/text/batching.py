@@ -3,14 +3,13 @@
 The order is a function of (seed, epoch) alone, so a run resumes without replaying it and the number of
 workers changes nothing.
 
-A batch is packed, nearly without padding: rows are sorted by length and cut into groups of near-equal length,
-and rows are padded only to the longest row of their group. Linear layers then run over all N tokens at once,
-attention over one group at a time.
+A batch is packed: the tokens of its rows follow one another without padding. Rows are sorted by length, and
+cut into groups of near-equal length for implementations that attend to one padded group at a time.
 
-    rows of lengths 4, 5, 9           two groups: 2 rows x 5 tokens, 1 row x 9 tokens
-    N:  [CLS] a [SEP] b [SEP] ...     row after row, group after group; 19 tokens of which 1 is padding
+    rows of lengths 4, 5, 9           two groups: 2 rows of up to 5 tokens, 1 row of 9 tokens
+    N:  [CLS] a [SEP] b [SEP] ...     row after row; 18 tokens. Padded in groups they would be 19
 
-Shape suffixes: N: tokens of a batch, padding included. B: rows of a batch. L: distinct lengths.
+Shape suffixes: N: tokens of a batch. B: rows of a batch. L: distinct lengths.
 """
 
 from dataclasses import dataclass
@@ -29,13 +28,11 @@ GROUP_OVERHEAD = 12
 
 @dataclass(frozen=True)
 class LengthGroup:
-    """Rows that follow one another in a batch and are padded to one length."""
+    """Rows of near-equal length that follow one another in a batch."""
 
-    start: int
-    """Index in N of the group's first token."""
     num_rows: int
     length: int
-    """Tokens per row, padding included: the length of the longest row."""
+    """The length of the longest row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +41,12 @@ class Batch:
 
     ids_N: Int64s
     segments_N: Int64s
-    """Token types: 0 up to the first [SEP] and in padding, 1 after it."""
+    """Token types: 0 up to the first [SEP], 1 after it."""
     positions_N: Int64s
     """Positions inside the rows, from 0."""
     groups: tuple[LengthGroup, ...]
     lengths_B: Int64s
-    """Without padding, special tokens included."""
+    """Special tokens included."""
     starts_B: Int64s
     """Indices in N of the rows' [CLS]."""
     rows_B: Int64s
@@ -59,8 +56,7 @@ class Batch:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the batch, padding not counted."""
-        return int(self.lengths_B.sum())
+        return len(self.ids_N)
 
 
 def order_of_epoch(num_rows: int, *, seed: int, epoch: int) -> Int64s:
@@ -118,12 +114,11 @@ def collate(
     truncation: Truncation,
     cls_id: int,
     sep_id: int,
-    pad_id: int,
     group_overhead: int = GROUP_OVERHEAD,
 ) -> Batch:
     """Gather sequences of the table into one packed batch, truncated to max_len.
 
-    group_overhead: cost of a group, in tokens; 0 packs without any padding.
+    group_overhead: cost of a group, in tokens; with 0 all rows of a group have the same length.
 
     The plain version, which builds one row at a time from lists, is in tests/text/test_batching.py.
     """
@@ -133,10 +128,10 @@ def collate(
     by_length = np.argsort(lengths, kind="stable")
     sequences, lengths, kept = sequences[by_length], lengths[by_length], kept.take(by_length)
     rows = table.rows_of(sequences)
-    groups, padded_lengths, starts = pack(lengths, overhead=group_overhead)
+    starts = ragged.offsets_of(lengths)  # (B + 1), the last is N
 
-    # Everything is written into flat arrays that begin as padding, all rows at once.
-    ids = np.full(starts[-1], pad_id, dtype=np.int64)
+    # Everything is written into flat arrays, all rows at once.
+    ids = np.empty(starts[-1], dtype=np.int64)
     segments = np.zeros(starts[-1], dtype=np.int64)
     cls_at = starts[:-1]
     sep_at = cls_at + 1 + kept.keep_a  # of the first [SEP] of each row
@@ -150,23 +145,13 @@ def collate(
     return Batch(
         ids_N=ids,
         segments_N=segments,
-        positions_N=ragged.positions_in_lists(padded_lengths),
-        groups=groups,
+        positions_N=ragged.positions_in_lists(lengths),
+        groups=group_lengths(lengths, overhead=group_overhead),
         lengths_B=lengths,
         starts_B=cls_at,
         rows_B=rows,
         sequences_B=sequences,
     )
-
-
-def pack(lengths_B: Int64s, *, overhead: int) -> tuple[tuple[LengthGroup, ...], Int64s, Int64s]:
-    """Return the groups of rows of ascending lengths, the rows' padded lengths (B), and their starts (B + 1).
-
-    The last start is N.
-    """
-    groups = group_lengths(lengths_B, overhead=overhead)
-    padded_lengths_B = np.repeat([g.length for g in groups], [g.num_rows for g in groups]).astype(np.int64)
-    return groups, padded_lengths_B, ragged.offsets_of(padded_lengths_B)
 
 
 def group_lengths(lengths: Int64s, *, overhead: int) -> tuple[LengthGroup, ...]:
@@ -198,13 +183,10 @@ def _groups_from(begin: Int64s, *, distinct_L: Int64s, rows_before: Int64s) -> t
     while end > 0:
         ends.append(end)
         end = int(begin[end])
-    groups: list[LengthGroup] = []
-    start = 0
-    for end in reversed(ends):
-        num_rows, length = int(rows_before[end] - rows_before[begin[end]]), int(distinct_L[end - 1])
-        groups.append(LengthGroup(start, num_rows, length))
-        start += num_rows * length
-    return tuple(groups)
+    return tuple(
+        LengthGroup(num_rows=int(rows_before[end] - rows_before[begin[end]]), length=int(distinct_L[end - 1]))
+        for end in reversed(ends)
+    )
 
 
 def _kept_lengths(

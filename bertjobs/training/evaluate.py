@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from bertjobs.config.sections import Precision, TextSection
+from bertjobs.modeling.cpu import accelerate
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
 from bertjobs.text.tokenizer import Tokenizer
@@ -58,7 +59,7 @@ def evaluate(
     own = np.argsort(-loader.lengths, kind="stable")[ranks.rank :: ranks.world_size]
     own_batch = max(1, batch_size // ranks.world_size)
     was_training = model.training
-    model.eval()
+    accelerate(model).eval()
     with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
         made = _microbatches(loader, own, own_batch=own_batch)
         for part in on_device(made, device):

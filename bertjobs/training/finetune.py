@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bertjobs.config.finetune import FinetuneConfig
-from bertjobs.modeling.cpu.flat_adamw import FlatAdamW
+from bertjobs.modeling.cpu import accelerate, state_of, write_gradients
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
@@ -54,6 +54,7 @@ def finetune(
     check_schedule(config.optim)
     validation = Validation(valid=valid, task=task, metric=metric, tokenizer=tokenizer)
     with determinism(config.train.deterministic):
+        accelerate(model)
         objective = _TaskObjective(model, config=config, train=train, validation=validation)
         device = next(model.parameters()).device
         optimizer = make_optimizer(
@@ -64,8 +65,8 @@ def finetune(
             token_ids_U=objective.loader.token_ids(),
             optim=config.optim,
         )
-        if isinstance(optimizer, FlatAdamW):
-            model.bert.write_gradients()  # straight into the optimizer's buffers
+        if state_of(model) is not None:
+            write_gradients(model)  # straight into the optimizer's buffers
         loop = TrainLoop(
             model,
             objective=objective,

@@ -2,8 +2,8 @@
 
 Rows are sorted by length, so that batches have nearly no padding.
 
-Shape suffixes: N: tokens of a microbatch, padding included. T: tokens without padding. B: rows of a
-microbatch. L: tokens of a row. D: hidden size. R: rows of the table. P: masks of a text. V: vocabulary.
+Shape suffixes: N: tokens of a microbatch. B: rows of a microbatch. L: tokens of a row. D: hidden size.
+R: rows of the table. P: masks of a text. V: vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,9 @@ from bertjobs.errors import ModelError
 from bertjobs.modeling.bert import BertModel
 from bertjobs.modeling.build import build_pretraining
 from bertjobs.modeling.config import LoadedModel
+from bertjobs.modeling.cpu import accelerate
 from bertjobs.modeling.heads import BertForPreTraining
-from bertjobs.modeling.inputs import ModelInputs, pad_rows
+from bertjobs.modeling.inputs import ModelInputs, pack_rows
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.batches import BatchLoader, Microbatch
@@ -51,7 +52,7 @@ class TextEmbedder:
         precision: Precision = "auto",
     ) -> None:
         """Use the encoder on its device. batch_size: most texts per batch."""
-        self._encoder = encoder.eval()
+        self._encoder = accelerate(encoder).eval()
         self._text = text
         self._tokenizer = tokenizer
         self._pooling = pooling
@@ -112,10 +113,9 @@ class TextEmbedder:
             return self._encoder.first_tokens(inputs)
         hidden_ND = self._encoder(inputs)
         lengths_B = inputs.lengths_B.to(self._device)
-        rows_T = torch.repeat_interleave(torch.arange(len(lengths_B), device=self._device), lengths_B)
-        within_T = torch.arange(len(rows_T), device=self._device) - (lengths_B.cumsum(0) - lengths_B)[rows_T]
+        rows_N = torch.repeat_interleave(torch.arange(len(lengths_B), device=self._device), lengths_B)
         sums_BD = hidden_ND.new_zeros(len(lengths_B), hidden_ND.shape[1], dtype=torch.float32)
-        sums_BD.index_add_(0, rows_T, hidden_ND[inputs.starts_B[rows_T] + within_T].float())
+        sums_BD.index_add_(0, rows_N, hidden_ND.float())
         return sums_BD / lengths_B[:, None]
 
     def _autocast(self) -> torch.autocast:
@@ -143,8 +143,8 @@ def build_masked_language_model(loaded: LoadedModel) -> BertForPreTraining:
 
 def mask_probabilities(model: BertForPreTraining, ids: Sequence[int], *, masks: Sequence[int]) -> Tensor:
     """Return the probability of each wordpiece at the positions `masks` of one text, (P, V)."""
-    inputs = pad_rows([ids], segments=[[0] * len(ids)], pad_id=0)
-    device = next(model.parameters()).device
+    inputs = pack_rows([ids], segments=[[0] * len(ids)])
+    device = next(accelerate(model).parameters()).device
     with torch.inference_mode():
         logits_PV, _ = model(inputs.to(device), masked_P=torch.tensor(masks, device=device))
         return logits_PV.float().softmax(dim=1).cpu()

@@ -4,8 +4,9 @@ All ranks run it; rank 0 alone writes artefacts and reports. What differs betwee
 batches, the loss, the evaluation) is an `Objective`. The loop must not know Ray, Redis or the command line:
 it reports through `Hooks`.
 
-The global batch, its order and its dropout masks are functions of (seed, step, row). So the losses do not
-depend on the number of ranks or of microbatches, and a resumed run continues bit for bit.
+The global batch and its order are functions of (seed, step, row), and so are dropout masks on a CPU: there
+the losses do not depend on the number of ranks or of microbatches. Elsewhere masks follow from (seed, step,
+rank). A resumed run continues bit for bit either way.
 
 Shape suffixes: K: parts of the loss (one, or MLM and NSP). T: unique wordpieces of a global batch.
 """
@@ -17,13 +18,14 @@ from dataclasses import replace
 from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bertjobs.config.finetune import TrainSection
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.config.sections import OptimSection
-from bertjobs.modeling.cpu.dropout import DropoutPool
+from bertjobs.modeling.cpu import DropoutPool, set_dropout, state_of
 from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.storage import JobDir
@@ -110,6 +112,7 @@ class TrainLoop:
         with closing(on_device(made, self._device)) as batches:
             while not self._should_end():
                 step = self.state.num_done
+                seed_dropout(self._train.seed, step=step, rank=self._ranks.rank)
                 # Drawing a pool of masks takes some 50 ms, so many steps share one: `Objective.mask_pool_of`.
                 if pool != (pool := self._objective.mask_pool_of(step)):
                     self._draw_dropout_masks(pool)
@@ -126,7 +129,8 @@ class TrainLoop:
 
     def close(self) -> None:
         """Release the dropout masks and the metrics log."""
-        self._model.set_dropout(None)
+        if state_of(self._model) is not None:
+            set_dropout(self._model, None)
         if self._metrics_log:
             self._metrics_log.close()
 
@@ -146,8 +150,10 @@ class TrainLoop:
         return self._objective.budget.train_s is not None and self._ranks.is_first
 
     def _draw_dropout_masks(self, pool: int) -> None:
+        if state_of(self._model) is None:
+            return  # the plain model's masks are torch's
         seed = self._train.seed
-        self._model.set_dropout(DropoutPool(self._model.config, seed=seed, epoch=pool, device=self._device))
+        set_dropout(self._model, DropoutPool(self._model.config, seed=seed, epoch=pool, device=self._device))
 
     def _step(self, step: int, batch: AnyStepBatch) -> None:
         before = self.state
@@ -284,6 +290,12 @@ def train_step(
     grad_norm = optimizer.sum_gradients(ranks, token_ids_T=batch.token_ids_T)
     optimizer.step(lr=lr, grad_norm=grad_norm)
     return grad_norm
+
+
+def seed_dropout(seed: int, *, step: int, rank: int) -> None:
+    """Make the masks that torch draws in a step a function of (seed, step, rank)."""
+    mixed = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(mixed[0]))
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from torch import nn
 from bertjobs.config.finetune import TrainSection
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.errors import OutOfMemory
+from bertjobs.modeling.attention import has_flash
 from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.cpu.kernels import packs
 from bertjobs.modeling.cpu.masked_loss import chunk_bytes
-from bertjobs.training.precision import autocast
 
 _FP32 = 4
+_MASKED_RATIO = 0.15
+"""Masked positions per token: the default of `--mask-ratio`."""
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
@@ -56,22 +57,28 @@ def estimate_pretraining(
     recomputes: bool,
 ) -> MemoryNeed:
     """Estimate pretraining with microbatches of `num_tokens` tokens, padding included."""
-    with autocast(device, dtype):
-        is_packed = config.attention_probs_dropout_prob == 0 and packs(device, head_size=config.head_size)
     casts = num_weights * dtype.itemsize if dtype != torch.float32 else 0
     per_token = activation_bytes(
         config,
         max_len=max_len,
         itemsize=dtype.itemsize,
-        keeps_probabilities=not is_packed,
+        keeps_probabilities=not has_flash(device, dtype, head_size=config.head_size),
         recomputes=recomputes,
     )
     return MemoryNeed(
         weights=_FP32 * num_weights + casts,
         gradients=_FP32 * num_trained,
         moments=2 * _FP32 * num_trained,
-        activations=num_tokens * per_token + chunk_bytes(device, dtype),
+        activations=num_tokens * per_token + _logits_bytes(config, num_tokens, dtype=dtype, device=device),
     )
+
+
+def _logits_bytes(config: BertConfig, num_tokens: int, *, dtype: torch.dtype, device: torch.device) -> int:
+    """Estimate the bytes of the logits of masked positions: those of a chunk on a CPU, else all of them."""
+    if device.type == "cpu":
+        return chunk_bytes(dtype)
+    # The logits, the same in fp32, and the gradients of both.
+    return int(_MASKED_RATIO * num_tokens) * config.vocab_size * 2 * (dtype.itemsize + _FP32)
 
 
 def activation_bytes(
@@ -80,8 +87,8 @@ def activation_bytes(
     """Estimate the bytes per token at the peak: what all layers keep, and what one backward pass adds.
 
     itemsize: of the products' dtype. Sums and what LayerNorm reads are fp32. A layer keeps its input,
-    queries, keys, values, context, both sides of the activation, and its probabilities where attention is not
-    packed.
+    queries, keys, values, context, both sides of the activation, and its probabilities where it has no
+    flash attention.
     """
     D, F = config.hidden_size, config.intermediate_size
     probabilities = config.num_attention_heads * max_len * itemsize if keeps_probabilities else itemsize * D

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from bertjobs.config.pretrain import PretrainConfig, PretrainTrainSection
-from bertjobs.modeling.cpu.flat_adamw import FlatAdamW
+from bertjobs.modeling.cpu import accelerate, state_of, write_gradients
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.modeling.param_groups import num_trained
 from bertjobs.storage import JobDir
@@ -79,6 +79,7 @@ def pretrain(
     """
     check_schedule(config.optim)
     with determinism(config.train.deterministic):
+        accelerate(model)
         objective = _Pretraining(model, config=config, train=train, valid=valid, tokenizer=tokenizer)
         _prepare(model, config=config)
         check_memory(model, memory_need(model, config=config))
@@ -98,8 +99,8 @@ def pretrain(
             hooks=hooks,
             clock=clock,
         )
-        if isinstance(optimizer, FlatAdamW):
-            model.write_gradients()  # straight into the optimizer's buffers
+        if state_of(model) is not None:
+            write_gradients(model, tables=True)  # straight into the optimizer's buffers
         loop.begin(resume)
         try:
             loop.train()
@@ -231,7 +232,7 @@ def _prepare(model: BertForPreTraining, *, config: PretrainConfig) -> None:
     """Freeze the heads that the objective does not use; set activation checkpointing."""
     if config.objective.pairs == "none":
         model.bert.pooler.requires_grad_(False)
-        model.cls["seq_relationship"].requires_grad_(False)
+        model.cls.seq_relationship.requires_grad_(False)
     model.bert.encoder.recomputes = config.train.activation_checkpointing
 
 

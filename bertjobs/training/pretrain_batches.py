@@ -3,7 +3,7 @@
 Examples, pairs and masks are functions of (seed, epoch, number of the example), on whichever rank.
 Only the blocks around the current step are in memory. Where blocks are stored is not known here.
 
-Shape suffixes: N: tokens of a microbatch, padding included. B: its rows. P: its masked positions.
+Shape suffixes: N: tokens of a microbatch. B: its rows. P: its masked positions.
 V: vocabulary.
 """
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bertjobs.config.sections import Precision
+from bertjobs.modeling.cpu import accelerate
 from bertjobs.modeling.heads import BertForPreTraining
 from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import Ranks
@@ -90,7 +91,7 @@ def evaluate_pretraining(
     losses = torch.zeros(3, dtype=torch.float64, device=device)
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     was_training = model.training
-    model.eval()
+    accelerate(model).eval()
     with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
         made = (
             loader.step_batch(step, batch_size=batch_size, max_examples=num_examples - done)

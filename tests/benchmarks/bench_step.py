@@ -22,11 +22,12 @@ from bertjobs.config.sections import OptimSection
 from bertjobs.modeling import (
     BertConfig,
     BertForSequenceClassification,
-    DropoutPool,
     ModelInputs,
+    RowGroup,
     build_classifier,
-    row_keys,
+    offsets_of,
 )
+from bertjobs.modeling.cpu import DropoutPool, accelerate, row_keys, set_dropout, write_gradients
 from bertjobs.modeling.cpu.flat_adamw import build_optimizer
 from bertjobs.text.batching import GROUP_OVERHEAD, group_lengths
 from bertjobs.training.distributed import current_ranks
@@ -53,15 +54,17 @@ class Batch:
 
     def _near_packed(self, lengths: np.ndarray, *, step: int) -> ModelInputs:
         groups = group_lengths(lengths, overhead=GROUP_OVERHEAD)
-        padded = np.repeat([g.length for g in groups], [g.num_rows for g in groups])
-        ids_N = torch.cat([row[:length] for row, length in zip(self.ids_BT, padded, strict=True)])
+        self.num_padded = sum(g.num_rows * g.length for g in groups)
+        ids_N = self.ids_BT[self.mask_BT]
+        lengths_B = torch.from_numpy(lengths)
         return ModelInputs(
             ids_N=ids_N,
             segments_N=torch.zeros_like(ids_N),
-            positions_N=torch.cat([torch.arange(length) for length in padded]),
-            groups=groups,
-            lengths_B=torch.from_numpy(lengths),
-            starts_B=torch.from_numpy(np.cumsum(padded) - padded),
+            positions_N=torch.cat([torch.arange(length) for length in lengths]),
+            groups=tuple(RowGroup(g.num_rows, g.length) for g in groups),
+            lengths_B=lengths_B,
+            offsets=offsets_of(lengths_B),
+            starts_B=torch.from_numpy(np.cumsum(lengths) - lengths),
             row_keys_B=row_keys(torch.arange(BATCH_SIZE), seed=0, step=step),
         )
 
@@ -114,7 +117,7 @@ def our_step_with_our_optimizer(precision: str) -> Callable[[Batch], float]:
         token_ids_U=torch.cat([torch.tensor([0, 101, 102]), torch.arange(1000, 1000 + NUM_WORDPIECES)]),
         optim=OptimSection(),
     )
-    model.write_gradients()
+    write_gradients(model)
 
     def step(batch: Batch) -> float:
         optimizer.zero_grad()
@@ -129,8 +132,8 @@ def our_step_with_our_optimizer(precision: str) -> Callable[[Batch], float]:
 
 
 def our_model() -> BertForSequenceClassification:
-    model = build_classifier(CONFIG, num_labels=NUM_CLASSES, seed=0).train()
-    model.set_dropout(DropoutPool(CONFIG, seed=0))
+    model = accelerate(build_classifier(CONFIG, num_labels=NUM_CLASSES, seed=0)).train()
+    set_dropout(model, DropoutPool(CONFIG, seed=0))
     return model
 
 
@@ -165,7 +168,7 @@ def main() -> None:
 
 def report(seconds: dict[str, list[float]], batches: list[Batch], args: argparse.Namespace) -> None:
     true = sum(b.num_tokens for b in batches) / len(batches)
-    packed = sum(b.inputs.ids_N.numel() for b in batches) / len(batches)
+    packed = sum(b.num_padded for b in batches) / len(batches)
     padded = sum(b.ids_BT.numel() for b in batches) / len(batches)
     print(f"{args.precision}, {args.threads} threads, {args.steps} steps of {BATCH_SIZE} pairs, alternating")
     print(f"tokens a batch: {true:.0f} true, {packed:.0f} near-packed, {padded:.0f} padded to the longest")

@@ -1,11 +1,14 @@
 """What the modeling tests share: small configurations and inputs, golden values; one thread of a CPU."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from bertjobs.modeling import BertConfig, ModelInputs, pad_rows, row_keys
+from bertjobs.modeling import BertConfig, ModelInputs, pack_rows
+from bertjobs.modeling.cpu import accelerate, row_keys
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +31,17 @@ def small_config() -> BertConfig:
 
 @pytest.fixture
 def pair_inputs() -> ModelInputs:
-    """Three pairs of different lengths in one padded group, with keys for dropout."""
+    """Three pairs of different lengths in one group, with keys for dropout."""
     ids = [[101 % 120, 7, 8, 9, 3], [101 % 120, 5, 3], [101 % 120, 4, 4, 4, 4, 4, 3]]
     segments = [[0] * 3 + [1] * (len(row) - 3) for row in ids]
     keys_B = row_keys(torch.arange(3), seed=0, step=0)
-    return pad_rows(ids, segments=segments, pad_id=0, row_keys_B=keys_B)
+    return pack_rows(ids, segments=segments, row_keys_B=keys_B)
+
+
+@pytest.fixture(params=["plain", "cpu"])
+def implementation(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    """Leave a model as it is, or swap what is faster on CPUs in: both must pass the test."""
+    return accelerate if request.param == "cpu" else lambda model: model
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """Pretraining logits and losses are those of `transformers`, and checkpoints go both ways."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,18 +10,18 @@ import transformers
 from bertjobs.modeling import (
     BertConfig,
     BertForPreTraining,
-    DropoutPool,
     build_classifier,
     build_pretraining,
     load_weights,
-    pad_rows,
-    row_keys,
+    pack_rows,
     save_pretrained,
 )
+from bertjobs.modeling.cpu import DropoutPool, accelerate, row_keys, set_dropout, write_gradients
 from bertjobs.modeling.inputs import ModelInputs
+from padded_rows import packed, padded_rows
 
 IDS = [[2, 7, 8, 9, 3, 11, 12, 3], [2, 5, 3, 9, 3], [2, 4, 4, 14, 4, 4, 3, 9, 9, 3]]
-MASKED_P = torch.tensor([1, 3, 11, 22, 24, 28])
+MASKED_P = torch.tensor([1, 3, 9, 15, 17, 21])
 TARGETS_P = torch.tensor([70, 9, 33, 4, 101, 9])
 LABELS_B = torch.tensor([0, 1, 1])
 
@@ -31,7 +30,7 @@ LABELS_B = torch.tensor([0, 1, 1])
 def inputs() -> ModelInputs:
     segments = [[int(3 in row[:i]) for i in range(len(row))] for row in IDS]
     keys_B = row_keys(torch.arange(3), seed=0, step=0)
-    return pad_rows(IDS, segments=segments, pad_id=0, row_keys_B=keys_B)
+    return pack_rows(IDS, segments=segments, row_keys_B=keys_B)
 
 
 def theirs(config: BertConfig) -> transformers.BertForPreTraining:
@@ -41,16 +40,11 @@ def theirs(config: BertConfig) -> transformers.BertForPreTraining:
 
 
 def their_output(reference: Any, inputs: ModelInputs) -> Any:
-    ids_BL = inputs.ids_N.view(3, -1)
     labels_N = torch.full_like(inputs.ids_N, -100)
     labels_N[MASKED_P] = TARGETS_P
-    return reference(
-        ids_BL,
-        token_type_ids=inputs.segments_N.view(3, -1),
-        attention_mask=(ids_BL != 0).long(),
-        labels=labels_N.view(3, -1),
-        next_sentence_label=LABELS_B,
-    )
+    rows = labels_N.split(inputs.lengths_B.tolist())
+    labels_BL = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=-100)
+    return reference(**padded_rows(inputs), labels=labels_BL, next_sentence_label=LABELS_B)
 
 
 def our_losses(model: BertForPreTraining, inputs: ModelInputs) -> torch.Tensor:
@@ -66,15 +60,17 @@ def our_losses(model: BertForPreTraining, inputs: ModelInputs) -> torch.Tensor:
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("recomputes", [False, True])
-@pytest.mark.parametrize("writes", [False, True])
-def test_loss_and_gradients_equal_transformers(small_config, inputs, tied, recomputes, writes):
+@pytest.mark.parametrize("implementation", ["plain", "cpu", "cpu, writing gradients"])
+def test_loss_and_gradients_equal_transformers(small_config, inputs, tied, recomputes, implementation):
     config = BertConfig(**{**vars(small_config), "tie_word_embeddings": tied})
     reference = theirs(config)
     model = BertForPreTraining(config)
     model.load_state_dict(reference.state_dict(), strict=False)
     model.eval().bert.encoder.recomputes = recomputes
-    if writes:
-        model.write_gradients()
+    if implementation != "plain":
+        accelerate(model)
+    if implementation == "cpu, writing gradients":
+        write_gradients(model, tables=True)
         for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
     expected, losses = their_output(reference, inputs), our_losses(model, inputs)
@@ -86,9 +82,12 @@ def test_loss_and_gradients_equal_transformers(small_config, inputs, tied, recom
         torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-6, rtol=1e-4, msg=name)
 
 
-def test_logits_and_loss_agree_out_of_a_folder_of_transformers_and_into_one(small_config, inputs, tmp_path):
+def test_logits_and_loss_agree_out_of_a_folder_of_transformers_and_into_one(
+    small_config, inputs, tmp_path, implementation
+):
     theirs(small_config).save_pretrained(tmp_path / "theirs")
     model = build_pretraining(load_weights(tmp_path / "theirs", cache=tmp_path), seed=9).eval()
+    implementation(model)
     save_pretrained(model, tmp_path / "ours")
     for folder in ("theirs", "ours"):
         reference, report = transformers.BertForPreTraining.from_pretrained(
@@ -99,7 +98,7 @@ def test_logits_and_loss_agree_out_of_a_folder_of_transformers_and_into_one(smal
             expected = their_output(reference.eval(), inputs)
             mlm_PV, nsp_B2 = model(inputs, masked_P=MASKED_P)
             loss = our_losses(model, inputs).sum()
-        expected_PV = expected.prediction_logits.flatten(0, 1)[MASKED_P]
+        expected_PV = packed(expected.prediction_logits, inputs)[MASKED_P]
         torch.testing.assert_close(mlm_PV, expected_PV, atol=1e-5, rtol=0)
         torch.testing.assert_close(nsp_B2, expected.seq_relationship_logits, atol=1e-5, rtol=0)
         assert abs(float(loss - expected.loss)) < 1e-5
@@ -111,13 +110,10 @@ def test_what_we_save_opens_as_what_it_is_and_as_a_masked_language_model(small_c
     assert transformers.AutoConfig.from_pretrained(tmp_path).architectures == ["BertForPreTraining"]
     masked, report = transformers.BertForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
-    ids_BL = inputs.ids_N.view(3, -1)
     with torch.no_grad():
         mlm_PV, _ = model(inputs, masked_P=MASKED_P)
-        expected = masked.eval()(
-            ids_BL, token_type_ids=inputs.segments_N.view(3, -1), attention_mask=(ids_BL != 0).long()
-        )
-    torch.testing.assert_close(mlm_PV, expected.logits.flatten(0, 1)[MASKED_P], atol=1e-5, rtol=0)
+        expected = masked.eval()(**padded_rows(inputs))
+    torch.testing.assert_close(mlm_PV, packed(expected.logits, inputs)[MASKED_P], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("layer_norm", [True, False])
@@ -135,8 +131,8 @@ def test_a_classifier_takes_the_encoder_of_a_pretrained_checkpoint(small_config,
     assert all(torch.equal(tensor, again[name]) for name, tensor in pretrained.state_dict().items())
 
 
-def test_scores_are_the_losses_without_gradients(small_config, inputs):
-    model = build_pretraining(small_config, seed=0).eval()
+def test_scores_are_the_losses_without_gradients(small_config, inputs, implementation):
+    model = implementation(build_pretraining(small_config, seed=0)).eval()
     scores = model.scores(inputs, masked_P=MASKED_P, targets_P=TARGETS_P, labels_B=LABELS_B)
     mlm_loss, nsp_loss = our_losses(model, inputs).tolist()
     assert float(scores.mlm_loss_sum) / 6 == pytest.approx(mlm_loss, rel=1e-5)
@@ -147,16 +143,17 @@ def test_scores_are_the_losses_without_gradients(small_config, inputs):
 
 
 def test_dropout_masks_of_kept_tokens_are_those_of_all_tokens(small_config, inputs):
-    model = build_pretraining(small_config, seed=0).train()
-    model.set_dropout(DropoutPool(small_config, seed=3))
+    model = accelerate(build_pretraining(small_config, seed=0)).train()
+    set_dropout(model, DropoutPool(small_config, seed=3))
     all_ND = model.bert(inputs)
     kept_KD = model.bert.hidden_at(inputs, MASKED_P)
     torch.testing.assert_close(kept_KD, all_ND[MASKED_P], atol=1e-6, rtol=1e-5)
     assert F.mse_loss(kept_KD, model.eval().bert(inputs)[MASKED_P]) > 1e-4
 
 
-def test_bf16_autocast_stays_near_fp32(small_config, inputs, tmp_path: Path):
+def test_bf16_autocast_stays_near_fp32(small_config, inputs, implementation):
     model = build_pretraining(BertConfig(**{**vars(small_config), "initializer_range": 0.15}), seed=0)
+    implementation(model).eval()
     exact = our_losses(model, inputs)
     exact.sum().backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from bertjobs.errors import ModelError
 from bertjobs.modeling import build_classifier, build_pretraining, load_weights, save_pretrained
 from bertjobs.modeling.d2l import REGISTRY
+from padded_rows import packed, padded_rows
 
 
 @pytest.fixture
@@ -24,15 +25,6 @@ def their_folder(tmp_path, small_config):
     return tmp_path / "theirs"
 
 
-def theirs_of(inputs):
-    num_rows, length = len(inputs.lengths_B), inputs.groups[0].length
-    return {
-        "input_ids": inputs.ids_N.view(num_rows, length),
-        "token_type_ids": inputs.segments_N.view(num_rows, length),
-        "attention_mask": (torch.arange(length) < inputs.lengths_B[:, None]).long(),
-    }
-
-
 def logits_of(folder, inputs, cache):
     loaded = load_weights(folder, cache=cache)
     model = build_classifier(loaded, num_labels=3, seed=0, keep_head=True).eval()
@@ -43,7 +35,7 @@ def logits_of(folder, inputs, cache):
 def test_a_folder_that_transformers_wrote_gives_its_logits(their_folder, pair_inputs, tmp_path):
     reference = transformers.AutoModelForSequenceClassification.from_pretrained(their_folder).eval()
     with torch.no_grad():
-        expected_BC = reference(**theirs_of(pair_inputs)).logits
+        expected_BC = reference(**padded_rows(pair_inputs)).logits
     torch.testing.assert_close(logits_of(their_folder, pair_inputs, tmp_path), expected_BC, atol=1e-5, rtol=0)
 
 
@@ -62,7 +54,7 @@ def test_our_folder_opens_in_transformers_with_its_labels_and_tokenizer(small_co
     assert reference.config.id2label == dict(enumerate(labels))
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "ours").vocab_size == 120
     with torch.no_grad():
-        expected_BC = reference.eval()(**theirs_of(pair_inputs)).logits
+        expected_BC = reference.eval()(**padded_rows(pair_inputs)).logits
         torch.testing.assert_close(model(pair_inputs), expected_BC, atol=1e-5, rtol=0)
 
 
@@ -231,7 +223,7 @@ def test_the_registry_knows_the_published_archives():
 
 @pytest.mark.minilm
 def test_minilm_gives_the_hidden_states_of_transformers_and_comes_back_unchanged(minilm, tmp_path):
-    from bertjobs.modeling import pad_rows
+    from bertjobs.modeling import pack_rows
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     pairs = [
@@ -239,23 +231,20 @@ def test_minilm_gives_the_hidden_states_of_transformers_and_comes_back_unchanged
         ("Two women embrace.", "They hug on the street."),
     ]
     encoded = [tokenizer(a, b) for a, b in pairs]
-    inputs = pad_rows(
-        [e["input_ids"] for e in encoded], segments=[e["token_type_ids"] for e in encoded], pad_id=0
-    )
+    inputs = pack_rows([e["input_ids"] for e in encoded], segments=[e["token_type_ids"] for e in encoded])
     loaded = load_weights(minilm, cache=tmp_path)
     assert loaded.tokenizer_path == minilm
     model = build_classifier(loaded, num_labels=3, seed=0).eval()
     reference = transformers.BertModel.from_pretrained(minilm).eval()
-    real_N = theirs_of(inputs)["attention_mask"].flatten().bool()
     with torch.no_grad():
-        expected = reference(**theirs_of(inputs))
-        hidden_ND, (pooled_BD, _) = model.bert(inputs), model.bert.pooled(inputs)
+        expected = reference(**padded_rows(inputs))
+        hidden_ND, pooled_BD = model.bert(inputs), model.bert.pooled(inputs)
         logits_BC = model(inputs)
-    expected_ND = expected.last_hidden_state.flatten(0, 1)
-    torch.testing.assert_close(hidden_ND[real_N], expected_ND[real_N], atol=1e-5, rtol=0)
+    expected_ND = packed(expected.last_hidden_state, inputs)
+    torch.testing.assert_close(hidden_ND, expected_ND, atol=1e-5, rtol=0)
     torch.testing.assert_close(pooled_BD, expected.pooler_output, atol=1e-5, rtol=0)
 
     save_pretrained(model, tmp_path / "ours", labels=("a", "b", "c"))
     ours = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
     with torch.no_grad():
-        torch.testing.assert_close(ours(**theirs_of(inputs)).logits, logits_BC, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours(**padded_rows(inputs)).logits, logits_BC, atol=1e-5, rtol=0)

@@ -18,9 +18,9 @@ from bertjobs.text.batching import (
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.truncation import STRATEGIES, budget_of, truncate_lengths
 
-CLS, SEP, PAD = 101, 102, 0
+CLS, SEP = 101, 102
 TEXT_IDS = st.lists(st.integers(200, 1000), max_size=30)
-SPECIALS = {"cls_id": CLS, "sep_id": SEP, "pad_id": PAD}
+SPECIALS = {"cls_id": CLS, "sep_id": SEP}
 
 
 def encoded(a: list[list[int]], b: list[list[int]] | None) -> EncodedTable:
@@ -69,23 +69,20 @@ def check_batch(batch: Batch, table: EncodedTable, rows: list[int], max_len: int
         ids, segments = expected_row(table, row, max_len, strategy)
         assert batch.ids_N[start : start + length].tolist() == ids
         assert batch.segments_N[start : start + length].tolist() == segments
+        assert batch.positions_N[start : start + length].tolist() == list(range(length))
         assert batch.sequences_B[i] == row
     i = end = 0
     for group in batch.groups:
-        assert group.start == end
         assert group.num_rows > 0
         longest = int(batch.lengths_B[i : i + group.num_rows].max())
         assert group.length == longest
-        for k in range(group.num_rows):
-            start = group.start + k * group.length
-            length = int(batch.lengths_B[i])
-            assert batch.starts_B[i] == start
-            assert batch.positions_N[start : start + group.length].tolist() == list(range(group.length))
-            assert (batch.ids_N[start + length : start + group.length] == PAD).all()
-            assert (batch.segments_N[start + length : start + group.length] == 0).all()
+        for _ in range(group.num_rows):
+            # Each row begins where the one before it ends: nothing is padded.
+            assert batch.starts_B[i] == end
+            end += int(batch.lengths_B[i])
             i += 1
-        end += group.num_rows * group.length
     assert (i, end) == (len(rows), len(batch.ids_N))
+    assert len(batch.segments_N) == len(batch.positions_N) == end
     assert batch.num_tokens == sum(len(expected_row(table, row, max_len, strategy)[0]) for row in rows)
 
 
@@ -105,7 +102,7 @@ def test_a_batch_holds_its_rows_and_nothing_else(
     )
     check_batch(batch, table, rows, max_len, strategy)
     if overhead == 0:
-        assert batch.num_tokens == len(batch.ids_N)
+        assert batch.num_tokens == sum(group.num_rows * group.length for group in batch.groups)
     if overhead == 10_000:
         assert len(batch.groups) == 1
     everything = [batch.ids_N, batch.segments_N, batch.positions_N, batch.lengths_B, batch.starts_B]

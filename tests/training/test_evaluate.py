@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bertjobs.config.sections import TextSection
-from bertjobs.modeling.inputs import pad_rows
+from bertjobs.modeling.inputs import pack_rows
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.metrics import Metrics, matthews
@@ -27,7 +27,7 @@ def _logits_one_by_one(model: torch.nn.Module, table: EncodedTable) -> torch.Ten
     for i in range(table.num_rows):
         a = table.a_ids[table.a_offsets[i] : table.a_offsets[i + 1]].tolist()
         b = table.b_ids[table.b_offsets[i] : table.b_offsets[i + 1]].tolist()
-        inputs = pad_rows([[1, *a, 2, *b, 2]], segments=[[0] * (len(a) + 2) + [1] * (len(b) + 1)], pad_id=0)
+        inputs = pack_rows([[1, *a, 2, *b, 2]], segments=[[0] * (len(a) + 2) + [1] * (len(b) + 1)])
         with torch.no_grad():
             logits.append(model(inputs)[0])
     return torch.stack(logits)

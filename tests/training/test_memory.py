@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bertjobs.errors import OutOfMemory
 from bertjobs.modeling import BertConfig, BertForPreTraining
-from bertjobs.modeling.cpu.dropout import DropoutPool
+from bertjobs.modeling.cpu import DropoutPool, accelerate, row_keys, set_dropout, write_gradients
 from bertjobs.training import memory
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining, free_bytes
 
@@ -58,10 +58,10 @@ def test_a_measured_peak_is_near_the_estimate(
         max_position_embeddings=128, dropout=0.1,
     ).train()  # fmt: skip
     model.bert.encoder.recomputes = recomputes
-    model.set_dropout(DropoutPool(model.config, seed=0))
+    set_dropout(accelerate(model), DropoutPool(model.config, seed=0))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    model.write_gradients()
+    write_gradients(model, tables=True)
     num_rows = 4096 // max_len
     inputs = _full_rows(num_rows, max_len)
     masked_P = torch.arange(0, num_rows * max_len, 7)
@@ -84,11 +84,11 @@ def test_a_measured_peak_is_near_the_estimate(
 
 
 def _full_rows(num_rows: int, length: int) -> Any:
-    from bertjobs.modeling import pad_rows, row_keys
+    from bertjobs.modeling import pack_rows
 
     rows = [[2, *[9 + (r + i) % 60 for i in range(length - 2)], 3] for r in range(num_rows)]
     keys_B = row_keys(torch.arange(num_rows), seed=0, step=0)
-    return pad_rows(rows, segments=[[0] * length] * num_rows, pad_id=0, row_keys_B=keys_B)
+    return pack_rows(rows, segments=[[0] * length] * num_rows, row_keys_B=keys_B)
 
 
 def _peak_bytes(profiler: Any) -> int:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from bertjobs.config.sections import OptimSection, TextSection
-from bertjobs.modeling.cpu.dropout import DropoutPool
+from bertjobs.modeling.cpu import DropoutPool, accelerate, set_dropout
 from bertjobs.modeling.cpu.flat_adamw import LOSSES, STOP, FlatAdamW, build_optimizer
 from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch
 from bertjobs.training.distributed import current_ranks
@@ -32,7 +32,7 @@ def _one_step(
         token_ids_U=loader.token_ids(),
         optim=OptimSection(max_grad_norm=0.0),
     )
-    model.set_dropout(DropoutPool(model.config, seed=0))
+    set_dropout(accelerate(model), DropoutPool(model.config, seed=0))
     batch = loader.step_batch(np.arange(24), seed=0, step=0, min_microbatches=min_microbatches)
     assert len(batch.microbatches) == min_microbatches
 

@@ -40,7 +40,7 @@ def row_keys(rows_B: Tensor, *, seed: int, step: int) -> Tensor:
 
 
 class DropoutPool:
-    """Scaled mask rows for one model and epoch; give it to `model.set_dropout`."""
+    """Scaled mask rows for one model and epoch; give it to `set_dropout`."""
 
     def __init__(
         self, config: BertConfig, *, seed: int, epoch: int = 0, device: str | torch.device = "cpu"
@@ -52,16 +52,11 @@ class DropoutPool:
         )
         # A token at position l takes the l-th row after its example's first one: hence the extra rows.
         num_rows = NUM_POOL_ROWS + config.max_position_embeddings
-        classifier_rate = config.classifier_dropout
         self._masks_RW: dict[str, Tensor] = {}
         for kind, rate, width in (
             ("hidden", config.hidden_dropout_prob, config.hidden_size),
             ("attention", config.attention_probs_dropout_prob, config.max_position_embeddings),
-            (
-                "classifier",
-                config.hidden_dropout_prob if classifier_rate is None else classifier_rate,
-                config.hidden_size,
-            ),
+            ("classifier", config.head_dropout, config.hidden_size),
         ):
             if rate > 0:
                 # Drawn on the CPU, whatever the device: all ranks and devices get the same masks.
@@ -128,6 +123,10 @@ class TokenMasks:
         self._keys_B = row_keys_B
         self._rows_N = rows_N
         self._positions_N = positions_N
+
+    @property
+    def num_rows(self) -> int:
+        return len(self._keys_B)
 
     def at(self, tokens_K: Tensor) -> "TokenMasks":
         """Return the masks of some of the tokens."""

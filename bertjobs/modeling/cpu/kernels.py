@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bertjobs.modeling.cpu.dropout import AttentionMask, HiddenMask
-from bertjobs.modeling.inputs import AttentionGroup, GroupedLayout, PackedLayout
+from bertjobs.modeling.cpu.layout import AttentionGroup, GroupedLayout
 
 
 def project(x_NI: Tensor, *weights_and_biases: Tensor, write_gradients: bool) -> tuple[Tensor, ...]:
@@ -69,34 +69,6 @@ def attend(
     return _GroupedAttention.apply(
         queries_ND, keys_ND, values_ND, num_heads, query_groups, layout.groups, mask
     )
-
-
-def attend_packed(
-    queries_ND: Tensor,
-    keys_ND: Tensor,
-    values_ND: Tensor,
-    *,
-    num_heads: int,
-    layout: PackedLayout,
-    first_only: bool,
-) -> Tensor:
-    """Return the same as `attend` for rows of different lengths that follow one another without padding.
-
-    CUDA with bf16 or fp16 only, and without dropout on the probabilities. Source: torch.nn.attention.varlen.
-    """
-    from torch.nn.attention.varlen import varlen_attn  # only there where torch was built with flash attention
-
-    q, k, v = (x_ND.view(x_ND.shape[0], num_heads, -1) for x_ND in (queries_ND, keys_ND, values_ND))
-    starts, query_starts = layout.cumulative, layout.first_cumulative if first_only else layout.cumulative
-    longest_query = 1 if first_only else layout.max_len
-    return varlen_attn(q, k, v, query_starts, starts, longest_query, layout.max_len).reshape_as(queries_ND)  # type: ignore[union-attr]
-
-
-def packs(device: torch.device, *, head_size: int) -> bool:
-    """Return whether `attend_packed` can run: Ampere or later, in a half-precision autocast."""
-    if device.type != "cuda" or not torch.is_autocast_enabled("cuda") or head_size % 8:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class _Linear(torch.autograd.Function):

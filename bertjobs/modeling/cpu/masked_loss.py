@@ -18,16 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}
-"""Bytes of a chunk's logits in fp32: on a CPU what fits the cache, on CUDA what keeps the device busy."""
+_CHUNK_BYTES = 16 << 20
+"""Bytes of a chunk's logits in fp32: what fits the cache."""
 _LOWERED_CHUNKS = 4
-"""Factor on the chunk size in bf16 on a CPU: each chunk ends with a pass over the weight's gradient."""
+"""Factor on the chunk size in bf16: each chunk ends with a pass over the weight's gradient."""
 
 
-def chunk_bytes(device: torch.device, dtype: torch.dtype) -> int:
+def chunk_bytes(dtype: torch.dtype) -> int:
     """Return the most bytes that a chunk's logits take in fp32."""
-    is_lowered = device.type == "cpu" and dtype != torch.float32
-    return _CHUNK_BYTES[device.type] * (_LOWERED_CHUNKS if is_lowered else 1)
+    return _CHUNK_BYTES * (_LOWERED_CHUNKS if dtype != torch.float32 else 1)
 
 
 def masked_cross_entropy(
@@ -116,7 +115,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
 
 def _chunks(hidden_PD: Tensor, *, vocab_size: int) -> Iterator[slice]:
     """Cut the predictions into parts of near-equal size, none empty."""
-    most = max(1, chunk_bytes(hidden_PD.device, hidden_PD.dtype) // (4 * vocab_size))
+    most = max(1, chunk_bytes(hidden_PD.dtype) // (4 * vocab_size))
     num_predictions = len(hidden_PD)
     # Rounded up twice: the fewest chunks that fit, then the size that makes them near-equal.
     size = -(-num_predictions // max(1, -(-num_predictions // most))) or 1

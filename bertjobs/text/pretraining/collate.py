@@ -3,7 +3,7 @@
 Two steps, because rows are distributed over ranks and microbatches by length: `draw_examples` finds where the
 tokens of all examples of a global batch are, `collate_pretraining` gathers those of one microbatch.
 
-Shape suffixes: N: tokens of a batch, padding included. B: rows of a batch. P: predicted tokens.
+Shape suffixes: N: tokens of a batch. B: rows of a batch. P: predicted tokens.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bertjobs.text import ragged
-from bertjobs.text.batching import GROUP_OVERHEAD, Batch, pack
+from bertjobs.text.batching import GROUP_OVERHEAD, Batch, group_lengths
 from bertjobs.text.pretraining.masking import Masker
 from bertjobs.text.pretraining.pairing import BlockSelection, Pairing
 from bertjobs.text.ragged import Int64s
@@ -86,14 +86,14 @@ def collate_pretraining(
 ) -> PretrainBatch:
     """Gather some of the examples into one packed batch, and mask it.
 
-    group_overhead: cost of a group, in tokens; 0 packs without any padding.
+    group_overhead: cost of a group, in tokens; with 0 all rows of a group have the same length.
 
     The plain version, one row at a time, is in tests/text/pretraining/test_collate.py.
     """
     rows = np.asarray(rows, dtype=np.int64)
     rows = rows[np.argsort(examples.lengths_B[rows], kind="stable")]
     lengths = examples.lengths_B[rows]
-    groups, padded_lengths, starts = pack(lengths, overhead=group_overhead)
+    starts = ragged.offsets_of(lengths)
     ids, segments = _gather(examples, rows, starts, tokenizer)
     starts = starts[:-1]
     masked = masker.mask(
@@ -104,8 +104,8 @@ def collate_pretraining(
     return PretrainBatch(
         ids_N=ids,
         segments_N=segments,
-        positions_N=ragged.positions_in_lists(padded_lengths),
-        groups=groups,
+        positions_N=ragged.positions_in_lists(lengths),
+        groups=group_lengths(lengths, overhead=group_overhead),
         lengths_B=lengths,
         starts_B=starts,
         labels_B=examples.labels_B[rows],
@@ -119,7 +119,7 @@ def collate_pretraining(
 
 def _gather(examples: Examples, rows: Int64s, starts: Int64s, tokenizer: Tokenizer) -> tuple[Int64s, Int64s]:
     """Return ids and segments (N) of [CLS] a [SEP] b [SEP]; starts: (B + 1), the last of which is N."""
-    ids = np.full(starts[-1], tokenizer.pad_id, dtype=np.int64)
+    ids = np.empty(starts[-1], dtype=np.int64)
     segments = np.zeros(starts[-1], dtype=np.int64)
     cls_at = starts[:-1]
     begin_a, begin_b = examples.begin_a_B[rows], examples.begin_b_B[rows]

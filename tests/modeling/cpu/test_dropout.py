@@ -5,15 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bertjobs.modeling import (
-    BertConfig,
-    DropoutPool,
-    ModelInputs,
-    PaddedGroup,
-    build_classifier,
-    pad_rows,
-    row_keys,
-)
+from bertjobs.modeling import BertConfig, ModelInputs, build_classifier, pack_rows
+from bertjobs.modeling.cpu import DropoutPool, accelerate, row_keys, set_dropout
 from bertjobs.modeling.cpu.dropout import NUM_POOL_ROWS, TokenMasks
 
 LENGTHS = (4, 6, 6, 9)
@@ -28,38 +21,31 @@ def keys(step: int = 0, seed: int = 0, of=(10, 20, 30, 40)) -> torch.Tensor:
     return row_keys(torch.tensor(of), seed=seed, step=step)
 
 
-def padded_batch(ids=None, **key_words) -> ModelInputs:
+def one_group(ids=None, **key_words) -> ModelInputs:
     ids = rows() if ids is None else ids
-    return pad_rows(ids, segments=[[0] * len(r) for r in ids], pad_id=0, row_keys_B=keys(**key_words))
+    return pack_rows(ids, segments=[[0] * len(r) for r in ids], row_keys_B=keys(**key_words))
 
 
-def near_packed_batch() -> ModelInputs:
-    return ModelInputs(
-        ids_N=torch.tensor([i for row in rows() for i in row]),
-        segments_N=torch.zeros(25, dtype=torch.int64),
-        positions_N=torch.cat([torch.arange(n) for n in LENGTHS]),
-        groups=(PaddedGroup(0, 1, 4), PaddedGroup(4, 2, 6), PaddedGroup(16, 1, 9)),
-        lengths_B=torch.tensor(LENGTHS),
-        starts_B=torch.tensor([0, 4, 10, 16]),
-        row_keys_B=keys(),
-    )
+def three_groups() -> ModelInputs:
+    segments = [[0] * n for n in LENGTHS]
+    return pack_rows(rows(), segments=segments, row_keys_B=keys(), group_sizes=[1, 2, 1])
 
 
 @pytest.fixture
 def model(small_config):
     config = replace(small_config, hidden_dropout_prob=0.3, attention_probs_dropout_prob=0.3)
-    model = build_classifier(config, num_labels=3, seed=0).train()
-    model.set_dropout(DropoutPool(config, seed=5))
+    model = accelerate(build_classifier(config, num_labels=3, seed=0)).train()
+    set_dropout(model, DropoutPool(config, seed=5))
     return model
 
 
-def test_logits_with_dropout_are_the_same_padded_near_packed_and_row_by_row(model):
+def test_logits_with_dropout_are_the_same_in_one_group_in_several_and_row_by_row(model):
     with torch.no_grad():
-        padded_BC = model(padded_batch())
-        packed_BC = model(near_packed_batch())
+        padded_BC = model(one_group())
+        packed_BC = model(three_groups())
         single_BC = torch.cat(
             [
-                model(padded_batch(ids=[row], of=(key,)))
+                model(one_group(ids=[row], of=(key,)))
                 for row, key in zip(rows(), (10, 20, 30, 40), strict=True)
             ]
         )
@@ -68,11 +54,11 @@ def test_logits_with_dropout_are_the_same_padded_near_packed_and_row_by_row(mode
 
 
 def test_gradients_with_dropout_are_the_same_whole_and_in_microbatches(model):
-    model(padded_batch()).square().sum().backward()
+    model(one_group()).square().sum().backward()
     whole = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     for row, key in zip(rows(), (10, 20, 30, 40), strict=True):
-        model(padded_batch(ids=[row], of=(key,))).square().sum().backward()
+        model(one_group(ids=[row], of=(key,))).square().sum().backward()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, whole[name], atol=1e-5, rtol=1e-3, msg=name)
 
@@ -80,7 +66,7 @@ def test_gradients_with_dropout_are_the_same_whole_and_in_microbatches(model):
 @pytest.mark.parametrize("other", [{"step": 1}, {"seed": 1}, {"of": (11, 20, 30, 40)}])
 def test_another_step_seed_or_row_gives_another_mask(model, other):
     with torch.no_grad():
-        logits_BC, others_BC = model(padded_batch()), model(padded_batch(**other))
+        logits_BC, others_BC = model(one_group()), model(one_group(**other))
     assert not torch.allclose(logits_BC[0], others_BC[0], atol=1e-4)
     if "of" in other:
         torch.testing.assert_close(logits_BC[1:], others_BC[1:], atol=1e-5, rtol=0)
@@ -90,9 +76,9 @@ def test_an_epochs_pool_is_its_own_and_the_same_each_time(model, small_config):
     config = model.config
     results = []
     for epoch in (0, 1, 0):
-        model.set_dropout(DropoutPool(config, seed=5, epoch=epoch))
+        set_dropout(model, DropoutPool(config, seed=5, epoch=epoch))
         with torch.no_grad():
-            results.append(model(padded_batch()))
+            results.append(model(one_group()))
     assert torch.equal(results[0], results[2])
     assert not torch.allclose(results[0], results[1], atol=1e-4)
 
@@ -100,14 +86,14 @@ def test_an_epochs_pool_is_its_own_and_the_same_each_time(model, small_config):
 def test_evaluation_mode_drops_nothing(model):
     with torch.no_grad():
         model.eval()
-        with_pool_BC = model(padded_batch())
-        model.set_dropout(None)
-        assert torch.equal(with_pool_BC, model.train()(padded_batch()))
+        with_pool_BC = model(one_group())
+        set_dropout(model, None)
+        assert torch.equal(with_pool_BC, model.train()(one_group()))
 
 
 def test_training_without_row_keys_is_refused(model):
     with pytest.raises(AssertionError, match="row_keys_B"):
-        model(replace(padded_batch(), row_keys_B=None))
+        model(replace(one_group(), row_keys_B=None))
 
 
 def masks_of(config: BertConfig, *, num_rows: int, length: int) -> TokenMasks:

@@ -4,20 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from bertjobs.modeling import (
-    BertConfig,
-    DropoutPool,
-    ModelInputs,
-    PaddedGroup,
-    bert,
-    build_classifier,
-    row_keys,
-)
+from bertjobs.modeling import BertConfig, ModelInputs, RowGroup, build_classifier, pack_rows
+from bertjobs.modeling.cpu import DropoutPool, accelerate, row_keys
 from bertjobs.modeling.cpu.dropout import TokenMasks
 from bertjobs.modeling.cpu.kernels import add_norm, attend, project
-from bertjobs.modeling.inputs import GroupedLayout, PackedLayout
+from bertjobs.modeling.cpu.layout import GroupedLayout
 
 CONFIG = BertConfig(
     vocab_size=50,
@@ -34,14 +26,11 @@ CONFIG = BertConfig(
 @pytest.fixture
 def inputs() -> ModelInputs:
     """Two groups: rows of 2 and 3 tokens padded to 3, and one row of 4."""
-    return ModelInputs(
-        ids_N=torch.tensor([1, 2, 0, 3, 4, 5, 6, 7, 8, 9]),
-        segments_N=torch.tensor([0, 0, 0, 0, 0, 1, 0, 0, 1, 1]),
-        positions_N=torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 3]),
-        groups=(PaddedGroup(0, 2, 3), PaddedGroup(6, 1, 4)),
-        lengths_B=torch.tensor([2, 3, 4]),
-        starts_B=torch.tensor([0, 3, 6]),
+    return pack_rows(
+        [[1, 2], [3, 4, 5], [6, 7, 8, 9]],
+        segments=[[0, 0], [0, 0, 1], [0, 0, 1, 1]],
         row_keys_B=row_keys(torch.arange(3), seed=0, step=0),
+        group_sizes=[2, 1],
     )
 
 
@@ -105,37 +94,18 @@ def test_layers_of_one_input_have_the_right_gradients():
 
 
 def test_padding_changes_no_result_and_gets_no_gradient(inputs):
-    model = build_classifier(CONFIG, num_labels=3, seed=0)
-    embedding = model.bert.embeddings.word_embeddings.weight
-    logits_BC = model(inputs)
-    other_BC = model(replace(inputs, ids_N=inputs.ids_N.index_fill(0, torch.tensor([2]), 49)))
-    assert torch.equal(logits_BC, other_BC)
-    other_BC.sum().backward()
-    assert embedding.grad[49].abs().max() == 0 < embedding.grad[9].abs().max()
-
-
-def test_the_packed_order_gives_the_grouped_paths_logits(inputs, monkeypatch):
-    """The CUDA kernel cannot run here; row-wise attention stands in for it, with the same arguments."""
-
-    def row_wise(q_ND, k_ND, v_ND, *, num_heads, layout: PackedLayout, first_only):
-        starts = layout.cumulative.tolist()
-        query_starts = layout.first_cumulative.tolist() if first_only else starts
-        contexts = []
-        for i in range(len(starts) - 1):
-            q = q_ND[query_starts[i] : query_starts[i + 1]]
-            k, v = (x[starts[i] : starts[i + 1]] for x in (k_ND, v_ND))
-            q, k, v = (x.view(len(x), num_heads, -1).transpose(0, 1) for x in (q, k, v))
-            contexts.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1))
-        return torch.cat(contexts)
-
-    model = build_classifier(CONFIG, num_labels=3, seed=0, attention_dropout=0.0).train()
-    model.set_dropout(DropoutPool(model.config, seed=0))
-    with torch.no_grad():
-        grouped_BC, grouped_ND = model(inputs), model.bert(inputs)
-        monkeypatch.setattr(bert, "packs", lambda device, head_size: True)
-        monkeypatch.setattr(bert, "attend_packed", row_wise)
-        packed_BC, packed_ND = model(inputs), model.bert(inputs)
-    torch.testing.assert_close(packed_BC, grouped_BC, atol=1e-6, rtol=0)
-    is_real_N = torch.arange(10) != 2
-    torch.testing.assert_close(packed_ND[is_real_N], grouped_ND[is_real_N], atol=1e-6, rtol=0)
-    assert packed_ND[2].abs().max() == 0
+    model = accelerate(build_classifier(CONFIG, num_labels=3, seed=0))
+    # Rows of equal length only, so nothing is padded; and the last row alone in a group twice its length.
+    exact = replace(inputs, groups=tuple(RowGroup(1, n) for n in (2, 3, 4)))
+    far_padded = replace(inputs, groups=(RowGroup(2, 3), RowGroup(1, 8)))
+    found = []
+    for batch in (exact, inputs, far_padded):
+        model.zero_grad()
+        logits_BC = model(batch)
+        logits_BC.square().sum().backward()
+        found.append([logits_BC.detach(), *(p.grad.clone() for p in model.parameters())])
+    for batch_values in found[1:]:
+        for value, expected in zip(batch_values, found[0], strict=True):
+            torch.testing.assert_close(value, expected, atol=1e-7, rtol=1e-5)
+    touched = model.bert.embeddings.word_embeddings.weight.grad.abs().sum(dim=1).nonzero().flatten()
+    assert touched.tolist() == list(range(1, 10))

@@ -21,7 +21,7 @@ def given(num_predictions: int, *, dtype: torch.dtype = torch.float32):
 
 @pytest.fixture(params=[1, 4, 10, 1000], ids="chunks of {}".format)
 def chunk(request, monkeypatch) -> int:
-    monkeypatch.setitem(masked_loss._CHUNK_BYTES, "cpu", request.param * 4 * V)
+    monkeypatch.setattr(masked_loss, "_CHUNK_BYTES", request.param * 4 * V)
     return request.param
 
 

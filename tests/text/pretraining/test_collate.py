@@ -141,16 +141,13 @@ def test_a_window_is_cls_text_sep_of_full_length_with_separators_between_documen
         assert segments == [0] * 14
 
 
-def test_padding_holds_pad_and_is_never_predicted() -> None:
+def test_a_batch_has_no_padding_and_only_ordinary_tokens_are_predicted() -> None:
     objective = objective_of({"segments": "sentence"})
     block = random_block(np.random.default_rng(0), num_documents=60)
     examples = examples_of([block], objective, max_len=64)
     batch = batch_of(examples, np.arange(len(examples.lengths_B)), objective)
-    is_padding = batch.positions_N >= np.repeat(
-        batch.lengths_B, [g.length for g in batch.groups for _ in range(g.num_rows)]
-    )
-    assert is_padding.any()
-    assert (batch.ids_N[is_padding] == VOCABULARY.pad_id).all()
-    assert not is_padding[batch.masked_P].any()
-    assert batch.num_tokens == (~is_padding).sum()
+    assert batch.num_tokens == len(batch.ids_N) == batch.lengths_B.sum()
+    assert not (batch.ids_N == VOCABULARY.pad_id).any()
+    assert not np.isin(batch.targets_P, [VOCABULARY.pad_id, VOCABULARY.cls_id, VOCABULARY.sep_id]).any()
+    assert sum(g.num_rows * g.length for g in batch.groups) > batch.num_tokens  # groups of near-equal length
     assert (batch.rows_B == batch.indices_B).all()
