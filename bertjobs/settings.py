@@ -18,6 +18,8 @@ CpuPrecision = Literal["bf16", "fp32"]
 
 DEFAULT_MAX_UPLOAD_MB = 1000.0
 DEFAULT_LEASE_S = 15.0
+DEFAULT_STALL_TIMEOUT_S = 900.0
+DEFAULT_START_DEADLINE_S = 900.0
 DEFAULT_KEEP_INPUTS_S = 30 * 24 * 3600.0
 
 
@@ -177,6 +179,25 @@ class Settings:
             meaning="Time without a heartbeat of a driver after which the dispatcher asks Ray about it.",
         )
     )
+    stall_timeout_s: float = field(
+        metadata=_setting(
+            "STALL_TIMEOUT_S",
+            "seconds > 0",
+            default=f"{DEFAULT_STALL_TIMEOUT_S:g}",
+            meaning="Time without progress after which an attempt counts as stalled, or 20 times the median "
+            "time between two reports of steps, whichever is longer; `submit --stall-timeout` sets it for "
+            "one job.",
+        )
+    )
+    start_deadline_s: float = field(
+        metadata=_setting(
+            "START_DEADLINE_S",
+            "seconds > 0",
+            default=f"{DEFAULT_START_DEADLINE_S:g}",
+            meaning="How long a driver may take to report, and the workers of a job to start, before the "
+            "attempt is ended. Downloading, encoding and loading do not count.",
+        )
+    )
     keep_s: float | None = field(
         metadata=_setting(
             "KEEP_S",
@@ -276,6 +297,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         sends_code=_switch(env, "BERTJOBS_SEND_CODE"),
         node_python=env.get("BERTJOBS_NODE_PYTHON") or sys.executable,
         lease_s=_positive(env, "BERTJOBS_LEASE_S", DEFAULT_LEASE_S),
+        stall_timeout_s=_positive(env, "BERTJOBS_STALL_TIMEOUT_S", DEFAULT_STALL_TIMEOUT_S),
+        start_deadline_s=_positive(env, "BERTJOBS_START_DEADLINE_S", DEFAULT_START_DEADLINE_S),
         keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
         keep_inputs_s=_positive(env, "BERTJOBS_KEEP_INPUTS_S", DEFAULT_KEEP_INPUTS_S),
         max_inputs_mb=_positive(env, "BERTJOBS_MAX_INPUTS_MB", 0.0, unit="MB") or None,

@@ -70,6 +70,9 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
 }
 """The transitions of the system. `common.lua` has the same table; a test compares them."""
 
+STARTING_WORKERS = "starting workers"
+"""The phase that the start deadline is about: what the workers of an admitted gang need to come up."""
+
 REOPENED_BY_RETRY = frozenset({State.FAILED, State.CANCELLED, State.TIMED_OUT})
 """The states from which a user's `retry` queues a job again, to resume from the last checkpoint."""
 
@@ -196,6 +199,8 @@ class Job(JobSummary):
     """How often the job is retried after a failure of its own."""
     time_limit_s: float | None
     """Seconds over all attempts after which the job is stopped."""
+    stall_timeout_s: float | None
+    """Seconds without progress after which an attempt is stalled; None: as the cluster has it."""
     keep_s: float | None
     """Seconds after its end after which it may be deleted; None: it is kept."""
     after: tuple[str, ...]
@@ -205,6 +210,8 @@ class Job(JobSummary):
     """Retries counted against `max_retries`."""
     num_faults: int
     """Infrastructure faults since the last checkpoint."""
+    num_stalls: int
+    """Attempts that made no progress for too long, since it was submitted or retried by a user."""
     used_s: float
     """Total seconds of its ended attempts."""
     checkpoint: str | None

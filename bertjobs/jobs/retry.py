@@ -7,6 +7,7 @@ storage or a download that may work again later                 as infrastructur
 the job itself (data, config, an exception in the step)          RETRYING up to `max_retries`, then FAILED
 out of memory, another version than the dispatcher's             FAILED: it would fail again
 the queue was drained                                            RETRYING at once, uncharged, not a fault
+no progress for too long                                         as infrastructure, once; then FAILED
 cancelled, time limit                                            CANCELLED, TIMED_OUT
 """
 
@@ -33,6 +34,8 @@ INFRASTRUCTURE = frozenset(
 FINAL = frozenset({"OutOfMemory", "VersionMismatch"})
 """Failure classes that are never retried automatically: the next attempt would fail the same way."""
 
+MAX_STALLS = 1
+"""Stalled attempts that are retried: one may be the network's fault, two are the job's or the cluster's."""
 MAX_FAULTS = 6
 """Infrastructure faults in a row, without a checkpoint in between, after which the job fails."""
 FIRST_DELAY_S, MAX_DELAY_S = 2.0, 300.0
@@ -70,8 +73,13 @@ SUCCESS = RetryDecision(state=State.SUCCEEDED, reason="", message="")
 """The decision about an attempt that has done its work."""
 
 
-def decide(failure: Failure, *, num_faults: int, num_charged: int, max_retries: int) -> RetryDecision:
+def decide(
+    failure: Failure, *, num_faults: int, num_charged: int, max_retries: int, num_stalls: int = 0
+) -> RetryDecision:
     """Decide from the failure and from the earlier failures of the job."""
+    if failure.word == "Stalled":
+        decision = _after_stall(failure, num_stalls=num_stalls, num_faults=num_faults)
+        return replace(decision, failure=failure.word)
     decision = _decide(failure, num_faults=num_faults, num_charged=num_charged, max_retries=max_retries)
     return replace(decision, failure=failure.word)
 
@@ -107,6 +115,17 @@ def failure_of(error: BaseException) -> Failure:
     if type(error).__module__.split(".")[0] == "ray":
         return Failure(word="RayError", message=_one_line(error))
     return Failure(word="UserError", message=f"{type(error).__name__}: {_one_line(error)}")
+
+
+def _after_stall(failure: Failure, *, num_stalls: int, num_faults: int) -> RetryDecision:
+    if num_stalls < MAX_STALLS:
+        return _after_fault(failure, num_faults=num_faults)
+    return RetryDecision(
+        state=State.FAILED,
+        reason=failure.word,
+        message=f"{as_sentence(failure.message)} Given up: an earlier attempt stalled too. The stacks of its "
+        "processes are in its log (`bertjobs logs`).",
+    )
 
 
 def _after_fault(failure: Failure, *, num_faults: int) -> RetryDecision:

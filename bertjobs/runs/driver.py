@@ -4,6 +4,7 @@ This is one of the two borders where every exception is caught. The slow imports
 heartbeat.
 """
 
+import faulthandler
 import logging
 import os
 import signal
@@ -27,6 +28,7 @@ def main(job_id: str, *, attempt: int, token: int) -> int:
     """Run one attempt; return the exit code that Ray records."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     signal.signal(signal.SIGTERM, _on_sigterm)
+    faulthandler.register(signal.SIGUSR1, file=sys.stdout)  # the heartbeat asks for the stacks before a stop
     settings = load_settings()
     try:
         with (
@@ -149,8 +151,8 @@ def _reason_of_sigterm(session: JobSession) -> BaseException:
     """Ask the queue what SIGTERM meant. Raises: LeaseLost: it meant that."""
     from bertjobs.runs.reporting import DriverStopped, stop_reason  # slow, as in _run_job
 
-    if (command := session.command()) in ("cancel", "drain"):
-        return stop_reason(command)
+    if (command := session.command()) in ("cancel", "drain", "stalled"):
+        return stop_reason(command, stall_timeout_s=session.stall_timeout_s)
     return DriverStopped("The driver was stopped from outside, by SIGTERM")
 
 

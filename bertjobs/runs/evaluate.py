@@ -20,6 +20,7 @@ from bertjobs.runs.artefacts import Artefact, Predictions, read_artefact, write_
 from bertjobs.runs.data.encode_split import encode
 from bertjobs.runs.data.rows import read_evaluation_rows
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
+from bertjobs.runs.reporting import watched
 from bertjobs.runs.run_context import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.task import Task
@@ -108,10 +109,12 @@ def evaluate_worker(work: EvaluateWork) -> TaskMetrics:
     """Predict one rank's rows; every rank returns the metrics over all of them."""
     ranks, config, task = current_ranks(), work.config, task_type(work.task)
     device = ray_train.set_up_worker(work.grant)
-    table = EncodedTable.from_arrow(ray_train.fetch(work.encoded))
-    model = task.build_model(ray.get(work.source), seed=0).to(device)
-    predictions = Predictions(table.num_rows, num_outputs=task.num_outputs)
-    with closing(work.open_reporter()) as reporter:
+    with closing(work.open_reporter()) as reporter, watched(reporter, is_first=ranks.is_first):
+        if ranks.is_first:
+            reporter.set_phase("loading the model")  # the workers are up: the start deadline has been met
+        table = EncodedTable.from_arrow(ray_train.fetch(work.encoded))
+        model = task.build_model(ray.get(work.source), seed=0).to(device)
+        predictions = Predictions(table.num_rows, num_outputs=task.num_outputs)
 
         def on_progress(done: int, total: int) -> None:
             reporter.progress({"step": done, "num_steps": total, "epoch": 0})

@@ -22,7 +22,7 @@ from bertjobs.runs.artefacts import Artefact, Predictions, write_predictions
 from bertjobs.runs.data.encode_split import encode
 from bertjobs.runs.data.rows import Rows, read_training_rows
 from bertjobs.runs.model_source import model_and_tokenizer
-from bertjobs.runs.reporting import TrainingHooks, stop_reason
+from bertjobs.runs.reporting import TrainingHooks, stop_reason, watched
 from bertjobs.runs.run_context import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.examples import example_format
@@ -103,7 +103,7 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
     config, inputs, is_first = work.config, work.inputs, current_ranks().is_first
     device = ray_train.set_up_worker(work.grant)
-    with closing(work.open_reporter()) as reporter:
+    with closing(work.open_reporter()) as reporter, watched(reporter, is_first=is_first):
         ray_train.report_nodes(reporter)
         model = inputs.build_model(config, device=device)
         result = finetune(

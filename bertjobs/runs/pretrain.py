@@ -22,7 +22,7 @@ from bertjobs.runs.artefacts import Artefact
 from bertjobs.runs.data.corpus_blocks import StoredBlocks
 from bertjobs.runs.data.encode_corpus import encode_corpus
 from bertjobs.runs.model_source import model_and_tokenizer
-from bertjobs.runs.reporting import TrainingHooks, stop_reason
+from bertjobs.runs.reporting import TrainingHooks, stop_reason, watched
 from bertjobs.runs.run_context import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
@@ -115,7 +115,7 @@ def pretrain_worker(work: PretrainWork) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
     config = work.config
     device = ray_train.set_up_worker(work.grant)
-    with closing(work.open_reporter()) as reporter:
+    with closing(work.open_reporter()) as reporter, watched(reporter, is_first=current_ranks().is_first):
         ray_train.report_nodes(reporter)
         model = build_pretraining(
             ray.get(work.source),

@@ -23,6 +23,7 @@ from bertjobs.jobs.scheduling.free_resources import QUANTUM
 from bertjobs.runs.ray_internals import Trainer
 from bertjobs.runs.run_context import Reporter
 from bertjobs.settings import Settings
+from bertjobs.training import activity
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ _TRAIN_ENVIRONMENT = {
 
 CONTROLLER_FAILURES = 3
 """The group was admitted as a whole: a placement group that does not come up is a fault, not a wait."""
+
+
+FETCH_POLL_S = 10.0
 
 
 class WorkerLost(RunError):
@@ -136,10 +140,14 @@ def report_nodes(reporter: Reporter) -> None:
     distributed.all_gather_object(nodes, ray.get_runtime_context().get_node_id())
     if distributed.get_rank() == 0:
         reporter.report_nodes(nodes)
+        reporter.set_phase("loading the model")  # the workers are up: the start deadline has been met
 
 
 def fetch(reference: ray.ObjectRef) -> Any:
     """Get the result of one of our tasks. Raises: BertjobsError: what the task raised."""
+    # What another task computes is reported as activity of this one: it is not this one that hangs.
+    while not ray.wait([reference], timeout=FETCH_POLL_S, fetch_local=False)[0]:
+        activity.note()
     with task_errors():
         return ray.get(reference)
 

@@ -4,7 +4,8 @@ Lives in the worker of rank 0. The names of the gauges are in `jobs.dispatcher.m
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from ray.util.metrics import Gauge
 from bertjobs.errors import BertjobsError, Cancelled, RunError
 from bertjobs.jobs.dispatcher import metrics as names
 from bertjobs.jobs.driver.session import JobSession
+from bertjobs.jobs.driver.stall import dumping_stacks
 from bertjobs.jobs.driver.throttle import Throttle, is_last_step
 from bertjobs.jobs.job import JobSummary
 from bertjobs.runs.run_context import Reporter
 from bertjobs.settings import load_settings
+from bertjobs.training import activity
 from bertjobs.training.progress import EpochResult, Progress
 
 SERIES_INTERVAL_S = 0.5
@@ -29,6 +32,18 @@ def open_session(*, job_id: str, attempt: int, token: int) -> JobSession:
     Raises: LeaseLost, QueueError: as `JobSession.open`.
     """
     return JobSession.open(load_settings(), job_id=job_id, attempt=attempt, token=token)
+
+
+@contextmanager
+def watched(reporter: Reporter, *, is_first: bool) -> Iterator[None]:
+    """Report what a worker does for the duration of the block, and write its stacks into the log where it
+    does nothing for most of the stall timeout. is_first: whether it is the rank that reports."""
+    if not isinstance(reporter, JobSession):  # outside the queue there is no such timeout
+        yield
+        return
+    reporting = activity.listening(reporter.note_activity) if is_first else nullcontext()
+    with dumping_stacks(reporter.stall_timeout_s) as note, activity.listening(note), reporting:
+        yield
 
 
 class TrainingHooks:
@@ -93,12 +108,23 @@ class Drained(RunError):
     failure = "Drained"
 
 
-def stop_reason(command: str) -> BertjobsError:
+class Stalled(RunError):
+    """The attempt made no progress for too long; its processes hang, or what they wait for does."""
+
+    failure = "Stalled"
+
+
+def stop_reason(command: str, *, stall_timeout_s: float = 0.0) -> BertjobsError:
     """Return the error that ends an attempt which stopped because it was asked to."""
     if command == "cancel":
         return Cancelled("Cancelled while it ran")
     if command == "drain":
         return Drained("The queue was drained")
+    if command == "stalled":
+        return Stalled(
+            f"No progress for {stall_timeout_s:.0f} s, or for 20 times the median step",
+            hint="The log has the stacks of its processes. `--stall-timeout` allows more time.",
+        )
     return DriverStopped("Stopped on request; the next attempt resumes from the last checkpoint")
 
 

@@ -15,6 +15,7 @@ from bertjobs.modeling.cpu import accelerate
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
 from bertjobs.text.tokenizer import Tokenizer
+from bertjobs.training import activity
 from bertjobs.training.batches import BatchLoader, Microbatch
 from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import current_ranks
@@ -67,6 +68,7 @@ def evaluate(
             counts.add(output, part.microbatch)
             if on_predictions:
                 on_predictions(*task.outputs(output, part.microbatch))
+            activity.note()
             if on_progress and part.num_done is not None:
                 on_progress(part.num_done, len(own))
     model.train(was_training)

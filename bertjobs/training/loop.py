@@ -29,6 +29,7 @@ from bertjobs.modeling.cpu import DropoutPool, set_dropout, state_of
 from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.storage import JobDir
+from bertjobs.training import activity
 from bertjobs.training.adamw import StepOptimizer
 from bertjobs.training.checkpoint import Checkpoint, publish_checkpoint, read_published_checkpoint
 from bertjobs.training.device_feed import on_device
@@ -181,6 +182,7 @@ class TrainLoop:
         Every rank takes the same branches, since evaluation is a collective operation: they depend on the
         step number and on numbers that were summed over the ranks, never on a rank's own clock.
         """
+        activity.note()
         num_done, checkpoint_steps = self.state.num_done, self._train.checkpoint_steps
         is_checkpoint_due = checkpoint_steps is not None and num_done % checkpoint_steps == 0
         if self._is_evaluation_due() or is_checkpoint_due or self._meter.is_due():
@@ -225,6 +227,7 @@ class TrainLoop:
 
     def _checkpoint(self) -> None:
         """Save the metrics log and publish a checkpoint, on rank 0."""
+        activity.note()
         if self._metrics_log:
             # First the log: a run that resumes from this checkpoint finds the lines up to its step.
             self._metrics_log.save()

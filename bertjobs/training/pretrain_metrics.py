@@ -16,6 +16,7 @@ from torch import Tensor
 from bertjobs.config.sections import Precision
 from bertjobs.modeling.cpu import accelerate
 from bertjobs.modeling.heads import BertForPreTraining
+from bertjobs.training import activity
 from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.precision import autocast, inference_dtype
@@ -98,6 +99,7 @@ def evaluate_pretraining(
             for step, done in enumerate(range(0, num_examples, batch_size))
         )
         for batch in on_device(made, device):
+            activity.note()
             for microbatch in batch.microbatches:
                 scores = model.scores(
                     microbatch.inputs,

@@ -32,6 +32,7 @@ HELP_OF_KIND = {
 
 _PRIORITY = f"Higher goes first.  [{-MAX_PRIORITY} to {MAX_PRIORITY}; default: 0]"
 _KEEP = "Delete the job this long after its end, as in 30d.  [default: BERTJOBS_KEEP_S, or never]"
+_STALL = "Stop an attempt that makes no progress for, say, 1h; default: as the cluster has it, 15m."
 _RETRIES = "Retries after a failure of the work itself; lost machines do not count.  [default: 0]"
 
 
@@ -47,6 +48,7 @@ def submit_options() -> list[click.Parameter]:
             ["--idempotency-key"], metavar="KEY", help="Return the first job with this key, if any."
         ),
         click.Option(["--time-limit", "time_limit_s"], type=Duration(), help="Stop it after, say, 2h30m."),
+        click.Option(["--stall-timeout", "stall_timeout_s"], type=Duration(), help=_STALL),
         click.Option(["--keep", "keep_s"], type=Duration(), help=_KEEP),
         click.Option(["--max-retries"], type=retries, metavar="INT", default=0, help=_RETRIES),
         click.Option(["--wait"], is_flag=True, help="Wait until it has ended; exit 1 if it did not succeed."),

@@ -186,6 +186,7 @@ def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
         ("started", _date(job.started_at)),
         ("ended", _date(job.ended_at)),
         ("time limit", "" if job.time_limit_s is None else format_seconds(job.time_limit_s)),
+        ("stall timeout", "" if job.stall_timeout_s is None else format_seconds(job.stall_timeout_s)),
         ("kept", "" if job.keep_s is None else f"until {format_seconds(job.keep_s)} after its end"),
         ("requested", ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in job.resources.items() if v)),
         ("attempts", str(job.num_attempts) if job.num_attempts else ""),

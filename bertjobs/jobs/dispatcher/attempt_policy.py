@@ -7,10 +7,11 @@ to be gone.
 
 from dataclasses import dataclass
 
-from bertjobs.jobs.job import State
+from bertjobs.jobs.job import STARTING_WORKERS, State
 from bertjobs.jobs.ray.api import RayJob
 from bertjobs.jobs.retry import Failure
 from bertjobs.jobs.scheduling.types import LiveAttempt
+from bertjobs.settings import DEFAULT_START_DEADLINE_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,8 @@ class Timeouts:
 
     lease_s: float
     """Silence after which a driver is considered lost."""
-    start_s: float = 900.0
-    """In STARTING without progress: the gang never came up, or the driver never reported."""
+    start_s: float = DEFAULT_START_DEADLINE_S
+    """For the driver to report, and for the workers of the gang to come up. No other phase counts."""
     cancel_s: float = 20.0
     """From the cancel command to the driver until Ray is asked to stop it."""
     drain_s: float = 120.0
@@ -116,17 +117,23 @@ def _running(live: LiveAttempt, *, is_silent: bool, timeouts: Timeouts) -> Actio
     if live.drained_ago_s is not None and live.drained_ago_s >= timeouts.drain_s:
         return StopRayJob(why="the queue is drained and the driver has not written a checkpoint and exited")
     if _is_stuck(live, timeouts):
-        return StopRayJob(why=f"it has been STARTING without progress for {live.progress_ago_s:.0f} s")
+        return StopRayJob(why=f"its workers have not started within {live.progress_ago_s:.0f} s")
     return NoAction()
 
 
 def _is_stuck(live: LiveAttempt, timeouts: Timeouts) -> bool:
-    return live.state is State.STARTING and live.progress_ago_s >= timeouts.start_s
+    is_starting = live.heartbeat_ago_s is None or live.phase == STARTING_WORKERS
+    return live.state is State.STARTING and is_starting and live.progress_ago_s >= timeouts.start_s
 
 
 def _failure_of(live: LiveAttempt, ray_job: RayJob, timeouts: Timeouts) -> Failure:
     if live.drained_ago_s is not None:
         return Failure(word="Drained", message="The queue was drained.")
+    if live.is_stalled:
+        message = (
+            f"No progress for {live.progress_ago_s:.0f} s, and the driver could not end the attempt itself."
+        )
+        return Failure(word="Stalled", message=message)
     if _is_stuck(live, timeouts):
         message = f"It did not come up within {timeouts.start_s:.0f} s."
         return Failure(word="StartDeadline", message=message)

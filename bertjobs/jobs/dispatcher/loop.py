@@ -237,6 +237,7 @@ def driver_environment(settings: Settings) -> dict[str, str]:
         "BERTJOBS_REDIS_URL": settings.redis_url,
         "BERTJOBS_RAY_ADDRESS": settings.ray_address,
         "BERTJOBS_LEASE_S": f"{settings.lease_s:g}",
+        "BERTJOBS_STALL_TIMEOUT_S": f"{settings.stall_timeout_s:g}",
     }
     if settings.encoded is not None:
         env["BERTJOBS_ENCODED"] = settings.encoded
@@ -271,7 +272,7 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             poller,
             env=driver_environment(settings),
             python=settings.node_python,
-            timeouts=Timeouts(lease_s=settings.lease_s),
+            timeouts=Timeouts(lease_s=settings.lease_s, start_s=settings.start_deadline_s),
             observer=_observer(settings, store, cleanup),
             logs=copier,
             results=ResultReader(roots=roots),

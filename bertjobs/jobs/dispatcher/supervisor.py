@@ -215,6 +215,7 @@ class Supervisor:
             num_faults=live.num_faults,
             num_charged=live.num_charged,
             max_retries=live.max_retries,
+            num_stalls=live.num_stalls,
         )
         state = self._store.end(live, decision)
         logger.warning(

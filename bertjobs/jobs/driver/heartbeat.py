@@ -1,4 +1,5 @@
-"""The driver's heartbeat process: `python -m bertjobs.jobs.driver.heartbeat JOB ATTEMPT TOKEN PID`.
+"""The driver's heartbeat process: `python -m bertjobs.jobs.driver.heartbeat JOB ATTEMPT TOKEN PID
+STALL_TIMEOUT_S`.
 
 A busy step loop cannot starve it. It renews the lease until its stdin closes, which happens also when the
 driver is killed. Once the job is cancelled or the token is refused, it writes `cancel` or `lost` to stdout
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from bertjobs.errors import LeaseLost
+from bertjobs.jobs.driver.stall import StallRule
 from bertjobs.jobs.store.connection import RedisDown, open_connection, retry_while_down
 from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.settings import load_settings
@@ -36,13 +38,31 @@ def main() -> None:
     # Without a limit: if the attempt is ended meanwhile, the first report is refused.
     connection = retry_while_down(lambda: open_connection(settings), for_s=float("inf"))
     store = LeaseStore(connection, job_id=job_id, attempt=attempt, token=token, lease_s=settings.lease_s)
+    rule = StallRule(timeout_s=float(sys.argv[5]))
     beat(
-        store.report,
+        lambda: command_of(store, rule),
         notify=_write_word,
         wait=_wait_for_driver(settings.lease_s / BEATS_PER_LEASE),
         kill=lambda signum: os.kill(pid, signum),
         clock=time.monotonic,
     )
+
+
+def command_of(store: LeaseStore, rule: StallRule) -> str:
+    """Renew the lease and return what the driver is to do: its command, or `stalled`.
+
+    Raises: LeaseLost, RedisDown.
+    """
+    try:
+        found = store.beat()
+    except RedisDown:
+        rule.forget()
+        raise
+    if found.command or not rule.is_stalled(found):
+        return found.command
+    logger.error("no progress for %.0f s in phase %r", found.idle_s, found.phase)
+    store.beat(is_stalled=True)  # for the dispatcher, should the driver not be able to end its attempt
+    return "stalled"
 
 
 def beat(
@@ -71,6 +91,16 @@ def beat(
                 was_told = True
                 notify("cancel")
                 kill(signal.SIGTERM)
+            elif command == "stalled" and exit_by == float("inf"):
+                logger.info("the attempt is stalled; the driver writes its stacks and stops")
+                exit_by = clock() + EXIT_TIMEOUT_S
+                kill(signal.SIGUSR1)  # its stacks, see runs/driver.py
+                notify("stalled")
+                kill(signal.SIGTERM)
+            elif command == "stalled" and clock() >= exit_by:
+                logger.error("the driver has not exited; killing it")
+                kill(signal.SIGKILL)
+                return
         except RedisDown as e:
             # Whether the lease is lost is unknown, so the driver goes on; its writes need a valid token.
             logger.warning("no heartbeat: %s", e.message)

@@ -22,13 +22,14 @@ from typing import Any, Literal, TypeVar
 
 from bertjobs.errors import LeaseLost
 from bertjobs.jobs.attempt_result import AttemptResult, read_latest_result, write_result
+from bertjobs.jobs.driver.stall import StepTimes
 from bertjobs.jobs.driver.throttle import PROGRESS_INTERVAL_S, Throttle, is_last_step
 from bertjobs.jobs.job import Attempt, Job, State
 from bertjobs.jobs.retry import SUCCESS, Failure, decide, failure_of
 from bertjobs.jobs.store.connection import Connection, RedisDown, open_connection, retry_while_down
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.jobs.store.lease_store import LeaseStore
-from bertjobs.settings import Settings
+from bertjobs.settings import DEFAULT_STALL_TIMEOUT_S, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +40,24 @@ HEARTBEAT_RESTART_S = 1.0
 OUTAGE_S = 120.0
 """How long publishing and finishing wait while Redis is down."""
 
-Command = Literal["cancel", "drain"]
+ACTIVITY_INTERVAL_S = 10.0
+
+Command = Literal["cancel", "drain", "stalled"]
 T = TypeVar("T")
 
 
 class JobSession:
     """One process that holds the lease of one attempt."""
 
-    def __init__(self, connection: Connection, *, job: Job, attempt: Attempt, lease_s: float) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        job: Job,
+        attempt: Attempt,
+        lease_s: float,
+        stall_timeout_s: float = DEFAULT_STALL_TIMEOUT_S,
+    ) -> None:
         self.job = job
         """The job as it was when the session was opened: configuration, checkpoint, limits."""
         self.attempt = attempt
@@ -64,6 +75,10 @@ class JobSession:
         self._progress = Throttle(self._send_progress, interval_s=PROGRESS_INTERVAL_S)
         self._offline_until = float("-inf")
         self._has_stepped = False
+        self.stall_timeout_s = job.stall_timeout_s or stall_timeout_s
+        """Seconds without progress after which the attempt is stalled."""
+        self._step_times = StepTimes()
+        self._noted_at = float("-inf")
         self._heartbeat: _Heartbeat | None = None
         self.has_result = False
         """Whether the result is in storage: from then on the attempt has succeeded, whatever Redis knows."""
@@ -80,7 +95,13 @@ class JobSession:
         # An attempt keeps its token in the record after it has ended, so the end is checked too.
         if found is None or found.token != token or found.ended_at is not None:
             raise LeaseLost(f"{job_id}: attempt {attempt} under token {token} does not own the job")
-        return cls(connection, job=job, attempt=found, lease_s=settings.lease_s)
+        return cls(
+            connection,
+            job=job,
+            attempt=found,
+            lease_s=settings.lease_s,
+            stall_timeout_s=settings.stall_timeout_s,
+        )
 
     def start(self) -> None:
         """Report that the driver has started. Raises: LeaseLost: it must exit."""
@@ -103,17 +124,29 @@ class JobSession:
         Values that come too soon after others are kept until the next call, the next phase or the end; while
         Redis is down they are dropped, and training continues. Raises: LeaseLost.
         """
+        self._step_times.add(values["step"])
         # The first step makes the job RUNNING, and no other follows the last: neither waits for the interval.
         is_first_step = values["step"] >= 1 and not self._has_stepped
         self._progress.put(values, at_once=is_first_step or is_last_step(values))
 
+    def note_activity(self) -> None:
+        """Report that work has advanced which has no progress to report: a batch of an evaluation, a
+        checkpoint. Redis is told every few seconds at most. Raises: LeaseLost."""
+        now = time.monotonic()
+        if now >= max(self._noted_at + ACTIVITY_INTERVAL_S, self._offline_until):
+            self._noted_at = now
+            self._report(is_alive=True)
+
     def _send_progress(self, values: Mapping[str, Any]) -> None:
         # Only once Redis has it: a first step that was dropped must be sent at once again.
-        if time.monotonic() >= self._offline_until and self._report(progress=values):
+        if time.monotonic() >= self._offline_until and self._report(
+            progress=values, step_s=self._step_times.median_s()
+        ):
             self._has_stepped = self._has_stepped or values["step"] >= 1
 
     def command(self) -> Command | None:
-        """Return the pending command: `cancel`, or `drain` (write a checkpoint and exit). It stays pending.
+        """Return the pending command: `cancel`, `drain` (write a checkpoint and exit), or `stalled`. It stays
+        pending.
 
         Redis is asked once a second at most.
 
@@ -126,7 +159,7 @@ class JobSession:
         if not self._command and now - self._reported_at >= 1.0 and now >= self._offline_until:
             self._report()
         command = self._command
-        return command if command in ("cancel", "drain") else None  # type: ignore[return-value]
+        return command if command in ("cancel", "drain", "stalled") else None  # type: ignore[return-value]
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to the job's metrics; dropped while Redis is down. Raises: LeaseLost."""
@@ -172,6 +205,7 @@ class JobSession:
                 num_faults=latest.num_faults,
                 num_charged=self.job.num_charged,
                 max_retries=self.job.max_retries,
+                num_stalls=latest.num_stalls,
             )
         else:
             decision = SUCCESS
@@ -209,7 +243,12 @@ class JobSession:
         That process ends with this one, and is started again where it ends before. When the token is
         refused or the job is cancelled it sends us SIGTERM; `command()` then tells which it was.
         """
-        self._heartbeat = _Heartbeat(self.job.id, attempt=self.attempt.number, token=self.attempt.token)
+        self._heartbeat = _Heartbeat(
+            self.job.id,
+            attempt=self.attempt.number,
+            token=self.attempt.token,
+            stall_timeout_s=self.stall_timeout_s,
+        )
         try:
             yield
         finally:
@@ -239,8 +278,9 @@ class JobSession:
         words = self._heartbeat.words()
         if b"lost" in words:
             self._lost = LeaseLost(f"{self.job.id}: attempt {self.attempt.number} no longer owns the job")
-        if b"cancel" in words:
-            self._command = "cancel"
+        for word in (b"stalled", b"cancel"):
+            if word in words:
+                self._command = word.decode()
 
     def _report(self, **news: Any) -> bool:
         try:
@@ -277,8 +317,8 @@ class _Heartbeat:
     A driver that trains on without a heartbeat would be taken for lost, and its attempt ended.
     """
 
-    def __init__(self, job_id: str, *, attempt: int, token: int) -> None:
-        self._arguments = [job_id, str(attempt), str(token), str(os.getpid())]
+    def __init__(self, job_id: str, *, attempt: int, token: int, stall_timeout_s: float) -> None:
+        self._arguments = [job_id, str(attempt), str(token), str(os.getpid()), f"{stall_timeout_s:g}"]
         self._lock = threading.Lock()
         self._words: list[bytes] = []
         self._is_closed = threading.Event()

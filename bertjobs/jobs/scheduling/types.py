@@ -173,6 +173,11 @@ class LiveAttempt:
     max_retries: int
     num_charged: int
     num_faults: int
+    num_stalls: int
+    phase: str
+    """What the driver is doing; empty before its first report."""
+    is_stalled: bool
+    """Its heartbeat has found that it makes no progress."""
     outcome: str
     """The state the job took when the attempt ended; empty before."""
     failure: str

@@ -64,6 +64,7 @@ class JobStore:
         idempotency_key: str | None = None,
         max_retries: int = 0,
         time_limit_s: float | None = None,
+        stall_timeout_s: float | None = None,
         after: Sequence[str] = (),
         uses: Sequence[str] = (),
         hold: bool = False,
@@ -91,6 +92,8 @@ class JobStore:
         }
         if time_limit_s is not None:
             fields["time_limit_s"] = time_limit_s
+        if stall_timeout_s is not None:
+            fields["stall_timeout_s"] = stall_timeout_s
         if keep_s is not None:
             fields["keep_ms"] = int(keep_s * 1000)
         nonce = uuid.uuid4().hex

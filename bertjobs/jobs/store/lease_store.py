@@ -4,11 +4,25 @@ the token is outdated."""
 import json
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.store.connection import Connection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """What a heartbeat learns."""
+
+    command: str
+    """For the driver; empty for none."""
+    idle_s: float = 0.0
+    """Since the last report of a phase, of progress or of other work that has advanced."""
+    step_s: float | None = None
+    """Median time between two reports of steps; None while it is not known."""
+    phase: str = ""
 
 
 class LeaseStore:
@@ -30,23 +44,44 @@ class LeaseStore:
         *,
         phase: str | None = None,
         progress: Mapping[str, Any] | None = None,
+        step_s: float | None = None,
         nodes: list[str] | None = None,
+        is_alive: bool = False,
     ) -> str:
         """Renew the lease, with news if there are any. Returns the command for the driver, or ''.
 
         Raises: LeaseLost: the token is outdated; RedisDown.
         """
-        (command,) = self.connection.run(
-            "report",
-            **self._lease,
-            lease_ms=self._lease_ms,
+        return self._report(
             phase=phase,
             progress=None if progress is None else json.dumps(progress),
             # Apart from the JSON text, which the script stores without parsing it.
             step=None if progress is None else progress["step"],
+            step_ms=None if step_s is None else int(step_s * 1000),
             nodes=None if nodes is None else json.dumps(nodes),
+            is_alive=is_alive or None,
+        ).command
+
+    def beat(self, *, is_stalled: bool = False) -> Beat:
+        """Renew the lease, and return what there is to know about the attempt. is_stalled: record that it is.
+
+        Raises: LeaseLost: the token is outdated; RedisDown.
+        """
+        return self._report(is_stalled=is_stalled or None)
+
+    def _report(self, **news: Any) -> Beat:
+        command, idle_ms, step_ms, phase = self.connection.run(
+            "report",
+            **self._lease,
+            lease_ms=self._lease_ms,
+            **news,
         )
-        return str(command)
+        return Beat(
+            command=str(command),
+            idle_s=int(idle_ms) / 1000,
+            step_s=int(step_ms) / 1000 if step_ms else None,
+            phase=str(phase),
+        )
 
     def log_metrics(self, values: Mapping[str, Any]) -> None:
         """Append one line to the metrics. Raises: LeaseLost, RedisDown."""

@@ -91,11 +91,13 @@ def job_of(document: str) -> Job:
         storage=fields["storage"],
         max_retries=int(fields["max_retries"]),
         time_limit_s=_optional(fields, "time_limit_s", float),
+        stall_timeout_s=_optional(fields, "stall_timeout_s", float),
         keep_s=_optional(fields, "keep_ms", lambda ms: int(ms) / 1000),
         after=tuple(json.loads(fields["after"])),
         idempotency_key=_optional(fields, "idempotency_key", str),
         num_charged=int(fields["num_charged"]),
         num_faults=int(fields["num_faults"]),
+        num_stalls=_optional(fields, "num_stalls", int) or 0,
         used_s=int(fields["used_ms"]) / 1000,
         checkpoint=_optional(fields, "checkpoint", str),
         checkpoint_step=_optional(fields, "checkpoint_step", int),
@@ -306,9 +308,11 @@ def live_of(row: Sequence[Any], *, now_ms: int) -> LiveAttempt:
     """Parse a row of `live_row`. Raises: one of _MALFORMED, see `readable`."""
     job_id, number, job, attempt = row
     _check_id(job_id)
-    state, storage, kind, name, user, limit_s, used_ms, max_retries, num_charged, num_faults, queued_at = job
+    state, storage, kind, name, user, limit_s, used_ms, max_retries, num_charged, num_faults, *job = job
+    queued_at, num_stalls, phase = job
     token, grant, plan, nodes, outcome, failure = attempt[:6]
-    submitted_at, claimed_at, progress_at, heartbeat_at, cancel_at, drained_at, ended_at = attempt[6:]
+    submitted_at, claimed_at, progress_at, heartbeat_at, cancel_at, drained_at, *attempt = attempt[6:]
+    ended_at, stalled_at = attempt
 
     def ago_s(moment: Any) -> float | None:
         return (now_ms - int(moment)) / 1000 if moment else None
@@ -340,6 +344,9 @@ def live_of(row: Sequence[Any], *, now_ms: int) -> LiveAttempt:
         max_retries=int(max_retries),
         num_charged=int(num_charged),
         num_faults=int(num_faults),
+        num_stalls=int(num_stalls or 0),
+        phase=phase or "",
+        is_stalled=bool(stalled_at),
         outcome=outcome or "",
         failure=failure or "",
         placement=_placement(grant, plan, nodes or ""),

@@ -41,11 +41,15 @@ LIVE = LiveAttempt(
     max_retries=0,
     num_charged=0,
     num_faults=0,
+    num_stalls=0,
+    phase="",
+    is_stalled=False,
     outcome="",
     failure="",
     placement={},
 )
 NEW = {"state": State.STARTING, "heartbeat_ago_s": None, "claimed_ago_s": 1}
+REPORTED = NEW | {"heartbeat_ago_s": 1, "progress_ago_s": 5000}
 RUNNING = RayJob(status="RUNNING", message="")
 
 
@@ -57,6 +61,8 @@ RUNNING = RayJob(status="RUNNING", message="")
         ({"heartbeat_ago_s": 15}, RUNNING, StopRayJob),
         (NEW, RUNNING, NoAction),
         (NEW | {"progress_ago_s": 900}, RUNNING, StopRayJob),
+        (REPORTED | {"phase": "starting workers"}, RUNNING, StopRayJob),
+        (REPORTED | {"phase": "encoding the corpus"}, RUNNING, NoAction),
         (NEW | {"is_submitted": False}, None, StartRayJob),
         (NEW | {"is_submitted": False, "state": State.CANCELLING}, None, EndAttempt),
         (NEW | {"is_submitted": False, "drained_ago_s": 1}, None, EndAttempt),
@@ -114,3 +120,12 @@ def test_ageing_an_attempt_changes_all_its_ages():
         13,
     )
     assert (older.time_left_s, older.ended_ago_s, older.drained_ago_s) == (50, None, None)
+
+
+def test_an_attempt_that_its_heartbeat_found_stalled_ends_as_stalled():
+    silent = replace(LIVE, is_stalled=True, progress_ago_s=970, heartbeat_ago_s=60)
+    failed = RayJob(status="FAILED", message="killed")
+    action = next_action(silent, failed, timeouts=TIMEOUTS, observed_s=1000)
+    assert isinstance(action, EndAttempt)
+    assert action.failure.word == "Stalled"
+    assert action.failure.message == "No progress for 970 s, and the driver could not end the attempt itself."

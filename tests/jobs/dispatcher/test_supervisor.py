@@ -265,7 +265,7 @@ def test_a_job_over_its_time_limit_is_told_to_stop_and_times_out(world, submit):
 def test_a_gang_that_never_starts_is_stopped_at_the_start_deadline(world, submit):
     job_id = submit()
     world.turn()
-    world.driver(job_id).report(phase="waiting for workers")
+    world.driver(job_id).report(phase="starting workers")
     for _ in range(70):
         world.passes(14)
         world.driver(job_id).report()

@@ -99,9 +99,9 @@ end
 -- Return what the dispatcher needs to know about an attempt whose Ray Job is not known to be gone. Only the last
 -- attempt of a job can be one: `claim` makes sure of it.
 local LIVE_FIELDS = {'state', 'storage', 'kind', 'name', 'user', 'time_limit_s', 'used_ms', 'max_retries', 'num_charged',
-  'num_faults', 'queued_at'}
+  'num_faults', 'queued_at', 'num_stalls', 'phase'}
 local LIVE_ATTEMPT_FIELDS = {'token', 'grant', 'plan', 'nodes', 'outcome', 'failure', 'submitted_at',
-  'claimed_at', 'alive_at', 'heartbeat_at', 'told_at', 'drained_at', 'ended_at'}
+  'claimed_at', 'alive_at', 'heartbeat_at', 'told_at', 'drained_at', 'ended_at', 'stalled_at'}
 local function live_row(id, n)
   -- pcall: where a key holds something else, the client finds an error in the row and reports it.
   return {id, n, redis.pcall('HMGET', job_key(id), unpack(LIVE_FIELDS)),

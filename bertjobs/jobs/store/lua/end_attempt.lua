@@ -21,6 +21,7 @@ redis.call('HSET', attempt, 'ended_at', now, 'end_nonce', arg.nonce, 'outcome', 
   'failure', arg.failure, 'message', arg.message, 'ended_by', arg.term and 'dispatcher' or 'driver')
 redis.call('HINCRBY', key, 'used_ms', now - redis.call('HGET', attempt, 'claimed_at'))
 redis.call('ZREM', 'bj:leases', arg.id)
+if arg.failure == 'Stalled' then redis.call('HINCRBY', key, 'num_stalls', 1) end
 if arg.metrics then redis.call('HSET', key, 'metrics', arg.metrics) end
 if arg.artifacts then redis.call('HSET', key, 'artifacts', arg.artifacts) end
 move(arg.id, target, reason, message)

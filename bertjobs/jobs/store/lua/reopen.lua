@@ -11,7 +11,7 @@ if state == 'RETRYING' then
   move(arg.id, 'QUEUED', 'Submitted', 'Retried before its delay was over.')
 elseif REOPENED[state] then
   redis.call('HDEL', key, 'thinned_at', 'ended_at', 'stop_as', 'stop_reason', 'stop_message', 'progress', 'phase', 'metrics')
-  redis.call('HSET', key, 'num_charged', 0, 'num_faults', 0, 'used_ms', 0)
+  redis.call('HSET', key, 'num_charged', 0, 'num_faults', 0, 'num_stalls', 0, 'used_ms', 0)
   enter(arg.id, state, 'QUEUED', 'Submitted', 'Retried; no dispatcher has looked at the job yet.')
 else
   return {'STATE', state}
