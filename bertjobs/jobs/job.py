@@ -199,7 +199,7 @@ class Job(JobSummary):
     """How often the job is retried after a failure of its own."""
     time_limit_s: float | None
     """Seconds over all attempts after which the job is stopped."""
-    stall_timeout_s: float | None
+    stall_timeout_s: float | None = None
     """Seconds without progress after which an attempt is stalled; None: as the cluster has it."""
     keep_s: float | None
     """Seconds after its end after which it may be deleted; None: it is kept."""
@@ -210,7 +210,7 @@ class Job(JobSummary):
     """Retries counted against `max_retries`."""
     num_faults: int
     """Infrastructure faults since the last checkpoint."""
-    num_stalls: int
+    num_stalls: int = 0
     """Attempts that made no progress for too long, since it was submitted or retried by a user."""
     used_s: float
     """Total seconds of its ended attempts."""
