@@ -8,6 +8,7 @@ A job's folder, under `BERTJOBS_STORAGE/<job id>/`:
     model/                      the model to use: config.json, model.safetensors, vocabulary, bertjobs.json
     metrics.json                the final metrics
     results/                    which attempts have succeeded, with their metrics and artefacts
+    series.jsonl                the live series that Redis had, once the job has ended
     metrics.jsonl               the series behind the curves, a step or an epoch a line
     predictions.parquet         texts, labels, predictions, probabilities
     embeddings/part-*.parquet   lines and their vectors

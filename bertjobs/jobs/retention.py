@@ -25,6 +25,7 @@ from typing import Any
 from bertjobs.errors import BertjobsError, StorageError
 from bertjobs.jobs.dispatcher.driver_log import LOG_FOLDER
 from bertjobs.jobs.job import is_job_id
+from bertjobs.jobs.move_series import move_ended_series
 from bertjobs.jobs.store.connection import Connection, WrongState
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.records import Skip, readable
@@ -231,6 +232,9 @@ class CleanupThread:
                 job.folder,
                 ", ".join(job.removed) or "nothing",
             )
+        num_moved = move_ended_series(self._store.connection, term=self._store.term, roots=self._roots)
+        if num_moved:
+            logger.info("the metrics of %d ended jobs were moved to storage", num_moved)
         if self._inputs is not None and time.monotonic() - self._inputs_cleaned_at >= INPUTS_INTERVAL_S:
             self._inputs_cleaned_at = time.monotonic()
             self._clean_inputs(self._inputs)

@@ -18,6 +18,8 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
     bj:limits                 hash user -> GPUs that the user's jobs may hold together
     bj:drain                  hash by, at: while it exists nothing starts
     bj:expiry                 sorted set of ended jobs by the time from which they may be forgotten
+    bj:series                 sorted set of jobs with ended attempts whose metrics are here, by when to try to
+                              move them to storage
     bj:idempotency            hash [user, key] -> job id
     bj:leader, bj:term        the leading dispatcher (expires), and a counter of leaders: the fencing token
     bj:wake                   list of at most one entry; pushed when the dispatcher should look
@@ -25,7 +27,7 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
     bj:job:<id>:a<n>          hash: its n-th attempt, with the token, the grant and the driver's command
     bj:job:<id>:followers     set of the jobs that follow it (`after`) or use its model (`uses`)
     bj:job:<id>:events        stream (about 1,000 kept): state, reason, message, attempt
-    bj:job:<id>:metrics       stream (about 20,000 kept): values = one JSON object
+    bj:job:<id>:metrics       stream (about 20,000 kept): values = one JSON object; in storage after the end
 
 Works from Redis 6.2 on one server; not on Redis Cluster, because scripts use keys that are not declared. The
 driver's part is `lease_store.py` (below `driver/session.py`), the dispatcher's is `dispatch_store.py`.
@@ -40,7 +42,9 @@ from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Event, Job, JobSummary, State, new_job_id
 from bertjobs.jobs.store.connection import Connection, IdTaken, KeyTaken, WrongState, open_connection
 from bertjobs.jobs.store.records import SUMMARY_COLUMNS, event_of, job_of, summaries_of
+from bertjobs.jobs.store.series import stored_entries, stream_entries
 from bertjobs.settings import Settings
+from bertjobs.storage import JobDir
 
 MAX_PRIORITY = 1000
 
@@ -193,10 +197,14 @@ class JobStore:
         return [event_of(entry_id, fields) for entry_id, fields in entries]
 
     def metrics(self, job: str) -> Sequence[dict[str, Any]]:
-        """Read the series behind the curves, oldest first: what `log_metrics` was given."""
+        """Read the series behind the curves, oldest first: what `log_metrics` was given. After the job's end
+        it is in storage. Raises: StorageError: there it cannot be read."""
+        job_id = self.find(job)
+        live = dict(stream_entries(self.connection, job_id))
         with self.connection.errors():
-            entries: Any = self.connection.client.xrange(f"bj:job:{self.find(job)}:metrics")
-        return [json.loads(fields["values"]) for _, fields in entries]
+            stored_at, storage = self.connection.client.hmget(f"bj:job:{job_id}", ["series_at", "storage"])
+        stored = stored_entries(JobDir(str(storage), job_id)) if stored_at else []
+        return list((dict(stored) | live).values())
 
     def dispatcher(self) -> str | None:
         """Return the leading dispatcher (host, pid and start), or None while none runs."""

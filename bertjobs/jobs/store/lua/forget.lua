@@ -18,7 +18,7 @@ for _, field in ipairs({'after', 'uses'}) do
     redis.call('SREM', job_key(other) .. ':followers', arg.id)
   end
 end
-for _, index in ipairs({'bj:all', 'bj:ids', 'bj:state:' .. state, 'bj:expiry', 'bj:changed'}) do
+for _, index in ipairs({'bj:all', 'bj:ids', 'bj:state:' .. state, 'bj:expiry', 'bj:changed', 'bj:series'}) do
   redis.call('ZREM', index, arg.id)
 end
 if key_given then

@@ -12,6 +12,8 @@ for _, attempt in ipairs(arg.attempts) do
     if redis.call('HSETNX', attempt_key(id, n), 'log', 'pending') == 1 then
       redis.call('SADD', 'bj:logs', id .. ' ' .. n)
     end
+    -- If its job has ended, its metrics can be moved to storage; otherwise that is tried again later.
+    if redis.call('EXISTS', job_key(id) .. ':metrics') == 1 then redis.call('ZADD', 'bj:series', now_ms(), id) end
     touch(id)  -- a retried job may start again now
     wake()
   end
