@@ -49,12 +49,16 @@ def attend_padded(
 ) -> Tensor:
     """Compute attention with rows padded to the longest one: on any device, in any dtype."""
     places = inputs.padded
-    q_BHLE, k_BHLE, v_BHLE = (x_NHE[places.token_BL].transpose(1, 2) for x_NHE in (q_NHE, k_NHE, v_NHE))
-    is_key_B11L = places.is_token_BL[:, None, None, :]
+    # (B * L) tokens, then (B, L, H, E), then heads before positions.
+    q_BHLE, k_BHLE, v_BHLE = (
+        x_NHE.index_select(0, places.token_BL.flatten()).unflatten(0, places.token_BL.shape).transpose(1, 2)
+        for x_NHE in (q_NHE, k_NHE, v_NHE)
+    )
+    is_key_B11L = places.is_token_BL.unsqueeze(1).unsqueeze(1)
     context_BHLE = F.scaled_dot_product_attention(
         q_BHLE, k_BHLE, v_BHLE, attn_mask=is_key_B11L, dropout_p=dropout
     )
-    return context_BHLE.transpose(1, 2).flatten(0, 1)[places.place_N]
+    return context_BHLE.transpose(1, 2).flatten(0, 1).index_select(0, places.place_N)
 
 
 def has_flash(device: torch.device, dtype: torch.dtype, *, head_size: int) -> bool:

@@ -118,7 +118,7 @@ class Layer(nn.Module):
         context_ND = self.attention.self(hidden_ND, inputs)
         if places_K is not None:
             # Nothing after attention mixes tokens, so the others need not be computed.
-            context_ND, hidden_ND = context_ND[places_K], hidden_ND[places_K]
+            context_ND, hidden_ND = (x_ND.index_select(0, places_K) for x_ND in (context_ND, hidden_ND))
         hidden_ND = self.attention.output(context_ND, hidden_ND)
         return self.output(self.intermediate(hidden_ND), hidden_ND)
 

@@ -61,11 +61,11 @@ class ModelInputs:
         rows_N = torch.arange(len(starts_B), device=starts_B.device).repeat_interleave(
             lengths_B, output_size=len(self.ids_N)
         )
-        within_N = torch.arange(len(self.ids_N), device=starts_B.device) - starts_B[rows_N]
+        within_N = torch.arange(len(self.ids_N), device=starts_B.device) - starts_B.index_select(0, rows_N)
         return PaddedPlaces(
             # Padding repeats the last token of its row: any finite number does, since nobody attends to it.
-            token_BL=starts_B[:, None] + torch.minimum(range_L, lengths_B[:, None] - 1),
-            is_token_BL=range_L < lengths_B[:, None],
+            token_BL=starts_B.unsqueeze(1) + torch.minimum(range_L, lengths_B.unsqueeze(1) - 1),
+            is_token_BL=range_L < lengths_B.unsqueeze(1),
             place_N=rows_N * L + within_N,
         )
 

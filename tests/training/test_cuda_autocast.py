@@ -1,6 +1,10 @@
-"""Training in bf16 under the rules of CUDA's autocast, emulated on one thread of a CPU."""
+"""Training in bf16 under the rules of CUDA's autocast, emulated on one thread of a CPU.
 
-from collections.abc import Callable
+What CUDA runs is the plain model with torch's AdamW and flash attention; `as_on_cuda` takes them here too.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bertjobs.modeling import attention
+from bertjobs.training import evaluate, finetune, pretrain, pretrain_metrics
+from bertjobs.training.adamw import build_adamw
 from cuda_autocast import CudaAutocast, fake_cuda_autocast
+from flash_on_cpu import FlashOnCpu
 
 OPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "softmax": lambda half, single: torch.softmax(half, dim=-1),
@@ -81,6 +89,75 @@ def test_pretraining_with_dropout_takes_the_steps_of_a_cpu(
     with CudaAutocast():
         _, _, hooks = tiny_pretrain.run_pretrain(tmp_path / "cuda", config)
     _assert_close(hooks, expected, eps=tiny.BF16_EPS)
+
+
+@pytest.fixture
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlashOnCpu]:
+    """Train what CUDA trains, by the rules of its autocast; yield what counts the kernels."""
+    for module in (evaluate, finetune, pretrain, pretrain_metrics):
+        monkeypatch.setattr(module, "accelerate", lambda model: model)
+    for module in (finetune, pretrain):
+        monkeypatch.setattr(module, "make_optimizer", _torchs_adamw)
+    monkeypatch.setattr(attention, "has_flash", lambda device, dtype, head_size: dtype == torch.bfloat16)
+    with ExitStack() as stack:
+        stack.enter_context(CudaAutocast())
+        yield stack.enter_context(FlashOnCpu())
+
+
+def _torchs_adamw(
+    model: torch.nn.Module, *, word_table: Any = None, token_ids_U: Any = None, **given: Any
+) -> Any:
+    return build_adamw(model, **given)
+
+
+def test_finetuning_the_plain_model_takes_the_steps_of_a_cpu(
+    tiny: ModuleType, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # Without decay: on a CPU rows of the word table that never occur are not decayed.
+    config = tiny.make_config(precision="bf16", max_steps=6, accumulation=2, optim={"weight_decay": 0.0})
+    _, _, expected = tiny.run_finetune(tmp_path / "cpu", config, model=tiny.make_model(dropout=0.0))
+    kernels = request.getfixturevalue("as_on_cuda")
+    _, _, hooks = tiny.run_finetune(tmp_path / "cuda", config, model=tiny.make_model(dropout=0.0))
+    # Two layers, six steps, two microbatches, and the evaluation.
+    assert kernels.num_attentions > 2 * 6 * 2
+    _assert_close(hooks, expected, eps=tiny.BF16_EPS)
+
+
+@pytest.mark.parametrize("recomputes", [False, True])
+def test_pretraining_the_plain_model_takes_the_steps_of_a_cpu(
+    tiny: ModuleType,
+    tiny_pretrain: ModuleType,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    recomputes: bool,
+) -> None:
+    config = tiny_pretrain.make_config(precision="bf16", max_steps=6, activation_checkpointing=recomputes)
+    given = {"model": tiny_pretrain.make_model(dropout=0.0)}
+    _, _, expected = tiny_pretrain.run_pretrain(tmp_path / "cpu", config, **given)
+    request.getfixturevalue("as_on_cuda")
+    given = {"model": tiny_pretrain.make_model(dropout=0.0)}
+    _, _, hooks = tiny_pretrain.run_pretrain(tmp_path / "cuda", config, **given)
+    _assert_close(hooks, expected, eps=tiny.BF16_EPS)
+
+
+def test_default_finetuning_with_dropout_repeats_itself_and_resumes_bit_for_bit(
+    tiny: ModuleType, tmp_path: Path, as_on_cuda: FlashOnCpu
+) -> None:
+    config = tiny.make_config(precision="bf16", max_steps=8, checkpoint_steps=4)
+    _, whole, hooks = tiny.run_finetune(tmp_path / "whole", config)
+    stop = tiny.MemoryHooks(stop_after=3)
+    tiny.run_finetune(tmp_path / "parts", config, hooks=stop)
+    assert stop.published == ["step-00000004"]
+    torch.manual_seed(99)  # what came before does not matter: each step seeds its masks
+    _, resumed, rest = tiny.run_finetune(tmp_path / "parts", config, resume=stop.published[-1])
+    assert tiny.losses_of(rest) == tiny.losses_of(hooks)[4:]
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+    # Masks differ from step to step: without dropout the losses are others.
+    undropped = tiny.make_model(dropout=0.0)
+    _, _, plain = tiny.run_finetune(tmp_path / "plain", config, model=undropped)
+    assert tiny.losses_of(plain) != tiny.losses_of(hooks)
+    assert as_on_cuda.num_attentions > 3 * 8 * 2
 
 
 def _assert_close(hooks: Any, expected: Any, *, eps: float) -> None:
