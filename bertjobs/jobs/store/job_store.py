@@ -47,6 +47,8 @@ from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 
 MAX_PRIORITY = 1000
+SLICE_SIZE = 1000
+"""Jobs that one call looks at: some ten milliseconds during which Redis answers nobody else."""
 
 
 class JobStore:
@@ -137,15 +139,25 @@ class JobStore:
     def list(
         self, *, states: Collection[State] | None = None, limit: int | None = 100, user: str | None = None
     ) -> list[JobSummary]:
-        """Read the newest jobs, newest first, in one call; `limit=None` reads all."""
-        (document,) = self.connection.run(
-            "list",
-            states=None if states is None else [str(state) for state in states],
-            limit=-1 if limit is None else limit,
-            user=user,
-            columns=SUMMARY_COLUMNS,
-        )
-        return list(summaries_of(json.loads(document)))
+        """Read the newest jobs, newest first; `limit=None` reads all.
+
+        Redis is asked in slices, so that a long list holds nobody up; a job that is submitted meanwhile may
+        be missing.
+        """
+        rows: Any = []  # `list` is this method here
+        cursor: str | None = None
+        while cursor != "":
+            document, cursor = self.connection.run(
+                "list",
+                states=None if states is None else [str(state) for state in states],
+                limit=-1 if limit is None else limit - len(rows),
+                slice=SLICE_SIZE,
+                before=cursor,
+                user=user,
+                columns=SUMMARY_COLUMNS,
+            )
+            rows += json.loads(document)
+        return list(summaries_of(rows))
 
     def cancel(self, job: str, *, by: str = "") -> Job:
         """End a waiting job at once; ask the driver of an active one to stop (CANCELLING, then CANCELLED).

@@ -1,5 +1,6 @@
 """The queue in a real Redis: submission, reading, and what people may do to a job."""
 
+import json
 import re
 
 import pytest
@@ -176,3 +177,33 @@ def test_a_redis_killed_and_started_again_has_lost_no_job(redis_server, store, s
     redis_server.start()
     assert [job.id for job in store.list()] == ids[::-1]
     assert store.get(ids[-1]).place == 1
+
+
+def test_a_list_in_slices_is_the_list_in_one(store, submit, monkeypatch):
+    ids = [submit(user="ada" if n % 3 else "bob", hold=n % 2 == 0) for n in range(14)]
+    ways = [
+        {},
+        {"limit": None},
+        {"limit": 5},
+        {"user": "bob"},
+        {"user": "nobody"},
+        {"states": [State.HELD, State.QUEUED], "limit": 6},
+        {"states": [State.QUEUED], "user": "ada", "limit": None},
+        {"limit": 0},
+    ]
+    whole = [[job.id for job in store.list(**way)] for way in ways]
+    assert whole[0] == ids[::-1]
+    for size in (1, 2, 3, 7, 14):
+        monkeypatch.setattr("bertjobs.jobs.store.job_store.SLICE_SIZE", size)
+        assert [[job.id for job in store.list(**way)] for way in ways] == whole
+
+
+def test_no_call_of_a_list_looks_at_more_jobs_than_a_slice(store, submit, connection, monkeypatch):
+    monkeypatch.setattr("bertjobs.jobs.store.job_store.SLICE_SIZE", 3)
+    for _ in range(10):
+        submit(user="ada")
+    calls = []
+    run = connection.run
+    monkeypatch.setattr(connection, "run", lambda name, **arg: calls.append(run(name, **arg)) or calls[-1])
+    assert len(store.list(user="ada", limit=None)) == 10
+    assert [len(json.loads(document)) for document, _ in calls] == [3, 3, 3, 1]
