@@ -32,6 +32,9 @@ FLAGS: dict[str, dict[str, str]] = {
         "--data": "data.path",
         "--split": "data.split",
         "--on-bad-row": "data.on_bad_row",
+        "--n-best": "task.n_best",
+        "--max-answer-tokens": "task.max_answer_tokens",
+        "--null-threshold": "task.null_threshold",
         "--valid-split": "data.valid_split",
         "--valid-ratio": "data.valid_ratio",
         "--split-seed": "data.split_seed",
@@ -49,6 +52,7 @@ FLAGS: dict[str, dict[str, str]] = {
     "Text": {
         "--max-len": "text.max_len",
         "--truncation": "text.truncation",
+        "--doc-stride": "text.doc_stride",
         "--pair-separator": "text.pair_separator",
     },
     "Objective": {

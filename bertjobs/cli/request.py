@@ -27,11 +27,12 @@ from bertjobs.hub import is_hub_name
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
 from bertjobs.text.datasets.splits import default_valid_split, find_split, split_names
 from bertjobs.text.datasets.task import Task
-from bertjobs.text.datasets.tasks import BUILT_IN, resolve_task
+from bertjobs.text.datasets.tasks import BUILT_IN, configured_task, resolve_task
 
 WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig
 
 _JOB_ID = re.compile(r"j-[0-9a-z]*")
+_NUM_SPECIAL_TOKENS = 3  # [CLS], and [SEP] after question and context
 _ARCHIVE = re.compile(r"[\w.-]+\.zip")
 _BERT_POSITIONS = 512  # of Hugging Face configurations without this key
 
@@ -126,7 +127,8 @@ def _corpora(config: PretrainConfig, cache: Path) -> dict[str, str]:
 
 def _check_effect(config: FinetuneConfig | EvaluateConfig, given: Mapping[str, str], cache: Path) -> None:
     """Raises: ConfigError: the user gave a value that has no effect on this task or its data."""
-    task = resolve_task(config.task.name)
+    task = configured_task(config.task)
+    _check_windows(config, task, given)
     if not task.is_pair and "text.truncation" in given and config.text.truncation in PAIR_TRUNCATIONS:
         raise ConfigError(
             f"{given['text.truncation']} has no effect: the task {task.name} has single texts, which "
@@ -142,6 +144,28 @@ def _check_effect(config: FinetuneConfig | EvaluateConfig, given: Mapping[str, s
                 "\n".join(f"{name} has no effect: {file} is there to validate on" for name in held_out),
                 hint="Leave it out, or give data without a development file, whose rows are then held out.",
             )
+
+
+def _check_windows(config: FinetuneConfig | EvaluateConfig, task: Task, given: Mapping[str, str]) -> None:
+    """Raises: ConfigError: something about windows, or truncation in place of windows, has no effect."""
+    if task.type != "span":
+        if "text.doc_stride" in given:
+            raise ConfigError(
+                f"{given['text.doc_stride']} has no effect: {task.name} has no contexts to cut into windows",
+                hint="Leave it out, or give a task of the type span, such as squad.",
+            )
+        return
+    if "text.truncation" in given:
+        raise ConfigError(
+            f"{given['text.truncation']} has no effect: the contexts of {task.name} are cut into windows",
+            hint="Leave it out; `--doc-stride` says how much windows overlap.",
+        )
+    max_len, stride = config.text.max_len, config.text.doc_stride
+    if max_len is not None and stride is not None and stride >= max_len - _NUM_SPECIAL_TOKENS:
+        raise ConfigError(
+            f"--doc-stride {stride}: windows of --max-len {max_len} have no room for more than this overlap",
+            hint="Give a smaller `--doc-stride` or a larger `--max-len`.",
+        )
 
 
 def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) -> dict[str, str]:

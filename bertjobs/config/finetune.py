@@ -14,9 +14,11 @@ from bertjobs.config.rules import (
 )
 from bertjobs.config.sections import (
     Count,
+    DocStride,
     JobConfig,
     LoopSection,
     MaxLen,
+    NBest,
     OnBadRow,
     OpenRatio,
     OptimSection,
@@ -33,7 +35,18 @@ from bertjobs.config.sections import (
 
 class TaskSection(Section):
     name: Text = "snli"
-    """Task: `snli`, `cola`, or the path of a task file (YAML: columns, labels, metric)."""
+    """Task: `snli`, `cola`, `squad`, `squad_v2`, or the path of a task file (YAML: type, columns, labels,
+    metric)."""
+
+    n_best: NBest | None = None
+    """Most answers in the n-best list of a question, and best starts and ends of a window that are combined
+    to answers (SQuAD); default: 20, as in BERT's own code."""
+    max_answer_tokens: Count | None = None
+    """Longest answer, in wordpieces (SQuAD); default: 30, as in BERT's own code."""
+    null_threshold: float | None = None
+    """Null odds, in logits, above which a question counts as unanswered (SQuAD v2.0); default: finetune takes
+    the one with the best F1 on the development split, as in BERT, section 4.3; evaluate takes the model's
+    own, or 0 where there is none."""
 
 
 class DataSection(Section):
@@ -76,6 +89,9 @@ class EvalTextSection(Section):
     truncation: Truncation | None = None
     """How a text that is too long is cut; default: the model's own. Only for a model that was not trained by
     bertjobs; for others it must equal the model's own."""
+    doc_stride: DocStride | None = None
+    """Wordpieces that neighbouring windows of a long context share (SQuAD); default: the model's own, or a
+    third of --max-len. It must equal the model's own where that is set."""
 
 
 class ModelSection(Section):

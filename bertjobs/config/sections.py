@@ -19,6 +19,8 @@ OpenRatio = Annotated[float, Field(gt=0.0, lt=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 MaxLen = Annotated[int, Field(ge=8, le=8192)]
+NBest = Annotated[int, Field(ge=1, le=1000)]
+DocStride = Annotated[int, Field(ge=0, le=8192)]
 VocabSize = Annotated[int, Field(ge=64, le=1_000_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, Field(min_length=1)]
@@ -42,6 +44,14 @@ class TextSection(Section):
     """Longest sequence, in wordpieces, special tokens included; 128 as in d2l and GLUE."""
     truncation: Truncation = "longest_first"
     """How a text that is too long is cut; `longest_first` as in d2l and BERT's own code."""
+    doc_stride: DocStride | None = None
+    """Wordpieces that neighbouring windows of a long context share, in tasks that look for an answer in it
+    (SQuAD); default: a third of --max-len, which is 128 of 384 as in BERT's own code."""
+
+    @property
+    def stride(self) -> int:
+        """`doc_stride`, or its default."""
+        return self.max_len // 3 if self.doc_stride is None else self.doc_stride
 
 
 class OptimSection(Section):

@@ -74,6 +74,7 @@ DEFAULT_PATHS = ("optim.lr", "train.batch_size", "text.truncation")
 SEARCHABLE_PATHS = (
     "text.max_len",
     "text.truncation",
+    "text.doc_stride",
     "model.hidden_dropout",
     "model.attention_dropout",
     "model.classifier_dropout",

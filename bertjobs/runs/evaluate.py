@@ -24,7 +24,7 @@ from bertjobs.runs.reporting import watched
 from bertjobs.runs.run_context import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.task import Task
-from bertjobs.text.datasets.tasks import resolve_task
+from bertjobs.text.datasets.tasks import configured_task
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.distributed import current_ranks
@@ -40,7 +40,7 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
 
     Raises: DataError, ModelError, ConfigError: the request is wrong, or contradicts the model. WorkerLost.
     """
-    task = resolve_task(run.config.task.name)
+    task = configured_task(run.config.task)
     folder = locate_model(run.config.model.source, settings=run.settings, resources=run.resources)
     if folder is None:
         raise ModelError(
@@ -49,6 +49,7 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
         )
     artefact = read_artefact(folder) if folder.is_dir() else None
     check_task(task, artefact, folder)
+    task = task_type(task).evaluated_task(artefact.task if artefact else None)
     text = trained_text(run.config.text, artefact)
     run.reporter.set_phase("reading data")
     rows = read_evaluation_rows(task, run.config.data, cache=run.settings.cache)
@@ -112,7 +113,7 @@ def evaluate_worker(work: EvaluateWork) -> TaskMetrics:
     with closing(work.open_reporter()) as reporter, watched(reporter, is_first=ranks.is_first):
         if ranks.is_first:
             reporter.set_phase("loading the model")  # the workers are up: the start deadline has been met
-        table = EncodedTable.from_arrow(ray_train.fetch(work.encoded))
+        table = task.prepare(EncodedTable.from_arrow(ray_train.fetch(work.encoded)), text=work.text)
         model = task.build_model(ray.get(work.source), seed=0).to(device)
         predictions = Predictions(table.num_rows, num_outputs=task.num_outputs)
 
@@ -144,7 +145,7 @@ def trained_text(asked: EvalTextSection, artefact: Artefact | None) -> TextSecti
         return TextSection.model_validate(given)
     trained = artefact.text.model_dump()
     for name, value in given.items():
-        if value != trained[name]:
+        if value != trained[name] and not (name == "doc_stride" and value == artefact.text.stride):
             raise ConfigError(
                 f"--{name.replace('_', '-')} {value}: the model was trained with {trained[name]}",
                 hint="Leave the flag out; it belongs to the model.",

@@ -14,6 +14,7 @@ import ray
 import torch
 
 from bertjobs.config import FinetuneConfig
+from bertjobs.config.sections import TextSection
 from bertjobs.jobs.job import Grant
 from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.weights import save_pretrained
@@ -27,7 +28,7 @@ from bertjobs.runs.run_context import OpenReporter, Outcome, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.examples import example_format
 from bertjobs.text.datasets.task import Task
-from bertjobs.text.datasets.tasks import resolve_task
+from bertjobs.text.datasets.tasks import configured_task
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.vocabulary import train_wordpiece
@@ -46,7 +47,7 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     Raises: DataError, ModelError, ConfigError: the request is wrong. TrainingError, WorkerLost, LeaseLost.
     """
     began = time.monotonic()
-    task = resolve_task(run.config.task.name)
+    task = configured_task(run.config.task)
     train, valid = read_rows(run, task)
     source, tokenizer = load_source(run, train, task=task, max_len=run.config.text.max_len)
     inputs = share_inputs(run, task=task, source=source, tokenizer=tokenizer, train=train, valid=valid)
@@ -109,8 +110,8 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
         result = finetune(
             model,
             config=config,
-            train=inputs.train_table(),
-            valid=inputs.valid_table(),
+            train=inputs.train_table(config.text),
+            valid=inputs.valid_table(config.text),
             task=task_type(inputs.task),
             tokenizer=inputs.tokenizer,
             metric=inputs.task.metric,
@@ -120,11 +121,18 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
         )
         if result.metrics is None or result.stopped not in (None, "early stopping"):
             return {"stopped": result.stopped}
-        predictions, _ = predict(model, inputs=inputs, config=config)
+        predictions, metrics = predict(model, inputs=inputs, config=config)
         predictions.write(work.job_dir, rank=current_ranks().rank)
         if is_first:
             reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
-            write_model(model, inputs=inputs, config=config, job_dir=work.job_dir, trained_by=work.job_id)
+            write_model(
+                model,
+                inputs=inputs,
+                config=config,
+                metrics=metrics,
+                job_dir=work.job_dir,
+                trained_by=work.job_id,
+            )
     return {
         "stopped": None,
         "plots": list(result.plots),
@@ -200,20 +208,23 @@ class TrainingInputs:
             .to(device)
         )
 
-    def train_table(self) -> EncodedTable:
-        """Return the rows to train on. Raises: BertjobsError: what encoding raised."""
-        return EncodedTable.from_arrow(ray_train.fetch(self.train))
+    def train_table(self, text: TextSection) -> EncodedTable:
+        """Return what to train on. Raises: BertjobsError: what encoding raised; a row does not fit."""
+        return self._table(self.train, text)
 
-    def valid_table(self) -> EncodedTable:
-        """Return the rows to validate on. Raises: BertjobsError: what encoding raised."""
-        return EncodedTable.from_arrow(ray_train.fetch(self.valid))
+    def valid_table(self, text: TextSection) -> EncodedTable:
+        """Return what to validate on. Raises: BertjobsError: what encoding raised; a row does not fit."""
+        return self._table(self.valid, text)
+
+    def _table(self, encoded: ray.ObjectRef, text: TextSection) -> EncodedTable:
+        return task_type(self.task).prepare(EncodedTable.from_arrow(ray_train.fetch(encoded)), text=text)
 
 
 def predict(
     model: TaskModel, *, inputs: TrainingInputs, config: FinetuneConfig
 ) -> tuple[Predictions, TaskMetrics]:
     """Predict this rank's validation rows; the metrics are over all ranks."""
-    valid, task = inputs.valid_table(), task_type(inputs.task)
+    valid, task = inputs.valid_table(config.text), task_type(inputs.task)
     predictions = Predictions(valid.num_rows, num_outputs=task.num_outputs)
     metrics = evaluate(
         model,
@@ -233,12 +244,13 @@ def write_model(
     *,
     inputs: TrainingInputs,
     config: FinetuneConfig,
+    metrics: TaskMetrics,
     job_dir: JobDir,
     trained_by: str,
 ) -> None:
-    """Publish `model/`. Raises: StorageError."""
+    """Publish `model/`. metrics: those of its weights on the development split. Raises: StorageError."""
     with job_dir.new_dir("model") as folder:
         task = task_type(inputs.task)
         save_pretrained(model, folder, labels=task.class_names, problem_type=task.problem_type)
         inputs.tokenizer.save(folder)
-        Artefact(task=inputs.task, text=config.text, trained_by=trained_by).write(folder)
+        Artefact(task=task.task_of_model(metrics), text=config.text, trained_by=trained_by).write(folder)

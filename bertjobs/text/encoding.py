@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -59,11 +60,18 @@ def cache_key(
     described = {
         "encoder": ENCODER_VERSION,
         "files": [[path.suffix, sha256_of(path)] for path in files],
-        "task": {**task.to_json(), "name": "", "labels": [], "metric": ""},
+        "task": {**_without(task.to_json(), _OF_ANSWERS), "name": "", "labels": [], "metric": ""},
         "tokenizer": tokenizer.fingerprint,
         "rows": [split, on_bad_row, limit, extra],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
+
+
+_OF_ANSWERS = ("n_best", "max_answer_tokens", "null_threshold")
+
+
+def _without(document: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:
+    return {key: value for key, value in document.items() if key not in keys}
 
 
 @dataclass(frozen=True, kw_only=True)

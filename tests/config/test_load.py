@@ -74,8 +74,8 @@ def test_an_error_names_the_wrong_value_and_what_is_allowed(assignment: str, mes
         ("optim.lrr", "Did you mean optim.lr?"),
         ("optim.seed", "Did you mean train.seed?"),
         ("optims.lr", "Did you mean optim.lr?"),
-        ("text", "It is a section; its parameters are text.max_len, text.truncation."),
-        ("text.colour", "Known are: text.max_len, text.truncation."),
+        ("text", "It is a section; its parameters are text.max_len, text.truncation, text.doc_stride."),
+        ("text.colour", "Known are: text.max_len, text.truncation, text.doc_stride."),
     ],
 )
 def test_a_misspelt_key_is_refused_with_a_suggestion(path: str, hint: str) -> None:

@@ -28,7 +28,7 @@ from bertjobs.runs.tune.trial_records import Search, Trial, counts, folder_of, r
 from bertjobs.runs.tune.trial_resources import divide_grant
 from bertjobs.runs.tune.trial_worker import TrialWork, cut_ratio
 from bertjobs.storage import JobDir
-from bertjobs.text.datasets.tasks import resolve_task
+from bertjobs.text.datasets.tasks import configured_task
 from bertjobs.training.batches import make_batch_sampler
 from bertjobs.training.checkpoint import read_published_checkpoint
 from bertjobs.training.run_state import checkpoint_name
@@ -51,7 +51,7 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
     """
     began = time.monotonic()
     config = run.config
-    task = resolve_task(config.task.name)
+    task = configured_task(config.task)
     metric = config.search.metric or task.metric
     progress = start_progress_actor()  # while data is read
     train, valid = read_rows(run, task)
@@ -64,7 +64,8 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
     inputs = share_inputs(run, task=task, source=source, tokenizer=tokenizer, train=train, valid=valid)
     run.reporter.set_phase("encoding")
     # Trials take the CPUs that are free now; those of Ray Data must not be among them.
-    encoded = [inputs.train_table(), inputs.valid_table()]
+    text = config.text.model_copy(update={"max_len": longest})
+    encoded = [inputs.train_table(text), inputs.valid_table(text)]
     search = Search(
         metric=metric,
         space=space_texts(config, is_large=is_large, is_pair=task.is_pair),
@@ -168,7 +169,9 @@ def write_best_model(work: BestModelWork) -> TaskMetrics:
     )
     predictions, metrics = predict(model, inputs=inputs, config=config)
     predictions.write(work.job_dir, rank=0)
-    write_model(model, inputs=inputs, config=config, job_dir=work.job_dir, trained_by=work.job_id)
+    write_model(
+        model, inputs=inputs, config=config, metrics=metrics, job_dir=work.job_dir, trained_by=work.job_id
+    )
     return metrics
 
 

@@ -88,7 +88,7 @@ def _train(
     """Train one trial on this rank; return its last report."""
     began = time.monotonic()
     inputs, folder = work.inputs, folder_of(work.job_dir, number)
-    train = inputs.train_table()
+    train = inputs.train_table(config.text)
     hooks = TrialHooks(
         number,
         metric=work.metric,
@@ -103,7 +103,7 @@ def _train(
         model,
         config=config,
         train=train,
-        valid=inputs.valid_table(),
+        valid=inputs.valid_table(config.text),
         task=task_type(inputs.task),
         tokenizer=inputs.tokenizer,
         metric=work.metric,
@@ -126,7 +126,7 @@ def _count_lengths(work: TrialWork, model: TaskModel, config: FinetuneConfig) ->
     if work.resources.has_worker_groups:
         return ()
     predictions, _ = predict(model, inputs=work.inputs, config=config)
-    table = work.inputs.valid_table()
+    table = work.inputs.valid_table(config.text)
     is_correct = task_type(work.inputs.task).is_correct(table, predictions.outputs)
     return () if is_correct is None else count_correct(table, is_correct, text=config.text)
 

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from bertjobs.text.datasets.readers import Row
 from bertjobs.text.datasets.task import Task, TypeName
 from bertjobs.text.encoding import encode_table
+from bertjobs.text.spans.windows import encode_questions
 from bertjobs.text.tokenizer import Tokenizer
 
 
@@ -148,10 +149,25 @@ class ChoiceFormat(ExampleFormat):
         return pa.chunked_array([firsts]), pa.chunked_array([endings.flatten()])
 
 
+class SpanFormat(ExampleFormat):
+    """A question, a context, and the answers: pieces of the context. Read from files in SQuAD's format."""
+
+    def encode(self, table: pa.Table, tokenizer: Tokenizer) -> pa.Table:
+        """Encode whole contexts, with the characters of each token."""
+        return encode_questions(table, tokenizer)
+
+    def label_counts(self, table: pa.Table) -> dict[str, int]:
+        """Count the questions with and without an answer."""
+        labels = table["label"].to_numpy()
+        counts = {"answer": int((labels == 1).sum())}
+        return counts | ({"no answer": int((labels == 0).sum())} if self.task.unanswerable else {})
+
+
 _FORMATS: dict[TypeName, type[ExampleFormat]] = {
     "classification": ExampleFormat,
     "regression": RegressionFormat,
     "multiple_choice": ChoiceFormat,
+    "span": SpanFormat,
 }
 
 

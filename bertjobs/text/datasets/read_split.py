@@ -13,9 +13,11 @@ from bertjobs.text.datasets.build_table import build_table
 from bertjobs.text.datasets.columnar import read_columnar
 from bertjobs.text.datasets.readers import Reader, read_csv, read_json_lines, read_tsv
 from bertjobs.text.datasets.splits import find_split
+from bertjobs.text.datasets.squad_json import read_squad
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.datasets.tasks import files_of
 from bertjobs.text.source_file import SourceFile
+from bertjobs.text.spans.question_table import build_question_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +47,9 @@ def read_split(
     Raises: DataError: a missing, empty, binary or damaged file, a missing column, a bad row, no labels.
     """
     source = find_split(task, path, split=split, cache=cache)
-    reader, unit = _reader(task, source)
+    read = _read_questions if task.type == "span" else _read_rows
     try:
-        table, num_dropped = build_table(
-            reader(source, task.columns),
-            task=task,
-            source=source,
-            unit=unit,
-            on_bad_row=on_bad_row,
-            require_labels=require_labels,
-        )
+        table, num_dropped = read(task, source, on_bad_row=on_bad_row, require_labels=require_labels)
     except DataError:
         source.check_archive()  # a broken row may come from a damaged archive: that is the real cause
         raise
@@ -91,6 +86,37 @@ _READERS: dict[str, tuple[Reader, str]] = {
     ".feather": (read_columnar, "row"),
 }
 """By ending: the reader, and what its row numbers count."""
+
+
+def _read_rows(
+    task: Task, source: SourceFile, *, on_bad_row: OnBadRow, require_labels: bool
+) -> tuple[pa.Table, dict[str, int]]:
+    reader, unit = _reader(task, source)
+    return build_table(
+        reader(source, task.columns),
+        task=task,
+        source=source,
+        unit=unit,
+        on_bad_row=on_bad_row,
+        require_labels=require_labels,
+    )
+
+
+def _read_questions(
+    task: Task, source: SourceFile, *, on_bad_row: OnBadRow, require_labels: bool
+) -> tuple[pa.Table, dict[str, int]]:
+    if source.suffix != ".json":
+        raise DataError(
+            f"{source}: {task.name} is read from JSON files in SQuAD's format",
+            hint="Give a file that ends in .json, or a folder with such files (--data, --split).",
+        )
+    return build_question_table(
+        read_squad(source),
+        source=source,
+        unanswerable=task.unanswerable,
+        on_bad_row=on_bad_row,
+        require_labels=require_labels,
+    )
 
 
 def _reader(task: Task, source: SourceFile) -> tuple[Reader, str]:

@@ -1,4 +1,4 @@
-"""Write the sample data: small SNLI, CoLA and WikiText sets of generated sentences, in the official formats.
+"""Write the sample data: small SNLI, CoLA, SQuAD and WikiText sets of generated sentences, as published.
 
 Labels follow from the texts, so that a tiny BERT with random weights learns them in a minute. As in SNLI
 itself, the hypothesis alone says much (sleeping is a contradiction, a purpose is neutral). In the corpus a
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bertjobs.text.datasets.sample_grammar import Pair, Premise, draw_pair, draw_premise, draw_sentence
+from bertjobs.text.datasets.sample_squad import write_squad
 
 NUM_PAIRS = {"train": 600, "dev": 150, "test": 150}
 NUM_SENTENCES = {"in_domain_train": 600, "in_domain_dev": 120, "out_of_domain_dev": 120}
@@ -19,7 +20,7 @@ DISAGREEMENT = 25
 
 
 def write_sample(folder: Path, *, seed: int = 0) -> list[Path]:
-    """Write `snli_1.0/`, `cola_public/raw/` and `corpus/`, and return the files.
+    """Write `snli_1.0/`, `cola_public/raw/`, `squad/` and `corpus/`, and return the files.
 
     SNLI's train and dev are jsonl, its test is txt; the corpus is laid out as WikiText. The same seed gives
     the same bytes; no premise and no sentence is in two splits.
@@ -29,6 +30,7 @@ def write_sample(folder: Path, *, seed: int = 0) -> list[Path]:
     return [
         *_write_snli(folder / "snli_1.0", random.Random(f"snli {seed}")),
         *_write_cola(folder / "cola_public" / "raw", random.Random(f"cola {seed}")),
+        *write_squad(folder / "squad", random.Random(f"squad {seed}")),
         *write_corpus(folder / "corpus", seed=seed),
     ]
 

@@ -48,6 +48,14 @@ class Task:
     type: TypeName = "classification"
     score_range: tuple[float, float] | None = None
     """Of regression: the lowest and the highest score; None where any number is one."""
+    unanswerable: bool = False
+    """Of spans: whether a question may have no answer, as in SQuAD v2.0."""
+    n_best: int = 20
+    """Of spans: most answers in the n-best list, and best starts and ends of a window that are combined."""
+    max_answer_tokens: int = 30
+    """Of spans: the longest answer, in tokens."""
+    null_threshold: float | None = None
+    """Of spans: null odds above which a question counts as unanswered; None: tuned where it is evaluated."""
 
     @property
     def is_pair(self) -> bool:

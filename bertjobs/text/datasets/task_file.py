@@ -27,7 +27,12 @@ FILES = SplitFiles(
     }
 )
 
+QUESTION_FILES = SplitFiles(
+    names={split: tuple(f"{stem}.json" for stem in stems) for split, stems in _STEMS.items()}
+)
+
 _KEYS = ("name", "columns", "labels", "metric", "no_label")
+_SPAN_KEYS = ("type", "name", "metric", "unanswerable")
 _EXAMPLE = "A task file looks like: columns: {text_a: sentence, label: label}, labels: [bad, good]."
 
 
@@ -37,6 +42,8 @@ def read_task_file(path: Path) -> Task:
     Raises: ConfigError: it cannot be read, or a key is missing, unknown or wrong; says which.
     """
     content = read_yaml(path, flag="--task")
+    if content.get("type") == "span":
+        return _span_task(content, path)
     _check_keys(content, _KEYS, required=("columns", "labels"), what="key", path=path)
     values, names = _labels(content["labels"], path)
     metric = {"metric": "accuracy", **content}["metric"]
@@ -51,6 +58,27 @@ def read_task_file(path: Path) -> Task:
         format="table",
         columns=_columns(content["columns"], path),
         no_label=_text(content["no_label"], "no_label", path) if "no_label" in content else None,
+    )
+
+
+def _span_task(content: Mapping[str, Any], path: Path) -> Task:
+    """Return a task of questions whose answers are pieces of a context, in files in SQuAD's format."""
+    _check_keys(content, _SPAN_KEYS, required=("type",), what="key", path=path)
+    metric, unanswerable = content.get("metric", "f1"), content.get("unanswerable", False)
+    if metric not in METRICS["span"]:
+        raise _error(path, f"metric {metric!r} is not known", f"Choose one of {', '.join(METRICS['span'])}.")
+    if not isinstance(unanswerable, bool):
+        raise _error(path, f"unanswerable: {unanswerable!r} is not true or false", "Give true or false.")
+    return Task(
+        name=_text(content["name"], "name", path) if "name" in content else path.stem,
+        type="span",
+        labels=(),
+        label_values=(),
+        metric=metric,
+        format="questions",
+        columns=Columns(text_a="question", text_b="context", label="answers"),
+        no_label=None,
+        unanswerable=unanswerable,
     )
 
 

@@ -6,7 +6,7 @@ exchange and what is kept does not grow with the windows' lengths. Numpy only.
 The plain version that the tests compare with is the loop of the published code, in
 tests/text/spans/test_answers.py.
 
-Source: Devlin et al. 2019 (BERT), section 4.2 and 4.3, and `write_predictions` of the published
+Source: Devlin et al. 2019 (BERT), sections 4.2 and 4.3, and `write_predictions` of the published
 `run_squad.py`; here answers are spans of the original characters, so no text is put together from wordpieces.
 
 Shape suffixes: W: windows. K: best starts, or ends, of a window. C: candidates.
@@ -17,37 +17,48 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertjobs.text import ragged
-from bertjobs.text.spans.windows import EncodedQuestions, Windows
-
 WINDOWS_PER_CHUNK = 4096
 """Bounds memory: K x K candidates of each window are looked at together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WindowScores:
-    """The best starts and ends of each window, best first; unused places have index -1."""
+    """The best starts and ends of each window, best first, and the scores of [CLS]."""
 
-    start_WK: np.ndarray
-    """int32, indices in the window's sequence."""
-    start_score_WK: np.ndarray
-    """float32 logits."""
-    end_WK: np.ndarray
-    end_score_WK: np.ndarray
+    example_W: np.ndarray
+    """The row of the question that a window belongs to."""
     null_W2: np.ndarray
-    """float32, the start and end logit of [CLS]."""
+    """The start and the end logit of [CLS]."""
+    starts_W3K: np.ndarray
+    """Per start its token in the context, its first character, and its logit. The token is -1 where no answer
+    may begin there: outside of the context, or where another window has more context around it."""
+    ends_W3K: np.ndarray
+    """Per end its token, the character after its last one, and its logit."""
+
+    def pack(self) -> np.ndarray:
+        """Return all of it as numbers of each window: float32, exact for tokens and characters below 2^24."""
+        parts = (self.example_W[:, None], self.null_W2, _flat(self.starts_W3K), _flat(self.ends_W3K))
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
     @classmethod
-    def empty(cls, num_windows: int, *, n_best: int) -> "WindowScores":
-        """Return the scores of windows that nobody has predicted: all zero, so that ranks' can be added."""
-        shape = (num_windows, n_best)
+    def unpack(cls, packed: np.ndarray) -> "WindowScores":
+        """Read what `pack` returned."""
+        starts, ends = np.split(packed[:, 3:], 2, axis=1)
         return cls(
-            start_WK=np.zeros(shape, np.int32),
-            start_score_WK=np.zeros(shape, np.float32),
-            end_WK=np.zeros(shape, np.int32),
-            end_score_WK=np.zeros(shape, np.float32),
-            null_W2=np.zeros((num_windows, 2), np.float32),
+            example_W=packed[:, 0].astype(np.int64),
+            null_W2=packed[:, 1:3],
+            starts_W3K=starts.reshape(len(packed), 3, -1),
+            ends_W3K=ends.reshape(len(packed), 3, -1),
         )
+
+
+def num_packed(n_best: int) -> int:
+    """Return how many numbers `WindowScores.pack` makes of a window."""
+    return 3 + 6 * n_best
+
+
+def _flat(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +89,10 @@ class QuestionAnswers:
         """The best answer that is not empty; empty where no span can be one."""
         return next((c for c in self.candidates if c.text), _EMPTY)
 
+    def probability_of(self, text: str) -> float:
+        """Return the probability of a text that is in the list; 0 if it is not."""
+        return next((c.probability for c in self.candidates if c.text == text), 0.0)
+
     def text(self, null_threshold: float | None) -> str:
         """Return the answer: empty where `null_odds` exceed the threshold; None never answers empty."""
         return "" if null_threshold is not None and self.null_odds > null_threshold else self.best.text
@@ -89,44 +104,42 @@ _EMPTY = Candidate(text="", start=-1, end=-1, probability=1.0, start_logit=0.0, 
 def choose_answers(
     scores: WindowScores,
     *,
-    windows: Windows,
-    questions: EncodedQuestions,
     contexts: Sequence[str],
     n_best: int,
     max_answer_tokens: int,
-    has_impossible: bool,
+    unanswerable: bool,
 ) -> list[QuestionAnswers]:
-    """Return the answers of all questions, in their order. contexts: one for each question."""
-    found = _Candidates.of(scores, windows=windows, max_answer_tokens=max_answer_tokens)
+    """Return the answers of all questions, in their order.
+
+    contexts: one for each question. unanswerable: whether a question may have no answer.
+    """
+    found = _Candidates.of(scores, max_answer_tokens=max_answer_tokens)
     # Stable: of equal scores the earlier window comes first, then the better start, then the better end.
     order = np.lexsort((-found.score_C, found.example_C))
     bounds = np.searchsorted(found.example_C[order], np.arange(len(contexts) + 1))
-    token_offset = questions.context_offsets
-    starts_C = questions.char_starts[token_offset[found.example_C] + found.first_C]
-    ends_C = questions.char_ends[token_offset[found.example_C] + found.last_C]
     # The window whose [CLS] scores lowest tells best whether the context has no answer.
     null_W = scores.null_W2.astype(np.float64).sum(axis=1)
-    null_order = np.lexsort((null_W, windows.example_W))
-    first_windows = np.searchsorted(windows.example_W, np.arange(len(contexts)))
+    null_order = np.lexsort((null_W, scores.example_W))
+    first_windows = np.searchsorted(scores.example_W, np.arange(len(contexts)))
     answers = []
     for i, context in enumerate(contexts):
         seen: set[str] = set()
         listed: list[Candidate] = []
         for c in order[bounds[i] : bounds[i + 1]]:
-            text = context[starts_C[c] : ends_C[c]]
+            text = context[found.char_start_C[c] : found.char_end_C[c]]
             if not text or text in seen:
                 continue
             seen.add(text)
             start, end = float(found.start_score_C[c]), float(found.end_score_C[c])
             listed.append(Candidate(
-                text=text, start=int(starts_C[c]), end=int(ends_C[c]), probability=0.0,
-                start_logit=start, end_logit=end,
+                text=text, start=int(found.char_start_C[c]), end=int(found.char_end_C[c]),
+                probability=0.0, start_logit=start, end_logit=end,
             ))  # fmt: skip
             if len(listed) == n_best:
                 break
         best = listed[0] if listed else _EMPTY
         null_start, null_end = map(float, scores.null_W2[null_order[first_windows[i]]])
-        if has_impossible or not listed:
+        if unanswerable or not listed:
             listed.append(Candidate(
                 text="", start=-1, end=-1, probability=0.0, start_logit=null_start, end_logit=null_end
             ))  # fmt: skip
@@ -145,9 +158,9 @@ class _Candidates:
     """All spans that may be answers, window after window."""
 
     example_C: np.ndarray
-    first_C: np.ndarray
-    """Token of the context, as in `EncodedQuestions`."""
-    last_C: np.ndarray
+    char_start_C: np.ndarray
+    """int64, offsets in the context."""
+    char_end_C: np.ndarray
     start_score_C: np.ndarray
     end_score_C: np.ndarray
 
@@ -157,34 +170,26 @@ class _Candidates:
         return self.start_score_C.astype(np.float64) + self.end_score_C.astype(np.float64)
 
     @classmethod
-    def of(cls, scores: WindowScores, *, windows: Windows, max_answer_tokens: int) -> "_Candidates":
-        is_max_context_T = windows.is_max_context_T()
-        token_offset_W = ragged.offsets_of(windows.length_W)
+    def of(cls, scores: WindowScores, *, max_answer_tokens: int) -> "_Candidates":
+        """Combine the starts and ends of each window that may belong together."""
         parts = []
-        for begin in range(0, windows.num_windows, WINDOWS_PER_CHUNK):
+        for begin in range(0, len(scores.example_W), WINDOWS_PER_CHUNK):
             chunk = slice(begin, begin + WINDOWS_PER_CHUNK)
-            # Tokens of the context, counted in the window; those of the question become negative.
-            start_WK = scores.start_WK[chunk] - windows.context_at_W[chunk, None]
-            end_WK = scores.end_WK[chunk] - windows.context_at_W[chunk, None]
-            length_W1 = windows.length_W[chunk, None]
-            is_start_WK = (start_WK >= 0) & (start_WK < length_W1)
-            is_end_WK = (end_WK >= 0) & (end_WK < length_W1)
-            at_WK = token_offset_W[:-1][chunk, None] + np.where(is_start_WK, start_WK, 0)
-            if len(is_max_context_T):
-                is_start_WK &= is_max_context_T[np.minimum(at_WK, len(is_max_context_T) - 1)]
-            num_tokens_WKK = end_WK[:, None, :] - start_WK[:, :, None] + 1
-            is_span_WKK = is_start_WK[:, :, None] & is_end_WK[:, None, :]
+            starts_W3K, ends_W3K = scores.starts_W3K[chunk], scores.ends_W3K[chunk]
+            first_WK1, last_W1K = starts_W3K[:, 0, :, None], ends_W3K[:, 0, None, :]
+            num_tokens_WKK = last_W1K - first_WK1 + 1
+            is_span_WKK = (first_WK1 >= 0) & (last_W1K >= 0)
             is_span_WKK &= (num_tokens_WKK > 0) & (num_tokens_WKK <= max_answer_tokens)
-            w, s, e = np.nonzero(is_span_WKK)
-            shift = windows.begin_W[chunk][w]
+            w, s, e = np.nonzero(is_span_WKK)  # row after row: windows, then starts, then ends
             parts.append((
-                windows.example_W[chunk][w], start_WK[w, s] + shift, end_WK[w, e] + shift,
-                scores.start_score_WK[chunk][w, s], scores.end_score_WK[chunk][w, e],
+                scores.example_W[chunk][w],
+                starts_W3K[w, 1, s].astype(np.int64), ends_W3K[w, 1, e].astype(np.int64),
+                starts_W3K[w, 2, s], ends_W3K[w, 2, e],
             ))  # fmt: skip
-        example, first, last, start_score, end_score = map(np.concatenate, zip(*parts, strict=True))
-        return cls(
-            example_C=example, first_C=first, last_C=last, start_score_C=start_score, end_score_C=end_score
-        )
+        return cls(**dict(zip(_FIELDS, map(np.concatenate, zip(*parts, strict=True)), strict=True)))
+
+
+_FIELDS = ("example_C", "char_start_C", "char_end_C", "start_score_C", "end_score_C")
 
 
 def _with_probabilities(candidates: list[Candidate]) -> tuple[Candidate, ...]:

@@ -31,13 +31,13 @@ def build_question_table(
     questions: Iterable[Question | BadQuestion],
     *,
     source: SourceFile,
-    has_impossible: bool,
+    unanswerable: bool,
     on_bad_row: OnBadRow,
     require_labels: bool,
 ) -> tuple[pa.Table, dict[str, int]]:
     """Return the questions as a table of `SCHEMA`, and how many were left out, by reason.
 
-    has_impossible: whether the task has questions without an answer (SQuAD v2.0).
+    unanswerable: whether a question may have no answer (SQuAD v2.0).
 
     A file in which no question has an answer or is marked impossible is kept whole, with label -1, unless
     answers are required.
@@ -58,7 +58,7 @@ def build_question_table(
     for question in questions:
         if isinstance(question, BadQuestion):
             refuse(*question)
-        elif question.is_impossible and not has_impossible:
+        elif question.is_impossible and not unanswerable:
             refuse(question.id, "it is_impossible, which the task does not have; SQuAD v2.0 is squad_v2")
         else:
             kept.append(question)

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from bertjobs.config.finetune import ModelSection
+from bertjobs.config.sections import TextSection
 from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.heads import BertForSequenceClassification
+from bertjobs.modeling.span_head import BertForQuestionAnswering
 from bertjobs.text.batching import Batch
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.encoding import EncodedTable
@@ -27,7 +29,7 @@ from bertjobs.training.batches import Microbatch, label_targets
 from bertjobs.training.distributed import Ranks
 
 Floats = npt.NDArray[np.float32]
-TaskModel = BertForSequenceClassification
+TaskModel = BertForSequenceClassification | BertForQuestionAnswering
 """An encoder as `bert`, a head, and `forward(inputs)`; the models of all types."""
 
 
@@ -91,6 +93,21 @@ class TaskType(ABC, Generic[M]):
 
         Raises: ModelError: weights are missing or do not fit, or there is no such head to keep.
         """
+
+    def prepare(self, table: EncodedTable, *, text: TextSection) -> EncodedTable:
+        """Return the table that batches are made of, from the encoded rows of a split.
+
+        Raises: DataError: a row does not fit `text`.
+        """
+        return table
+
+    def evaluated_task(self, trained: Task | None) -> Task:
+        """Return the task to evaluate; `trained`: that of the model, None where it is not known."""
+        return self.task
+
+    def task_of_model(self, metrics: Any) -> Task:
+        """Return the task to store with a model; metrics: those of its weights on the development split."""
+        return self.task
 
     def targets(self, table: EncodedTable, batch: Batch) -> Mapping[str, np.ndarray]:
         """Return what `loss_sum` and the counts need of a batch; it is brought to the device with it."""

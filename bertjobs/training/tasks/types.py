@@ -7,12 +7,14 @@ from bertjobs.text.datasets.task import Task, TypeName
 from bertjobs.training.tasks.classification import Classification
 from bertjobs.training.tasks.multiple_choice import MultipleChoice
 from bertjobs.training.tasks.regression import Regression
+from bertjobs.training.tasks.span import Span
 from bertjobs.training.tasks.task_type import TaskType
 
 _TYPES: dict[TypeName, Callable[[Task], TaskType[Any]]] = {
     "classification": Classification,
     "regression": Regression,
     "multiple_choice": MultipleChoice,
+    "span": Span,
 }
 
 

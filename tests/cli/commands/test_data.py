@@ -110,7 +110,7 @@ def test_a_broken_corpus_is_named_by_file_and_line(run: Run, tmp_path: Path) -> 
 def test_the_sample_is_written_and_its_files_are_named(run: Run, tmp_path: Path) -> None:
     result = run("data", "sample", str(tmp_path / "here"))
     files = [Path(line) for line in result.stdout.splitlines()]
-    assert len(files) == 8
+    assert len(files) == 12
     assert all(file.is_file() for file in files)
     assert "--preset demo" in result.stderr
 

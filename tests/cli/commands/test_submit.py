@@ -332,3 +332,48 @@ def test_run_hands_the_located_config_to_its_room(
         "labels": ["no", "yes"],
     }
     assert run("run", "finetune", "--data", "nowhere").exit_code == 2
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ("--task", "squad", "--truncation", "ratio"),
+            "--truncation has no effect: the contexts of squad are cut into windows",
+        ),
+        (
+            ("--task", "squad", "--max-len", "64", "--doc-stride", "61"),
+            "--doc-stride 61: windows of --max-len 64 have no room for more than this overlap",
+        ),
+        (("--task", "squad", "--null-threshold", "0"), "--null-threshold has no effect: every question"),
+        (("--task", "snli", "--doc-stride", "8"), "--doc-stride has no effect: snli has no contexts"),
+        (("--task", "snli", "--n-best", "8"), "--n-best has no effect: snli does not look for answers"),
+    ],
+)
+def test_values_about_windows_and_answers_are_refused_where_they_have_no_effect(
+    run: Run, store: JobStore, sample: Path, flags: tuple[str, ...], message: str
+) -> None:
+    data = sample / ("squad" if "squad" in flags else "snli_1.0")
+    result = run("submit", "finetune", "--data", str(data), *flags)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert store.list() == []
+
+
+@pytest.mark.redis
+def test_questions_are_submitted_with_what_their_windows_and_answers_need(
+    run: Run, store: JobStore, sample: Path
+) -> None:
+    result = run(
+        *("submit", "finetune", "--preset", "squad-v2", "--data", str(sample / "squad"), "--model", "tiny"),
+        *("--max-answer-tokens", "9", "--null-threshold", "-1.5"),
+    )
+    config = store.get(result.stdout.strip()).config
+    assert config["task"] == {
+        "name": "squad_v2",
+        "n_best": 20,
+        "max_answer_tokens": 9,
+        "null_threshold": -1.5,
+    }
+    assert (config["text"]["max_len"], config["text"]["doc_stride"]) == (384, 128)

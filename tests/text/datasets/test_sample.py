@@ -10,7 +10,9 @@ import pytest
 from bertjobs.text.datasets.cola import COLA
 from bertjobs.text.datasets.read_split import Split
 from bertjobs.text.datasets.sample import NUM_PAIRS, NUM_SENTENCES, write_sample
+from bertjobs.text.datasets.sample_squad import NUM_CONTEXTS, SCENES_PER_CONTEXT
 from bertjobs.text.datasets.snli import SNLI
+from bertjobs.text.datasets.squad import SQUAD, SQUAD_V2
 
 Read = Callable[..., Split]
 FILES = {
@@ -20,6 +22,7 @@ FILES = {
     "cola_public/raw/in_domain_train.tsv",
     "cola_public/raw/in_domain_dev.tsv",
     "cola_public/raw/out_of_domain_dev.tsv",
+    *(f"squad/{split}-{version}.json" for split in ("train", "dev") for version in ("v1.1", "v2.0")),
     "corpus/train.tokens",
     "corpus/valid.tokens",
 }
@@ -36,6 +39,17 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Pa
     contents = [[path.read_bytes() for path in files] for files in (one, two, other)]
     assert contents[0] == contents[1]
     assert all(a != b for a, b in zip(contents[0], contents[2], strict=True))
+
+
+def test_questions_are_read_and_some_of_v2_have_no_answer(tmp_path: Path, read: Read) -> None:
+    write_sample(tmp_path)
+    for split, count in NUM_CONTEXTS.items():
+        answered = read(SQUAD, tmp_path / "squad", split=split)
+        both = read(SQUAD_V2, tmp_path / "squad", split=split)
+        assert answered.table.num_rows == count * SCENES_PER_CONTEXT
+        assert both.table["label"].to_pylist().count(1) == answered.table.num_rows
+        assert both.table["label"].to_pylist().count(0) > 0.5 * count
+        assert answered.num_dropped == both.num_dropped == {"broken row": 0}
 
 
 def test_pairs_are_read_balanced_and_some_of_dev_are_disputed(tmp_path: Path, read: Read) -> None:

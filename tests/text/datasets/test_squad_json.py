@@ -28,13 +28,13 @@ def squad_file(path: Path, *questions: Any, context: Any = CONTEXT) -> Path:
 
 
 def read(
-    path: Path, *, has_impossible: bool = False, on_bad_row: Any = "error", require_labels: bool = True
+    path: Path, *, unanswerable: bool = False, on_bad_row: Any = "error", require_labels: bool = True
 ) -> tuple[pa.Table, dict[str, int]]:
     source = SourceFile(path)
     return build_question_table(
         read_squad(source),
         source=source,
-        has_impossible=has_impossible,
+        unanswerable=unanswerable,
         on_bad_row=on_bad_row,
         require_labels=require_labels,
     )
@@ -61,7 +61,7 @@ def test_an_impossible_question_has_label_0_and_no_answers(tmp_path: Path) -> No
     plausible = [{"text": "sea", "answer_start": 18}]
     impossible = question("q2", answers=[], is_impossible=True, plausible_answers=plausible)
     path = squad_file(tmp_path / "dev.json", question(is_impossible=False), impossible)
-    table, _ = read(path, has_impossible=True)
+    table, _ = read(path, unanswerable=True)
     assert table["label"].to_pylist() == [1, 0]
     assert table["answers"].to_pylist() == [["Calais"], []]
 
@@ -185,7 +185,7 @@ def test_a_file_in_another_format_is_refused(tmp_path: Path, name: str) -> None:
 def test_every_published_question_is_read(
     data_root: Path, name: str, num_answerable: int, num_impossible: int
 ) -> None:
-    table, num_dropped = read(data_root / "data/squad" / f"{name}.json", has_impossible="v2" in name)
+    table, num_dropped = read(data_root / "data/squad" / f"{name}.json", unanswerable="v2" in name)
     assert table["label"].to_pylist().count(1) == num_answerable
     assert table["label"].to_pylist().count(0) == num_impossible
     assert num_dropped == {"broken row": 0}

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from bertjobs.text.spans.answers import QuestionAnswers, WindowScores, choose_answers
-from bertjobs.text.spans.windows import EncodedQuestions, Windows, cut_windows, encode_questions
+from bertjobs.text.encoding import EncodedTable
+from bertjobs.text.spans.answers import QuestionAnswers, WindowScores, choose_answers, num_packed
+from bertjobs.text.spans.windows import WindowTable, cut_windows, encode_questions
 from bertjobs.text.tokenizer import WordPieceTokenizer
 from bertjobs.text.vocabulary import train_wordpiece
 
@@ -22,7 +23,7 @@ N_BEST, MAX_ANSWER_TOKENS = 5, 6
 
 
 @pytest.fixture(scope="module")
-def questions() -> EncodedQuestions:
+def questions() -> EncodedTable:
     texts = [text for pair in QUESTIONS for text in pair]
     tokenizer = train_wordpiece(pa.array(texts), vocab_size=120)
     assert isinstance(tokenizer, WordPieceTokenizer)
@@ -37,34 +38,46 @@ def questions() -> EncodedQuestions:
             "index": range(n),
         }
     )
-    return EncodedQuestions.from_arrow(encode_questions(table, tokenizer))
+    return EncodedTable.from_arrow(encode_questions(table, tokenizer))
 
 
-def random_logits(windows: Windows, seed: int) -> list[np.ndarray]:
+def random_logits(windows: WindowTable, seed: int) -> list[np.ndarray]:
     """Return (length, 2) logits of each window, with ties."""
     rng = np.random.default_rng(seed)
-    lengths = windows.table.lengths_a + windows.length_W + 3
+    lengths = windows.lengths_a + windows.length_W + 3
     return [rng.integers(-8, 8, (n, 2)).astype(np.float32) / 4 for n in lengths]
 
 
-def best_of(logits: list[np.ndarray], *, n_best: int) -> WindowScores:
-    scores = WindowScores.empty(len(logits), n_best=n_best)
-    scores.start_WK[:], scores.end_WK[:] = -1, -1
+def best_of(logits: list[np.ndarray], windows: WindowTable, *, n_best: int) -> WindowScores:
+    """Return the best starts and ends of each window, as a rank would."""
+    best = np.full((len(logits), 2, 3, n_best), -1.0, dtype=np.float32)
+    ends_T = np.cumsum(windows.length_W)
     for w, window in enumerate(logits):
-        scores.null_W2[w] = window[0]
-        places = ((scores.start_WK, scores.start_score_WK), (scores.end_WK, scores.end_score_WK))
-        for column, (index, score) in enumerate(places):
-            best = np.argsort(-window[:, column], kind="stable")[:n_best]
-            index[w, : len(best)], score[w, : len(best)] = best, window[best, column]
-    return scores
+        inside = slice(ends_T[w] - windows.length_W[w], ends_T[w])
+        may_start = windows.is_max_context_T[inside]
+        for side, characters in enumerate((windows.char_starts_T[inside], windows.char_ends_T[inside])):
+            order = np.argsort(-window[:, side], kind="stable")[:n_best]
+            for k, place in enumerate(order):
+                token = place - windows.context_at_W[w]
+                if 0 <= token < windows.length_W[w] and (side == 1 or may_start[token]):
+                    best[w, side, :, k] = windows.begin_W[w] + token, characters[token], window[place, side]
+    scores = WindowScores(
+        example_W=windows.example_W,
+        null_W2=np.array([window[0] for window in logits]),
+        starts_W3K=best[:, 0],
+        ends_W3K=best[:, 1],
+    )
+    packed = scores.pack()
+    assert packed.shape == (len(logits), num_packed(n_best))
+    return WindowScores.unpack(packed)
 
 
 def plain_answers(
-    logits: list[np.ndarray], windows: Windows, questions: EncodedQuestions, *, has_impossible: bool
+    logits: list[np.ndarray], windows: WindowTable, *, unanswerable: bool
 ) -> list[dict[str, Any]]:
     """Choose answers as `write_predictions` of BERT's `run_squad.py` does, with texts by characters."""
     found = []
-    is_max_context, offset = windows.is_max_context_T(), 0
+    is_max_context, offset = windows.is_max_context_T, 0
     max_context = []
     for length in windows.length_W:
         max_context.append(is_max_context[offset : offset + length])
@@ -85,9 +98,9 @@ def plain_answers(
                         continue
                     if e < s or e - s + 1 > MAX_ANSWER_TOKENS:
                         continue
-                    first = questions.context_offsets[example] + windows.begin_W[w] + s - at
-                    last = questions.context_offsets[example] + windows.begin_W[w] + e - at
-                    span = (int(questions.char_starts[first]), int(questions.char_ends[last]))
+                    starts, ends = (windows.examples.more[n][example] for n in ("b_starts", "b_ends"))
+                    begin = int(windows.begin_W[w]) - at
+                    span = (starts[begin + s].as_py(), ends[begin + e].as_py())
                     prelim.append((start_logits[s], end_logits[e], span))
         prelim.sort(key=lambda p: p[0] + p[1], reverse=True)
         nbest: list[tuple[str, float, float]] = []
@@ -97,7 +110,7 @@ def plain_answers(
             if context[begin:end] not in [text for text, _, _ in nbest]:
                 nbest.append((context[begin:end], start_logit, end_logit))
         best = nbest[0] if nbest else ("", 0.0, 0.0)
-        if has_impossible or not nbest:
+        if unanswerable or not nbest:
             nbest.append(("", *null))
             nbest.sort(key=lambda c: c[1] + c[2], reverse=True)
         exponentials = [np.exp(s + e) for _, s, e in nbest]
@@ -107,15 +120,15 @@ def plain_answers(
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("has_impossible", [False, True])
+@pytest.mark.parametrize("unanswerable", [False, True])
 @pytest.mark.parametrize(("max_len", "stride"), [(24, 8), (40, 24), (128, 16)])
 def test_answers_are_those_of_the_published_loop(
-    questions: EncodedQuestions, seed: int, has_impossible: bool, max_len: int, stride: int
+    questions: EncodedTable, seed: int, unanswerable: bool, max_len: int, stride: int
 ) -> None:
     windows = cut_windows(questions, max_len=max_len, stride=stride)
     logits = random_logits(windows, seed)
-    answers = choose(questions, windows, logits, has_impossible=has_impossible)
-    expected = plain_answers(logits, windows, questions, has_impossible=has_impossible)
+    answers = choose(windows, logits, unanswerable=unanswerable)
+    expected = plain_answers(logits, windows, unanswerable=unanswerable)
     for found, plain in zip(answers, expected, strict=True):
         listed = [(c.text, c.start_logit, c.end_logit) for c in found.candidates]
         assert listed == plain["nbest"]
@@ -124,41 +137,37 @@ def test_answers_are_those_of_the_published_loop(
 
 
 def choose(
-    questions: EncodedQuestions, windows: Windows, logits: list[np.ndarray], *, has_impossible: bool = True
+    windows: WindowTable, logits: list[np.ndarray], *, unanswerable: bool = True
 ) -> list[QuestionAnswers]:
     return choose_answers(
-        best_of(logits, n_best=N_BEST),
-        windows=windows,
-        questions=questions,
+        best_of(logits, windows, n_best=N_BEST),
         contexts=[context for _, context in QUESTIONS],
         n_best=N_BEST,
         max_answer_tokens=MAX_ANSWER_TOKENS,
-        has_impossible=has_impossible,
+        unanswerable=unanswerable,
     )
 
 
-def test_an_answer_is_the_characters_between_its_offsets(questions: EncodedQuestions) -> None:
+def test_an_answer_is_the_characters_between_its_offsets(questions: EncodedTable) -> None:
     windows = cut_windows(questions, max_len=24, stride=8)
-    for (_, context), found in zip(
-        QUESTIONS, choose(questions, windows, random_logits(windows, 7)), strict=True
-    ):
+    for (_, context), found in zip(QUESTIONS, choose(windows, random_logits(windows, 7)), strict=True):
         for candidate in found.candidates:
             inside = context[candidate.start : candidate.end] if candidate.start >= 0 else ""
             assert inside == candidate.text
 
 
-def test_a_context_without_tokens_has_only_the_empty_answer(questions: EncodedQuestions) -> None:
+def test_a_context_without_tokens_has_only_the_empty_answer(questions: EncodedTable) -> None:
     windows = cut_windows(questions, max_len=24, stride=8)
-    for has_impossible in (False, True):
-        answers = choose(questions, windows, random_logits(windows, 3), has_impossible=has_impossible)
+    for unanswerable in (False, True):
+        answers = choose(windows, random_logits(windows, 3), unanswerable=unanswerable)
         (only,) = answers[3].candidates
         assert (only.text, only.start, only.probability) == ("", -1, 1.0)
         assert answers[3].text(None) == ""
 
 
-def test_null_odds_above_the_threshold_leave_a_question_unanswered(questions: EncodedQuestions) -> None:
+def test_null_odds_above_the_threshold_leave_a_question_unanswered(questions: EncodedTable) -> None:
     windows = cut_windows(questions, max_len=128, stride=8)
-    answer = choose(questions, windows, random_logits(windows, 1))[0]
+    answer = choose(windows, random_logits(windows, 1))[0]
     assert answer.text(None) == answer.best.text != ""
     assert answer.text(answer.null_odds) == answer.best.text
     assert answer.text(answer.null_odds - 0.25) == ""

@@ -14,11 +14,11 @@ from tokenizers.processors import BertProcessing
 
 from bertjobs.errors import DataError
 from bertjobs.text.datasets.squad_json import read_squad
+from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.source_file import SourceFile
 from bertjobs.text.spans.question_table import SCHEMA, build_question_table
 from bertjobs.text.spans.windows import (
-    EncodedQuestions,
-    Windows,
+    WindowTable,
     cut_windows,
     encode_questions,
     tokens_of_characters,
@@ -85,24 +85,25 @@ def plain_answer(row: dict[str, Any], encoding: Encoding) -> tuple[int, int]:
 
 def assert_windows_are_equal(
     tokenizer: WordPieceTokenizer, table: pa.Table, *, max_len: int, stride: int
-) -> Windows:
-    questions = EncodedQuestions.from_arrow(encode_questions(table, tokenizer))
+) -> WindowTable:
+    questions = EncodedTable.from_arrow(encode_questions(table, tokenizer))
     windows = cut_windows(questions, max_len=max_len, stride=stride)
     plain = plain_windows(tokenizer, table, max_len=max_len, stride=stride)
     assert windows.example_W.tolist() == [row for row, _, _, _ in plain]
     assert windows.start_W.tolist() == [start for _, _, start, _ in plain]
     assert windows.end_W.tolist() == [end for _, _, _, end in plain]
-    texts, CLS, SEP = windows.table, tokenizer.cls_id, tokenizer.sep_id
+    texts, CLS, SEP = windows, tokenizer.cls_id, tokenizer.sep_id
+    ends = np.cumsum(windows.length_W)
     assert texts.b_ids is not None
     assert texts.b_offsets is not None
-    for w, (row, encoding, _, _) in enumerate(plain):
+    for w, (_, encoding, _, _) in enumerate(plain):
         a = texts.a_ids[texts.a_offsets[w] : texts.a_offsets[w + 1]]
         b = texts.b_ids[texts.b_offsets[w] : texts.b_offsets[w + 1]]
         assert [CLS, *a.tolist(), SEP, *b.tolist(), SEP] == encoding.ids
-        begin = questions.context_offsets[row] + windows.begin_W[w]
-        inside = slice(begin, begin + windows.length_W[w])
-        starts, ends = questions.char_starts[inside].tolist(), questions.char_ends[inside].tolist()
-        characters = list(zip(starts, ends, strict=True))
+        inside = slice(ends[w] - windows.length_W[w], ends[w])
+        characters = list(
+            zip(windows.char_starts_T[inside].tolist(), windows.char_ends_T[inside].tolist(), strict=True)
+        )
         spans = zip(encoding.offsets, encoding.sequence_ids, strict=True)
         assert characters == [span for span, part in spans if part == 1]
         assert windows.context_at_W[w] == len(a) + 2
@@ -121,7 +122,7 @@ def test_windows_are_those_of_the_tokenizers_library(
         (QUESTION, "\u200b\x07", None),
     )
     windows = assert_windows_are_equal(tokenizer, table, max_len=max_len, stride=stride)
-    assert windows.num_windows > (5 if max_len < 512 else 4)
+    assert windows.num_rows > (5 if max_len < 512 else 4)
 
 
 @given(
@@ -151,19 +152,19 @@ def test_the_windows_of_squad_are_those_of_the_tokenizers_library(
 ) -> None:
     source = SourceFile(data_root / "data/squad" / f"{name}.json")
     table, _ = build_question_table(
-        read_squad(source), source=source, has_impossible=True, on_bad_row="error", require_labels=True
+        read_squad(source), source=source, unanswerable=True, on_bad_row="error", require_labels=True
     )
     vocabulary = load_tokenizer(data_root / "data/vocab/bert-base-uncased-vocab.txt")
     assert isinstance(vocabulary, WordPieceTokenizer)
     windows = assert_windows_are_equal(vocabulary, table, max_len=384, stride=128)
-    assert windows.num_windows == num_windows
+    assert windows.num_rows == num_windows
     assert_windows_are_equal(vocabulary, table.slice(0, 250), max_len=96, stride=32)
 
 
 def test_a_question_that_leaves_no_room_is_refused(tokenizer: WordPieceTokenizer) -> None:
     table = question_table((QUESTION, CONTEXT, None), ("who saw it and the sea " * 4, CONTEXT, None))
-    questions = EncodedQuestions.from_arrow(encode_questions(table, tokenizer))
-    num_pieces = int(questions.texts.lengths_a[1])
+    questions = EncodedTable.from_arrow(encode_questions(table, tokenizer))
+    num_pieces = int(questions.lengths_a[1])
     with pytest.raises(DataError) as raised:
         cut_windows(questions, max_len=32, stride=8)
     assert raised.value.message == (
@@ -200,7 +201,7 @@ def test_the_window_with_most_context_is_that_of_the_published_code(
     tokenizer: WordPieceTokenizer, max_len: int, stride: int
 ) -> None:
     table = question_table((QUESTION, CONTEXT, None), ("Who?", CONTEXT[:90], None))
-    questions = EncodedQuestions.from_arrow(encode_questions(table, tokenizer))
+    questions = EncodedTable.from_arrow(encode_questions(table, tokenizer))
     windows = cut_windows(questions, max_len=max_len, stride=stride)
     expected = []
     for example in range(2):
@@ -208,5 +209,5 @@ def test_the_window_with_most_context_is_that_of_the_published_code(
         begins, lengths = windows.begin_W[own].tolist(), windows.length_W[own].tolist()
         for w, (begin, length) in enumerate(zip(begins, lengths, strict=True)):
             expected += [plain_max_context(begins, lengths, w, begin + i) for i in range(length)]
-    assert windows.is_max_context_T().tolist() == expected
+    assert windows.is_max_context_T.tolist() == expected
     assert 0 < sum(expected) <= len(expected)
