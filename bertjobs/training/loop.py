@@ -28,6 +28,7 @@ from bertjobs.config.sections import OptimSection
 from bertjobs.modeling.cpu import DropoutPool, set_dropout, state_of
 from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
+from bertjobs.modeling.span_head import BertForQuestionAnswering
 from bertjobs.storage import JobDir
 from bertjobs.training import activity
 from bertjobs.training.adamw import StepOptimizer
@@ -49,7 +50,7 @@ class TrainLoop:
 
     def __init__(
         self,
-        model: BertForSequenceClassification | BertForPreTraining,
+        model: BertForSequenceClassification | BertForQuestionAnswering | BertForPreTraining,
         *,
         objective: Objective,
         optimizer: StepOptimizer,

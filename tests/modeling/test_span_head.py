@@ -6,7 +6,7 @@ import torch.nn.functional as F
 import transformers
 
 from bertjobs.modeling.config import BertConfig
-from bertjobs.modeling.inputs import ModelInputs, pad_rows
+from bertjobs.modeling.inputs import ModelInputs, pack_rows
 from bertjobs.modeling.span_head import BertForQuestionAnswering, span_loss_sum
 from bertjobs.modeling.weights import load_weights, save_pretrained
 
@@ -32,16 +32,16 @@ def reference() -> transformers.BertForQuestionAnswering:
 
 
 @pytest.fixture
-def model(reference: transformers.BertForQuestionAnswering) -> BertForQuestionAnswering:
+def model(reference, implementation) -> BertForQuestionAnswering:
     model = BertForQuestionAnswering(CONFIG)
     model.load_state_dict(reference.state_dict())
-    return model.eval()
+    return implementation(model.eval())
 
 
 def inputs_of(lengths: tuple[int, ...] = LENGTHS) -> ModelInputs:
     generator = torch.Generator().manual_seed(1)
     ids = [torch.randint(1, CONFIG.vocab_size, (n,), generator=generator).tolist() for n in lengths]
-    return pad_rows(ids, segments=[[0] * 3 + [1] * (n - 3) for n in lengths], pad_id=0)
+    return pack_rows(ids, segments=[[0] * 3 + [1] * (n - 3) for n in lengths])
 
 
 def one_by_one(reference: transformers.BertForQuestionAnswering) -> list[torch.Tensor]:
