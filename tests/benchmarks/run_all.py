@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-NEEDS_DATA = {"train", "pretrain", "encoding", "masking", "corpus_memory", "represent"}
+NEEDS_DATA = {"train", "pretrain", "encoding", "masking", "corpus_memory", "represent", "squad"}
 
 
 def main() -> int:

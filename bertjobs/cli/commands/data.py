@@ -33,7 +33,7 @@ def data() -> None:
 
 
 @data.command("get")
-@click.argument("name", type=click.Choice(["snli", "cola", *PUBLISHED_CORPORA]))
+@click.argument("name", type=click.Choice(["snli", "cola", "squad", "squad_v2", *PUBLISHED_CORPORA]))
 @click.option("--base-url", metavar="URL", help="Folder of a mirror that has the same file.")
 def get(name: str, base_url: str | None) -> None:
     """Download a data set from its official address, verify it and keep it in the cache."""
@@ -48,7 +48,7 @@ def get(name: str, base_url: str | None) -> None:
 @click.argument("folder", type=Path)
 @click.option("--seed", default=0, show_default=True, help="Another seed makes other sentences.")
 def sample(folder: Path, seed: int) -> None:
-    """Write a small SNLI, CoLA and WikiText of generated sentences, in the official formats."""
+    """Write a small SNLI, CoLA, SQuAD and WikiText of generated sentences, in the official formats."""
     from bertjobs.text.datasets.sample import write_sample  # its grammar, which nothing else here needs
 
     try:

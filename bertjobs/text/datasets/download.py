@@ -52,10 +52,30 @@ PUBLISHED = {
 }
 
 
+_SQUAD = "https://rajpurkar.github.io/SQuAD-explorer/dataset"
+PUBLISHED_FILES: dict[str, tuple[Published, ...]] = {
+    # Not archives but files beside each other. The checksums are those of ParlAI and of `datasets`.
+    name: tuple(
+        Published(url=f"{_SQUAD}/{file}", checksum=Checksum(algorithm="sha256", digest=digest))
+        for file, digest in digests.items()
+    )
+    for name, digests in {
+        "squad": {
+            "train-v1.1.json": "3527663986b8295af4f7fcdff1ba1ff3f72d07d61a20f487cb238a6ef92fd955",
+            "dev-v1.1.json": "95aa6a52d5d6a735563366753ca50492a658031da74f301ac5238b03966972c9",
+        },
+        "squad_v2": {
+            "train-v2.0.json": "68dcfbb971bd3e96d5b46c7177b16c1a4e7d4bdef19fb204502738552dede002",
+            "dev-v2.0.json": "80a5225e94905956a6446d296ca1093975c4d3b3260f1d6c8f68bc2ab77182d8",
+        },
+    }.items()
+}
+
+
 def get(
     name: str, *, cache: Path, base_url: str | None = None, progress: DownloadProgress | None = None
 ) -> Path:
-    """Return the archive of a task, or the folder of a corpus, downloaded unless it is in the cache.
+    """Return the archive of a task, or the folder of its files or of a corpus, downloaded unless it is there.
 
     `base_url` is a mirror with a file of the same name; the checksum is verified all the same. A corpus is
     unpacked, because its spans are read by seeking.
@@ -63,19 +83,30 @@ def get(
     Raises: DownloadError: no network, interrupted, or not the published file; says what to put where.
         StorageError: the cache cannot be written.
     """
+    if name in PUBLISHED_FILES:
+        folder = downloads_dir(cache) / name
+        for published in PUBLISHED_FILES[name]:
+            file_name = published.url.rpartition("/")[2]
+            fetch_file(
+                _remote(published, folder / file_name, base_url), folder / file_name, progress=progress
+            )
+        return folder
     published = PUBLISHED[name]
     file_name = published.url.rpartition("/")[2]
     target = downloads_dir(cache) / file_name
     folder = downloads_dir(cache) / name
     if name in PUBLISHED_CORPORA and folder.is_dir():
         return folder
-    remote = Remote(
-        url=published.url if base_url is None else f"{base_url.rstrip('/')}/{file_name}",
+    archive = fetch_file(_remote(published, target, base_url), target, progress=progress)
+    return _unpacked(archive, folder) if name in PUBLISHED_CORPORA else archive
+
+
+def _remote(published: Published, target: Path, base_url: str | None) -> Remote:
+    return Remote(
+        url=published.url if base_url is None else f"{base_url.rstrip('/')}/{target.name}",
         checksum=published.checksum,
         otherwise=f"put the file at {target} yourself, or give its folder or zip with --data",
     )
-    archive = fetch_file(remote, target, progress=progress)
-    return _unpacked(archive, folder) if name in PUBLISHED_CORPORA else archive
 
 
 def _unpacked(archive: Path, folder: Path) -> Path:

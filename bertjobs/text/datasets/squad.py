@@ -23,14 +23,15 @@ def _task(name: str, *, unanswerable: bool) -> Task:
     )
 
 
-def _files(version: str) -> SplitFiles:
+def _files(version: str, *, archive: str) -> SplitFiles:
     return SplitFiles(
         names={split: (f"{split}-{version}.json",) for split in ("train", "dev")},
         folders=("", "squad", "SQuAD", version),
+        archive=archive,
     )
 
 
 SQUAD = _task("squad", unanswerable=False)
 SQUAD_V2 = _task("squad_v2", unanswerable=True)
-FILES = _files("v1.1")
-FILES_V2 = _files("v2.0")
+FILES = _files("v1.1", archive="squad")
+FILES_V2 = _files("v2.0", archive="squad_v2")

@@ -101,7 +101,7 @@ class SplitFiles:
     folders: tuple[str, ...] = ("",)
     """Where under the given folder or zip the files may be."""
     archive: str | None = None
-    """What `data get` downloads; None where nothing is published."""
+    """The file or folder that `data get` downloads; None where nothing is published."""
     read_text: Reader | None = None
     """Reader of the task's `.tsv` and `.txt` files, where they are not read by the names in their header."""
     holds_out_validation: bool = False

@@ -66,5 +66,5 @@ def files_of(task: Task) -> SplitFiles:
 
 
 def archive_of(name: str | None) -> str | None:
-    """Return the name of the file that `data get` downloads for a task; None where nothing is published."""
+    """Return the name of what `data get` downloads for a task; None where nothing is published."""
     return _FILES[BUILT_IN[name].format].archive if name in BUILT_IN else None

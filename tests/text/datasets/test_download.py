@@ -3,6 +3,7 @@
 import hashlib
 import io
 import zipfile
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from bertjobs.errors import DataError, DownloadError
 from bertjobs.fetch import Checksum
 from bertjobs.text.corpus.files import find_files
 from bertjobs.text.datasets import download
-from bertjobs.text.datasets.download import PUBLISHED, Published, get
+from bertjobs.text.datasets.download import PUBLISHED, PUBLISHED_FILES, Published, get
+from bertjobs.text.datasets.splits import find_split
+from bertjobs.text.datasets.squad import SQUAD
 from file_server import FileServer
 
 CONTENT = b"as good as any archive"
@@ -51,10 +54,29 @@ def test_a_mirror_must_have_the_published_content(
 
 def test_what_is_published_is_named_by_https_and_a_checksum() -> None:
     assert set(PUBLISHED) == {"snli", "cola", "wikitext-2", "wikitext-103"}
-    for published in PUBLISHED.values():
+    assert set(PUBLISHED_FILES) == {"squad", "squad_v2"}
+    for published in (*PUBLISHED.values(), *chain(*PUBLISHED_FILES.values())):
         assert published.url.startswith("https://")
         checksum = published.checksum
         assert len(checksum.digest) == hashlib.new(checksum.algorithm).digest_size * 2
+
+
+def test_files_beside_each_other_are_downloaded_into_a_folder_that_the_task_is_read_from(
+    file_server: FileServer, tmp_path: Path, sample: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = []
+    for official in PUBLISHED_FILES["squad"]:
+        name = official.url.rpartition("/")[2]
+        content = (sample / "squad" / name).read_bytes()
+        file_server.files[f"/mirror/{name}"] = content
+        checksum = Checksum(algorithm="sha256", digest=hashlib.sha256(content).hexdigest())
+        published.append(Published(url=official.url, checksum=checksum))
+    with pytest.raises(DownloadError, match=r"train-v1\.1\.json is not the published file: its sha256 is "):
+        get("squad", cache=tmp_path / "strict", base_url=f"{file_server.url}/mirror/")
+    monkeypatch.setitem(download.PUBLISHED_FILES, "squad", tuple(published))
+    folder = get("squad", cache=tmp_path, base_url=f"{file_server.url}/mirror/")
+    assert {path.name for path in folder.iterdir()} == {"train-v1.1.json", "dev-v1.1.json"}
+    assert find_split(SQUAD, None, split="dev", cache=tmp_path).path == folder / "dev-v1.1.json"
 
 
 def archive_of(names: tuple[str, ...]) -> bytes:
