@@ -79,8 +79,8 @@ def with_absolute_model(kind: str, config: JobConfig) -> JobConfig:
 
 def _longest_of_trials(config: TuneConfig) -> int:
     """Check the search space; return the longest sequence of its trials. Raises: ConfigError."""
-    is_pair = resolve_task(config.task.name).is_pair
-    space = search_space(config, is_large=False, is_pair=is_pair)
+    task = configured_task(config.task)
+    space = search_space(config, is_large=False, is_pair=task.is_pair, has_windows=task.has_windows)
     _, longest = max_lens(config, space)
     return longest
 
@@ -148,7 +148,7 @@ def _check_effect(config: FinetuneConfig | EvaluateConfig, given: Mapping[str, s
 
 def _check_windows(config: FinetuneConfig | EvaluateConfig, task: Task, given: Mapping[str, str]) -> None:
     """Raises: ConfigError: something about windows, or truncation in place of windows, has no effect."""
-    if task.type != "span":
+    if not task.has_windows:
         if "text.doc_stride" in given:
             raise ConfigError(
                 f"{given['text.doc_stride']} has no effect: {task.name} has no contexts to cut into windows",

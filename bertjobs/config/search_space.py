@@ -38,40 +38,48 @@ NOT_SEARCHABLE: Mapping[str, str] = {
 """Sections and paths that cannot be varied inside one search, and why."""
 
 
-def default_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[str, str]:
+def default_space(
+    config: TuneConfig, *, is_large: bool, is_pair: bool, has_windows: bool = False
+) -> dict[str, str]:
     """Return the space to search where the user gives none.
 
     Source: BERT, appendix A.3, has 2e-5 to 5e-5 for base and large; small models train well at ten times
     that."""
     points = ",5" if config.search.algorithm == "grid" else ""
     strategies = ("longest_first", *(PAIR_TRUNCATIONS if is_pair else ()), "head_tail")
-    return {
+    space = {
         "optim.lr": f"loguniform:1e-5,{'1e-4' if is_large else '1e-3'}{points}",
         "train.batch_size": "choice:16,32,64,128",
-        "text.truncation": f"choice:{','.join(strategies)}",
     }
+    # Contexts that are cut into windows are not truncated.
+    return space if has_windows else space | {"text.truncation": f"choice:{','.join(strategies)}"}
 
 
-def space_texts(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[str, str]:
+def space_texts(
+    config: TuneConfig, *, is_large: bool, is_pair: bool, has_windows: bool = False
+) -> dict[str, str]:
     """Return the space as text, by path: the given one, or the default."""
     if config.search.space is not None:
         return config.search.space
-    return default_space(config, is_large=is_large, is_pair=is_pair)
+    return default_space(config, is_large=is_large, is_pair=is_pair, has_windows=has_windows)
 
 
-def search_space(config: TuneConfig, *, is_large: bool, is_pair: bool) -> dict[str, Dimension]:
+def search_space(
+    config: TuneConfig, *, is_large: bool, is_pair: bool, has_windows: bool = False
+) -> dict[str, Dimension]:
     """Return the dimensions of a search, after validating every value that they could give to a trial.
 
     Raises: ConfigError: a dimension cannot be read, is not a parameter, has no effect, cannot be searched or
         goes beyond the bounds of the schema; a grid has no number of points, or more than there are trials.
     """
-    texts = space_texts(config, is_large=is_large, is_pair=is_pair)
+    texts = space_texts(config, is_large=is_large, is_pair=is_pair, has_windows=has_windows)
     space = parse_space(texts)
     for path in space:
         _check_path(path, origin(path, texts[path]))
     for path, dimension in space.items():
         _check_type(path, dimension, named=origin(path, texts[path]))
     _check_effect(config, space, texts, is_pair=is_pair)
+    _check_windows(config, texts, has_windows=has_windows)
     _check_grid(config, space, texts)
     return space
 
@@ -163,6 +171,16 @@ def _check_effect(config: TuneConfig, space: Space, texts: Mapping[str, str], *,
             f"{origin('text.truncation', texts['text.truncation'])} has no effect: --task "
             f"{config.task.name} has single texts, which all these strategies cut in the same way",
             hint="Add head_tail, the only strategy that cuts a single text differently.",
+        )
+
+
+def _check_windows(config: TuneConfig, texts: Mapping[str, str], *, has_windows: bool) -> None:
+    unused = "text.truncation" if has_windows else "text.doc_stride"
+    if unused in texts:
+        how = "cuts its contexts into windows" if has_windows else "has no contexts to cut into windows"
+        raise ConfigError(
+            f"{origin(unused, texts[unused])} has no effect: --task {config.task.name} {how}",
+            hint=f"Leave {unused} out of the search space.",
         )
 
 

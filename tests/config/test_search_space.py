@@ -26,8 +26,11 @@ def tune_config(**values: Any) -> TuneConfig:
     return config
 
 
-def space_of(texts: dict[str, Any], *, is_pair: bool = True, **values: Any) -> dict[str, Any]:
-    return search_space(tune_config(search__space=texts, **values), is_large=False, is_pair=is_pair)
+def space_of(
+    texts: dict[str, Any], *, is_pair: bool = True, has_windows: bool = False, **values: Any
+) -> dict[str, Any]:
+    config = tune_config(search__space=texts, **values)
+    return search_space(config, is_large=False, is_pair=is_pair, has_windows=has_windows)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +121,18 @@ def test_strategies_that_cut_single_texts_in_the_same_way_are_refused_for_them()
     with pytest.raises(ConfigError, match="has no effect: --task cola has single texts"):
         space_of(texts, is_pair=False, task__name="cola")
     assert space_of({"text.truncation": "choice:ratio,head_tail"}, is_pair=False)
+
+
+def test_a_task_with_windows_searches_their_overlap_and_no_truncation() -> None:
+    config = tune_config()
+    space = default_space(config, is_large=False, is_pair=True, has_windows=True)
+    assert set(space) == {"optim.lr", "train.batch_size"}
+    stride = {"text.doc_stride": "choice:8,16"}
+    assert space_of(stride, has_windows=True)
+    with pytest.raises(ConfigError, match=r"has no effect: --task snli has no contexts to cut into windows"):
+        space_of(stride)
+    with pytest.raises(ConfigError, match=r"has no effect: --task squad cuts its contexts into windows"):
+        space_of({"text.truncation": "choice:ratio,head_tail"}, has_windows=True, task__name="squad")
 
 
 def test_every_parameter_of_a_trial_can_be_searched_or_has_a_reason_why_not() -> None:

@@ -55,10 +55,11 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
     metric = config.search.metric or task.metric
     progress = start_progress_actor()  # while data is read
     train, valid = read_rows(run, task)
-    shortest, longest = max_lens(config, search_space(config, is_large=False, is_pair=task.is_pair))
+    of_task = {"is_pair": task.is_pair, "has_windows": task.has_windows}
+    shortest, longest = max_lens(config, search_space(config, is_large=False, **of_task))
     source, tokenizer = load_source(run, train, task=task, max_len=longest)
     is_large = _hidden_size(source) >= LARGE_HIDDEN_SIZE
-    space = search_space(config, is_large=is_large, is_pair=task.is_pair)
+    space = search_space(config, is_large=is_large, **of_task)
     sampler = sampler_for(config, space, metric=metric)
     resources = divide_grant(run.grant, config)
     inputs = share_inputs(run, task=task, source=source, tokenizer=tokenizer, train=train, valid=valid)
@@ -68,7 +69,7 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
     encoded = [inputs.train_table(text), inputs.valid_table(text)]
     search = Search(
         metric=metric,
-        space=space_texts(config, is_large=is_large, is_pair=task.is_pair),
+        space=space_texts(config, is_large=is_large, **of_task),
         algorithm=config.search.algorithm,
         stopper=config.search.stopper,
         num_trials=sampler.num_trials,

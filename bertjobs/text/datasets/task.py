@@ -62,6 +62,11 @@ class Task:
         """Whether a sequence has two texts."""
         return self.columns.text_b is not None or bool(self.columns.endings)
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether long contexts are cut into windows, and not truncated."""
+        return self.type == "span"
+
     def to_json(self) -> dict[str, Any]:
         """Return the task as JSON types, without what has its default: older models have no such keys."""
         columns = _without_defaults(self.columns)
