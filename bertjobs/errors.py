@@ -18,6 +18,7 @@ A message says what happened and what was given; its hint says what to do, and n
 message of one sentence ends without a period, so that a hint can be put on a line of its own.
 """
 
+import errno
 from typing import ClassVar
 
 
@@ -46,6 +47,29 @@ class BertjobsError(Exception):
 def as_sentence(message: str) -> str:
     """Return a message with the period that it needs where another sentence follows."""
     return message if message.endswith((".", "!", "?", ":")) else f"{message}."
+
+
+_LASTING = frozenset(
+    {
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOTDIR,
+        errno.EEXIST,
+        errno.EFBIG,
+        errno.ENOENT,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+    }
+)
+"""Errors of a file system that stay until somebody changes something."""
+
+
+def os_error_may_pass(number: int) -> bool:
+    """Return whether the same call may succeed later although nobody changes anything; `number` is errno."""
+    return number not in _LASTING
 
 
 class UsageError(BertjobsError):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 
-from bertjobs.errors import DownloadError, StorageError
+from bertjobs.errors import DownloadError, StorageError, os_error_may_pass
 
 log = logging.getLogger(__name__)
 
@@ -147,9 +147,12 @@ def _network_errors(remote: Remote) -> Iterator[None]:
     try:
         yield
     except (OSError, http.client.HTTPException, ValueError) as e:  # ValueError: not an address
+        may_pass = not _is_refused(e)
+        advice = "Try again (the download resumes)" if may_pass else "Check the address and your access to it"
         raise DownloadError(
             f"{remote.url} cannot be downloaded: {_reason(e)}",
-            hint=f"Try again (the download resumes), or {remote.otherwise}.",
+            hint=f"{advice}, or {remote.otherwise}.",
+            may_pass=may_pass,
         ) from e
 
 
@@ -163,7 +166,16 @@ def _disk_errors(target: Path) -> Iterator[None]:
         raise StorageError(
             f"{target} cannot be written: {e.strerror or e}",
             hint=f"{remedy}, or set BERTJOBS_CACHE to another place.",
+            may_pass=os_error_may_pass(e.errno or 0),
         ) from e
+
+
+_PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def _is_refused(e: Exception) -> bool:
+    """Return whether the server answered that the request itself is wrong: it would answer so again."""
+    return isinstance(e, urllib.error.HTTPError) and 400 <= e.code < 500 and e.code not in _PASSING
 
 
 def _reason(e: Exception) -> str:

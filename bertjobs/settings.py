@@ -260,6 +260,13 @@ class Settings:
         return str(self.cache / "encoded") if self.is_one_machine else f"{self.storage}/encoded"
 
     @property
+    def allowed_to_drivers(self) -> tuple[str, ...] | None:
+        """Where a driver may write; None: anywhere, as where neither its dispatcher nor its node names a
+        storage."""
+        is_named = self.storage != str(self.home / "jobs") or self.storage_roots
+        return self.allowed_storage if is_named else None
+
+    @property
     def is_one_machine(self) -> bool:
         """Whether jobs certainly run where they are submitted, so that all paths are the same."""
         return self.is_embedded or str(self.redis_url).startswith("unix:")

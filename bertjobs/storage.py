@@ -30,12 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertjobs.errors import StorageError
+from bertjobs.errors import StorageError, os_error_may_pass
 
 _URI = re.compile(r"^[a-z][a-z0-9+.-]+://")
 _UNPUBLISHED = re.compile(r"\.new-[0-9a-f]{8}")
 _REPLACED = re.compile(r"\.old-(.+)-[0-9a-f]{8}")
 """Names of a folder before it is published, and while it is being replaced."""
+
+
+RECOVERED_DEPTH = 5
+"""Levels of a job's folder that `recover` looks at: a trial writes trials/<number>/checkpoints/<name>."""
 
 
 class StorageRoots:
@@ -98,7 +102,7 @@ class JobDir:
         if self._is_remote:
             return  # there nothing is renamed, and unpublished files are in a local temporary folder
         with _storage_errors(str(self._local)):
-            for folder in [*self._local.glob("*"), *self._local.glob("*/*")]:
+            for folder in _folders_below(self._local, depth=RECOVERED_DEPTH):
                 if found := _REPLACED.fullmatch(folder.name):
                     target = folder.with_name(found[1])
                     shutil.rmtree(folder) if target.exists() else folder.rename(target)
@@ -313,9 +317,30 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as f:
             os.fsync(f.fileno())
         temporary.replace(path)
+        _sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _folders_below(root: Path, *, depth: int) -> Iterator[Path]:
+    """Yield the folders below another one, outer ones first; what the caller has removed is not entered."""
+    for folder in sorted(path for path in root.glob("*") if path.is_dir() and not path.is_symlink()):
+        yield folder
+        if depth > 1 and folder.is_dir():
+            yield from _folders_below(folder, depth=depth - 1)
+
+
+def _sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk: a rename alone may be lost with the power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without fsync of folders
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:
@@ -340,9 +365,13 @@ def _share(folder: Path) -> None:
 
 
 def _move_into_place(scratch: Path, target: Path) -> None:
+    """Publish a folder under its name: first what is in it reaches the disk, then the name."""
+    for path in [*scratch.rglob("*"), scratch]:
+        _sync(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     if not target.exists():
         scratch.rename(target)
+        _sync(target.parent)
         return
     old = target.with_name(f".old-{target.name}-{_unique()}")
     target.rename(old)
@@ -351,6 +380,7 @@ def _move_into_place(scratch: Path, target: Path) -> None:
     except OSError:
         old.rename(target)
         raise
+    _sync(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -391,5 +421,4 @@ def _storage_errors(where: str) -> Iterator[None]:
 
 def _storage_error(where: str, number: int, cause: str) -> StorageError:
     hint = _HINTS.get(number, _HINT)
-    may_pass = number not in _HINTS and number not in (errno.ENOENT, errno.EISDIR, errno.ENAMETOOLONG)
-    return StorageError(f"{where}: {cause.rstrip('.')}", hint=hint, may_pass=may_pass)
+    return StorageError(f"{where}: {cause.rstrip('.')}", hint=hint, may_pass=os_error_may_pass(number))

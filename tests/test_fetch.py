@@ -1,8 +1,11 @@
 """Downloads from a server on this machine: whole, resumed, cut short, forged, absent; a full disk."""
 
+import errno
 import hashlib
 import logging
+import urllib.error
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -210,3 +213,34 @@ def test_a_full_disk_is_an_error_of_storage_and_not_of_the_network(remote: Remot
         "Free room there, or set BERTJOBS_CACHE to another place."
     )
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "may_pass"),
+    [(404, False), (403, False), (410, False), (408, True), (429, True), (500, True), (503, True)],
+)
+def test_what_a_server_refuses_for_good_is_not_retried(tmp_path, monkeypatch, code, may_pass):
+    def refuse(*_args, **_options):
+        raise urllib.error.HTTPError("http://x/f", code, "Because", Message(), None)
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(DownloadError) as raised:
+        fetch_file(Remote(url="http://x/f", otherwise="take it along"), tmp_path / "f")
+    assert raised.value.message == f"http://x/f cannot be downloaded: the server answered {code} Because"
+    assert raised.value.may_pass is may_pass
+    assert raised.value.hint.startswith(
+        "Try again" if may_pass else "Check the address and your access to it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "may_pass"), [(errno.ENOSPC, False), (errno.EACCES, False), (errno.EIO, True)]
+)
+def test_a_cache_that_cannot_be_written_for_now_is_tried_again(tmp_path, monkeypatch, number, may_pass):
+    def fail(*_args, **_options):
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", fail)
+    with pytest.raises(StorageError) as raised:
+        fetch_file(Remote(url="http://x/f", otherwise="take it along"), tmp_path / "a" / "f")
+    assert raised.value.may_pass is may_pass

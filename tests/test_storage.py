@@ -89,7 +89,8 @@ def test_a_reader_sees_all_of_a_file_or_the_former_one(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(storage.os, "fsync", lambda _handle: seen.append(target.read_bytes()))
     write_atomically(target, b"latter")
-    assert (seen, target.read_bytes()) == ([b"former"], b"latter")
+    # Flushed twice: the content before the rename, and the folder with the new name after it.
+    assert (seen, target.read_bytes()) == ([b"former", b"latter"], b"latter")
 
 
 def test_a_missing_file_is_named(job_dir, tmp_path):
@@ -365,3 +366,44 @@ def test_local_folders_do_not_import_pyarrow(tmp_path):
         f"JobDir({str(tmp_path)!r}, 'j-1').check_writable(); assert 'pyarrow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_a_killed_trial_left_is_cleaned_up_at_its_depth(tmp_path):
+    job_dir = JobDir(str(tmp_path), "j-1")
+    trial = tmp_path / "j-1" / "trials" / "0003"
+    (trial / "checkpoints" / ".new-0123abcd").mkdir(parents=True)
+    (trial / "checkpoints" / ".old-step-1-0123abcd").mkdir()
+    (trial / ".new-0123abcd").mkdir()
+    (trial / "checkpoints" / "step-2").mkdir()
+    job_dir.recover()
+    found = sorted(str(path.relative_to(trial)) for path in trial.rglob("*"))
+    assert found == ["checkpoints", "checkpoints/step-1", "checkpoints/step-2"]
+
+
+def path_of(descriptor):
+    return Path(f"/proc/self/fd/{descriptor}").readlink()
+
+
+def test_a_published_folder_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    synced = []
+    sync = os.fsync
+
+    def record(descriptor):
+        synced.append((path_of(descriptor), (tmp_path / "j-1" / "model").exists()))
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", record)
+    with JobDir(str(tmp_path), "j-1").new_dir("model") as folder:
+        (folder / "weights").write_bytes(b"w")
+    names = [path.name for path, _ in synced]
+    assert names == ["weights", folder.name, "j-1"]
+    assert [is_published for _, is_published in synced] == [False, False, True]
+
+
+def test_a_written_file_has_its_name_on_the_disk(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda d: synced.append(path_of(d).name))
+    JobDir(str(tmp_path), "j-1").write_bytes("config.json", b"{}")
+    assert len(synced) == 2
+    assert synced[0].startswith(".config.json-")
+    assert synced[1] == "j-1"

@@ -15,11 +15,11 @@ from functools import partial
 from types import FrameType
 
 from bertjobs import __version__
-from bertjobs.errors import BertjobsError, LeaseLost, RunError
+from bertjobs.errors import BertjobsError, LeaseLost, RunError, StorageError
 from bertjobs.jobs.attempt_result import AttemptResult
 from bertjobs.jobs.driver.session import JobSession
 from bertjobs.settings import Settings, load_settings
-from bertjobs.storage import JobDir
+from bertjobs.storage import JobDir, StorageRoots
 
 log = logging.getLogger("bertjobs.driver")
 
@@ -107,6 +107,12 @@ def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
 
     job, attempt = session.job, session.attempt
     job_dir = JobDir(job.storage, job.id)
+    if not StorageRoots(settings.allowed_to_drivers).contain(job_dir):
+        raise StorageError(
+            f"The job's storage, {job_dir.uri}, is in none of the places where the storage of jobs may be",
+            hint="Set BERTJOBS_STORAGE where you submit to that of the dispatcher, or have it added to the "
+            "dispatcher's BERTJOBS_STORAGE_ROOTS.",
+        )
     job_dir.check_writable()
     job_dir.recover()
     job_dir.write_json("config.json", job.config)

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -83,10 +84,11 @@ def run_group(
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=CONTROLLER_FAILURES),
         ),
     )
+    num_kills = count_kernel_kills()
     try:
         return trainer.fit().return_value
     except ray.train.TrainingFailedError as e:
-        raise _cause_of(e) from e
+        raise _killed_for_memory(_cause_of(e), since=num_kills) from e
 
 
 def _run_rank(config: dict[str, Any]) -> Any:
@@ -99,13 +101,15 @@ def run_task(worker: Callable[[Work], Any], work: Work, *, grant: Grant) -> Any:
     Raises: as `run_group`.
     """
     task = ray.remote(num_cpus=grant.cpus_per_worker, num_gpus=grant.gpus_per_worker, max_retries=0)(worker)
+    num_kills = count_kernel_kills()
     try:
         with task_errors():
             return ray.get(task.remote(work))
     except ray.exceptions.OutOfMemoryError as e:
         raise _host_out_of_memory() from e
     except ray.exceptions.WorkerCrashedError as e:
-        raise WorkerLost("The process that did the work was killed") from e
+        lost = WorkerLost("The process that did the work was killed")
+        raise _killed_for_memory(lost, since=num_kills) from e
 
 
 def set_up_worker(grant: Grant, *, workers_on_node: int | None = None) -> torch.device:
@@ -179,6 +183,28 @@ def _host_out_of_memory() -> HostOutOfMemory:
     return HostOutOfMemory(
         "Ray killed a process of the job, because its node ran out of memory",
         hint="Others may have used it up; if it happens again, ask for fewer workers per node.",
+    )
+
+
+def count_kernel_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """Return how many processes of this node the kernel has killed for memory; 0 where it does not say."""
+    try:
+        lines = vmstat.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+
+
+def _killed_for_memory(error: BertjobsError, *, since: int) -> BertjobsError:
+    """Return the error, or HostOutOfMemory where a worker was lost while the kernel killed for memory.
+
+    Ray cannot tell: SIGKILL is all it sees. Known for the node of the driver only.
+    """
+    if type(error) is not WorkerLost or count_kernel_kills() <= since:
+        return error
+    return HostOutOfMemory(
+        "The kernel killed a process for memory on the driver's node, and the job lost a worker",
+        hint="Ask for fewer workers per node, a lower --batch-size or --microbatch-tokens, or more memory.",
     )
 
 

@@ -40,7 +40,8 @@ class Reporter(Protocol):
         """Make the checkpoint the one that the next attempt resumes from."""
 
     def command(self) -> str | None:
-        """Return what the run is asked to do: `cancel`, `checkpoint`, `drain`, or nothing."""
+        """Return what the run is asked to do: `cancel`, `drain`, `stalled`, or nothing. It stays asked for until the
+        attempt ends, so that it is not lost with an answer."""
 
     def close(self) -> None:
         """Send the last progress and release the connection."""

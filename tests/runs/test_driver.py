@@ -5,11 +5,13 @@ import signal
 import pytest
 
 import bertjobs
+from bertjobs.errors import StorageError
 from bertjobs.jobs.attempt_result import AttemptResult
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import decide, failure_of
 from bertjobs.jobs.store.connection import RedisDown
-from bertjobs.runs.driver import VersionMismatch, _succeed, check_version
+from bertjobs.runs.driver import VersionMismatch, _run_job, _succeed, check_version
+from bertjobs.settings import load_settings
 
 
 def test_another_version_is_named_with_ours_and_is_not_tried_again():
@@ -54,3 +56,27 @@ def test_a_success_that_redis_was_not_told_of_is_no_error(sigterm):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN, "a late SIGTERM must not turn it into one"
     with pytest.raises(RedisDown):
         _succeed(UntoldSession(has_result=False), result)
+
+
+def test_a_driver_writes_nothing_outside_the_storage_of_its_dispatcher(tmp_path):
+    settings = load_settings(
+        {
+            "BERTJOBS_REDIS_URL": "redis://r",
+            "BERTJOBS_RAY_ADDRESS": "http://r",
+            "BERTJOBS_STORAGE": "/allowed",
+        }
+    )
+
+    class Session:
+        job = type("Job", (), {"id": "j-000000001", "storage": str(tmp_path)})
+        attempt = None
+
+    with pytest.raises(StorageError, match="is in none of the places where the storage of jobs may be"):
+        _run_job(Session(), settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_node_that_names_no_storage_limits_its_drivers_to_none():
+    shared = {"BERTJOBS_REDIS_URL": "redis://r", "BERTJOBS_RAY_ADDRESS": "http://r"}
+    assert load_settings(shared).allowed_to_drivers is None
+    assert load_settings(shared | {"BERTJOBS_STORAGE": "/a"}).allowed_to_drivers == ("/a",)

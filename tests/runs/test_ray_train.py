@@ -8,7 +8,15 @@ from bertjobs.errors import DataError, TrainingError
 from bertjobs.jobs.job import Grant
 from bertjobs.jobs.scheduling.sizing import size_workers
 from bertjobs.jobs.scheduling.types import Cluster, Node
-from bertjobs.runs.ray_train import WorkerLost, _cause_of, num_threads, set_up_worker
+from bertjobs.runs.ray_train import (
+    HostOutOfMemory,
+    WorkerLost,
+    _cause_of,
+    _killed_for_memory,
+    count_kernel_kills,
+    num_threads,
+    set_up_worker,
+)
 
 
 def group_error(failures: dict[int, Exception]) -> ray.train.WorkerGroupError:
@@ -77,3 +85,17 @@ def test_a_worker_computes_on_the_device_that_its_job_was_granted(gpus_per_worke
     monkeypatch.setattr("torch.set_num_threads", lambda _: None)
     grant = Grant(workers=1, gpus_per_worker=gpus_per_worker, cpus_per_worker=1, data_cpus=1)
     assert set_up_worker(grant).type == device
+
+
+def test_a_worker_lost_while_the_kernel_killed_for_memory_is_the_hosts_memory(monkeypatch):
+    monkeypatch.setattr("bertjobs.runs.ray_train.count_kernel_kills", lambda: 3)
+    lost, wrong = WorkerLost("lost"), TrainingError("wrong")
+    assert isinstance(_killed_for_memory(lost, since=2), HostOutOfMemory)
+    assert _killed_for_memory(lost, since=3) is lost
+    assert _killed_for_memory(wrong, since=2) is wrong
+
+
+def test_the_kernels_count_of_kills_is_read(tmp_path):
+    (tmp_path / "vmstat").write_text("nr_free_pages 12\noom_kill 7\npgfault 1\n")
+    assert count_kernel_kills(tmp_path / "vmstat") == 7
+    assert count_kernel_kills(tmp_path / "none") == 0

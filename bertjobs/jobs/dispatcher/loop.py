@@ -241,6 +241,11 @@ def driver_environment(settings: Settings) -> dict[str, str]:
     }
     if settings.encoded is not None:
         env["BERTJOBS_ENCODED"] = settings.encoded
+    if settings.allowed_to_drivers is not None:
+        env |= {
+            "BERTJOBS_STORAGE": settings.storage,
+            "BERTJOBS_STORAGE_ROOTS": ",".join(settings.storage_roots),
+        }
     if settings.redis_url.startswith("unix:"):  # everything is on this machine: the folders are the same
         env |= {"BERTJOBS_HOME": str(settings.home), "BERTJOBS_CACHE": str(settings.cache)}
     return env

@@ -27,6 +27,8 @@ BEATS_PER_LEASE = 5
 """Heartbeats per lease: all of them have to be lost before the lease expires."""
 EXIT_TIMEOUT_S = 30.0
 """How long a driver without a lease may take to exit."""
+CANCEL_TIMEOUT_S = 60.0
+"""How long the driver of a cancelled job may: three times what the dispatcher waits before it asks Ray."""
 
 
 def main() -> None:
@@ -78,7 +80,7 @@ def beat(
     `notify` passes the reason, one word, before `kill` sends a signal.
     `wait` sleeps for one interval and returns whether the driver is still there.
     """
-    was_told, exit_by = False, float("inf")
+    was_told, exit_by, kill_at = False, float("inf"), float("inf")
     while True:
         try:
             command = report()
@@ -88,9 +90,14 @@ def beat(
             if command == "cancel" and not was_told:
                 logger.info("the job is cancelled; stopping the driver")
                 # Once: a second signal would interrupt the driver while it cleans up.
-                was_told = True
+                was_told, kill_at = True, clock() + CANCEL_TIMEOUT_S
                 notify("cancel")
                 kill(signal.SIGTERM)
+            elif command == "cancel" and clock() >= kill_at:
+                # Ray stops it long before; but Ray may have forgotten it.
+                logger.error("the driver of the cancelled job has not exited; killing it")
+                kill(signal.SIGKILL)
+                return
             elif command == "stalled" and exit_by == float("inf"):
                 logger.info("the attempt is stalled; the driver writes its stacks and stops")
                 exit_by = clock() + EXIT_TIMEOUT_S

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bertjobs.jobs.driver.heartbeat import EXIT_TIMEOUT_S, beat, command_of
+from bertjobs.jobs.driver.heartbeat import CANCEL_TIMEOUT_S, EXIT_TIMEOUT_S, beat, command_of
 from bertjobs.jobs.driver.stall import StallRule, StepTimes, dumping_stacks
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import Failure, decide
@@ -167,3 +167,9 @@ def test_the_timer_for_stacks_ends_with_its_block():
     with dumping_stacks(1000.0) as note:
         note()
     faulthandler.cancel_dump_traceback_later()
+
+
+def test_the_driver_of_a_cancelled_job_that_ray_has_forgotten_is_killed():
+    driver = Driver(["", "cancel"])
+    assert driver.run() == ["cancel", signal.SIGTERM, signal.SIGKILL]
+    assert driver.clock.now_s == 10 + CANCEL_TIMEOUT_S
