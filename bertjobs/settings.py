@@ -198,6 +198,23 @@ class Settings:
             "attempt is ended. Downloading, encoding and loading do not count.",
         )
     )
+    max_drivers: int | None = field(
+        metadata=_setting(
+            "MAX_DRIVERS",
+            "integer >= 1",
+            default="by the memory of Ray's head, or the number of BERTJOBS_DRIVER_RESOURCE",
+            meaning="Most jobs that run at once: each has a driver of some 400 MB, by default on Ray's head.",
+        )
+    )
+    driver_resource: str | None = field(
+        metadata=_setting(
+            "DRIVER_RESOURCE",
+            "text",
+            default="drivers run on the head",
+            meaning="Resource of Ray, such as bertjobs_driver, that drivers need one of: they run on "
+            "the nodes that were started with it (`ray start --resources='{\"bertjobs_driver\": 16}'`).",
+        )
+    )
     keep_s: float | None = field(
         metadata=_setting(
             "KEEP_S",
@@ -306,6 +323,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         lease_s=_positive(env, "BERTJOBS_LEASE_S", DEFAULT_LEASE_S),
         stall_timeout_s=_positive(env, "BERTJOBS_STALL_TIMEOUT_S", DEFAULT_STALL_TIMEOUT_S),
         start_deadline_s=_positive(env, "BERTJOBS_START_DEADLINE_S", DEFAULT_START_DEADLINE_S),
+        max_drivers=_count(env, "BERTJOBS_MAX_DRIVERS"),
+        driver_resource=env.get("BERTJOBS_DRIVER_RESOURCE") or None,
         keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
         keep_inputs_s=_positive(env, "BERTJOBS_KEEP_INPUTS_S", DEFAULT_KEEP_INPUTS_S),
         max_inputs_mb=_positive(env, "BERTJOBS_MAX_INPUTS_MB", 0.0, unit="MB") or None,
@@ -379,6 +398,17 @@ def _port(env: Mapping[str, str], name: str) -> int | None:
         return None
     if not (given.isdecimal() and 0 < int(given) < 65536):
         raise ConfigError(f"{name}={given} is not a port", hint="Give a number from 1 to 65535, or unset it.")
+    return int(given)
+
+
+def _count(env: Mapping[str, str], name: str) -> int | None:
+    given = env.get(name)
+    if not given:
+        return None
+    if not (given.isdecimal() and int(given) > 0):
+        raise ConfigError(
+            f"{name}={given} is not a positive whole number", hint="Give 1 or more, or unset it."
+        )
     return int(given)
 
 

@@ -165,7 +165,7 @@ def test_a_missing_file_is_reported_with_the_servers_answer(server: FileServer, 
         fetch_file(Remote(url=f"{server.url}/none", otherwise=OTHERWISE), target)
     assert str(e.value) == (
         f"{server.url}/none cannot be downloaded: the server answered 404 Not Found. "
-        "Try again (the download resumes), or do something else."
+        "Check the address and your access to it, or do something else."
     )
 
 

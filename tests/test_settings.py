@@ -185,3 +185,11 @@ def test_only_a_shared_installation_limits_where_the_storage_of_jobs_may_be():
     assert load_settings(more).allowed_storage == ("/storage", "/scratch", "s3://bucket/jobs")
     assert load_settings(shared | {"BERTJOBS_STACK_MEMBER": "1"}).allowed_storage is None
     assert load_settings({}).allowed_storage is None
+
+
+def test_the_number_of_drivers_is_a_positive_whole_number():
+    assert load_settings({"BERTJOBS_MAX_DRIVERS": "12"}).max_drivers == 12
+    assert load_settings({}).max_drivers is None
+    for wrong in ("0", "-1", "2.5", "many"):
+        with pytest.raises(ConfigError, match=f"BERTJOBS_MAX_DRIVERS={wrong} is not a positive whole number"):
+            load_settings({"BERTJOBS_MAX_DRIVERS": wrong})

@@ -40,8 +40,10 @@ class Reporter(Protocol):
         """Make the checkpoint the one that the next attempt resumes from."""
 
     def command(self) -> str | None:
-        """Return what the run is asked to do: `cancel`, `drain`, `stalled`, or nothing. It stays asked for until the
-        attempt ends, so that it is not lost with an answer."""
+        """Return what the run is asked to do: `cancel`, `drain`, `stalled`, or nothing.
+
+        It stays asked for until the attempt ends, so that it is not lost with an answer.
+        """
 
     def close(self) -> None:
         """Send the last progress and release the connection."""

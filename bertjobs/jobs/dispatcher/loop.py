@@ -74,6 +74,7 @@ class Dispatcher:
         python: str = sys.executable,
         clock: Callable[[], float] = time.monotonic,
         observer: QueueObserver | None = None,
+        max_drivers: int | None = None,
         logs: LogCopier,
         results: ResultReader,
     ) -> None:
@@ -98,6 +99,7 @@ class Dispatcher:
         self._knows_logs = False
         """Whether the logs are known that an earlier dispatcher did not finish."""
         self._sizes: GangSizes | None = None
+        self._max_drivers = max_drivers
         self._term = 0
         self.last_pass_at = clock()
         """When a pass ended last."""
@@ -166,6 +168,7 @@ class Dispatcher:
             unreachable=self._supervisor.unreachable,
             quotas=self._cache.quotas,
             sizes=self._sizes,
+            max_drivers=self._max_drivers,
         )
         self.has_more = len(decisions) < len(queue)  # a pass that has started enough jobs stops deciding
         # Reasons are written before jobs are claimed: a claim may fail, and is refused once we do not lead.
@@ -267,7 +270,12 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
         cleanup.callback(connection.close)
         owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
         store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S)
-        ray = RayApi(settings.ray_address, token=ray_token(), code=code_to_send(settings))
+        ray = RayApi(
+            settings.ray_address,
+            token=ray_token(),
+            code=code_to_send(settings),
+            driver_resource=settings.driver_resource,
+        )
         roots = StorageRoots(settings.allowed_storage)
         poller, cleaner = RayPoller(ray), CleanupThread(store, roots=roots, inputs=_input_limits(settings))
         copier = LogCopier(store, ray, roots=roots)
@@ -279,6 +287,7 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             python=settings.node_python,
             timeouts=Timeouts(lease_s=settings.lease_s, start_s=settings.start_deadline_s),
             observer=_observer(settings, store, cleanup),
+            max_drivers=settings.max_drivers,
             logs=copier,
             results=ResultReader(roots=roots),
         )

@@ -64,11 +64,26 @@ class RayJob:
         return self.status in ("SUCCEEDED", "STOPPED") or self.exit_code is not None
 
 
+DRIVER_BYTES = 450e6
+"""Memory of a driver: 422 MB were measured."""
+MIN_DRIVERS = 4.0
+"""On any head: what Ray counts as memory is what was free when it started."""
+
+
 class RayApi:
     """A Ray cluster behind its dashboard's address. Every call raises RayUnreachable or RayRefused."""
 
-    def __init__(self, address: str, *, token: str | None, code: "CodePackage | None" = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str | None,
+        code: "CodePackage | None" = None,
+        driver_resource: str | None = None,
+    ) -> None:
+        """driver_resource: the resource of Ray that a driver takes one of; None: drivers run on the head."""
         self._address = address.rstrip("/")
+        self._driver_resource = driver_resource
         self._code = code
         self._headers = {"Content-Type": "application/json"}
         if token:
@@ -102,11 +117,19 @@ class RayApi:
                     gpus=_amount(node["resources_total"], "GPU"),
                     used_cpus=_used(used, node["node_id"], "CPU"),
                     used_gpus=_used(used, node["node_id"], "GPU"),
+                    driver_slots=self._driver_slots(node),
                 )
                 for node in nodes
                 if node["state"] == "ALIVE"
             )
         )
+
+    def _driver_slots(self, node: Mapping[str, Any]) -> float | None:
+        if self._driver_resource is not None:
+            return _amount(node["resources_total"], self._driver_resource)
+        # Without a resource for them all drivers run on the head; 0: it does not say its memory.
+        memory_bytes = _amount(node["resources_total"], "memory") if node.get("is_head_node") else 0.0
+        return max(MIN_DRIVERS, memory_bytes // DRIVER_BYTES) if memory_bytes else None
 
     def start(
         self, submission_id: str, *, entrypoint: str, env: Mapping[str, str], metadata: Mapping[str, str]
@@ -121,6 +144,8 @@ class RayApi:
             "runtime_env": {"env_vars": dict(env), **self._upload_code()},
             "metadata": dict(metadata),
         }
+        if self._driver_resource is not None:
+            request["entrypoint_resources"] = {self._driver_resource: 1}
         try:
             self._call("POST", "/api/jobs/", request)
         except (RayUnreachable, RayRefused):

@@ -54,9 +54,11 @@ def admit(
     unreachable: str = "",
     quotas: Quotas = NO_QUOTAS,
     sizes: "GangSizes | None" = None,
+    max_drivers: int | None = None,
 ) -> list[AdmissionDecision]:
     """Decide on the jobs, given in queue order: on all, or up to the last one that this pass may start.
 
+    `max_drivers` is how many attempts may be alive at once; None: what the cluster says.
     `cluster` is None while Ray does not answer; `unreachable` is then the error. `sizes` is what an earlier
     pass computed for the same cluster.
     """
@@ -68,12 +70,24 @@ def admit(
         return _all_wait(queue, WaitReason(word="RayUnreachable", message=message, group="unreachable"))
     admission = _AdmissionPass(cluster, allocations, quotas=quotas, sizes=sizes or GangSizes(cluster))
     decisions: list[AdmissionDecision] = []
+    slots = cluster.driver_slots if max_drivers is None else max_drivers
+    num_live = sum(not allocation.is_gone for allocation in allocations)
     for job in queue:
-        decisions.append(_not_ready(job) or admission.decide(job))
+        # Before its place is decided on: a job that waits for a driver's slot must reserve nothing.
+        is_full = slots is not None and num_live + admission.num_started >= slots
+        decisions.append(_not_ready(job) or (_no_slot(slots) if is_full else admission.decide(job)))
         # The jobs behind get no decision now; the next pass decides on them.
         if admission.num_started == MAX_STARTS:
             break
     return decisions
+
+
+def _no_slot(slots: int | None) -> Wait:
+    message = (
+        f"{slots} drivers run, as many as may: each takes some 400 MB of its node. The job starts when "
+        "one ends. BERTJOBS_MAX_DRIVERS of the dispatcher sets the limit."
+    )
+    return Wait(WaitReason(word="DriverSlots", message=message, group="driver-slots"))
 
 
 class GangSizes:

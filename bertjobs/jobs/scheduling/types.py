@@ -17,6 +17,8 @@ class Node:
     gpus: float
     used_cpus: float = 0.0
     used_gpus: float = 0.0
+    driver_slots: float | None = None
+    """Drivers that the node may hold; None where it holds none, or where that is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,12 @@ class Cluster:
     @property
     def gpus(self) -> float:
         return sum(node.gpus for node in self.nodes)
+
+    @property
+    def driver_slots(self) -> int | None:
+        """Drivers that the cluster may hold; None where it is not known."""
+        known = [node.driver_slots for node in self.nodes if node.driver_slots is not None]
+        return int(sum(known)) if known else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,6 +114,7 @@ REASONS: Mapping[str, str] = {
     "InsufficientGpus": "Too few GPUs are free.",
     "InsufficientCpus": "Too few CPUs are free.",
     "Fragmented": "Enough is free in total, but not on any one node.",
+    "DriverSlots": "As many drivers run as the nodes that hold them have memory for.",
     "BehindPriority": "Fits, but would delay a job that is ahead in the queue.",
 }
 """Every word that tells why a job waits, with what it means."""

@@ -329,3 +329,35 @@ def wait_for(condition, *, seconds):
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.1)
+
+
+def nodes_of(monkeypatch, api, *totals):
+    nodes = [
+        {"node_id": f"n{i}", "state": "ALIVE", "is_head_node": i == 0, "resources_total": total}
+        for i, total in enumerate(totals)
+    ]
+    replies = {
+        "/api/v0/nodes?detail=1&limit=10000": {"data": {"result": {"result": nodes}}},
+        "/api/cluster_status": {"data": {"clusterStatus": None}},
+    }
+    monkeypatch.setattr(api, "_call", lambda _method, path: replies[path])
+    return api.cluster()
+
+
+def test_the_memory_of_the_head_limits_the_drivers(monkeypatch):
+    api = RayApi("http://nowhere", token=None)
+    cluster = nodes_of(monkeypatch, api, {"CPU": 8, "memory": 9e9}, {"CPU": 8, "memory": 99e9})
+    assert cluster.driver_slots == 20
+    assert nodes_of(monkeypatch, api, {"CPU": 8, "memory": 1e9}).driver_slots == 4
+    assert nodes_of(monkeypatch, api, {"CPU": 8}).driver_slots is None
+
+
+def test_drivers_run_on_the_nodes_that_carry_their_resource(monkeypatch):
+    api = RayApi("http://nowhere", token=None, driver_resource="bertjobs_driver")
+    cluster = nodes_of(monkeypatch, api, {"CPU": 8, "memory": 9e9}, {"CPU": 8, "bertjobs_driver": 6})
+    assert cluster.driver_slots == 6
+    assert nodes_of(monkeypatch, api, {"CPU": 8, "memory": 9e9}).driver_slots == 0
+    asked = []
+    monkeypatch.setattr(api, "_call", lambda *call: asked.append(call))
+    api.start("bj-1", entrypoint="x", env={}, metadata={})
+    assert asked[0][2]["entrypoint_resources"] == {"bertjobs_driver": 1}

@@ -209,3 +209,14 @@ def latest_start_s(head, allocations):
 def test_ten_thousand_waiting_jobs_are_decided_in_one_pass(num_jobs):
     decisions = admit([job(f"j{i}", 8) for i in range(num_jobs)], cluster=EIGHT, allocations=[])
     assert words(decisions).count("start") == 1 and len(decisions) == num_jobs
+
+
+def test_no_more_drivers_run_than_their_nodes_have_memory_for():
+    cluster = Cluster(nodes=(Node(id="n", cpus=64, gpus=8, driver_slots=3), Node(id="b", cpus=64, gpus=8)))
+    queue = [job("w", gpus=1), job("x", gpus=1), job("y", gpus=1)]
+    live = [allocation("a", 1, 1), allocation("gone", 0, 0, is_gone=True)]
+    decisions = admit(queue, cluster=cluster, allocations=live)
+    assert words(decisions) == ["start", "start", "DriverSlots"]
+    assert decisions[2].reason.message.startswith("3 drivers run, as many as may")
+    assert words(admit(queue, cluster=cluster, allocations=live, max_drivers=1)) == ["DriverSlots"] * 3
+    assert words(admit(queue, cluster=cluster, allocations=live, max_drivers=100)) == ["start"] * 3
