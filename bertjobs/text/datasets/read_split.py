@@ -1,6 +1,7 @@
 """Read a split of a task into one Arrow table, from any format; hold out a share of its rows."""
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from bertjobs.config.sections import OnBadRow
 from bertjobs.errors import DataError
 from bertjobs.text.datasets.build_table import build_table
 from bertjobs.text.datasets.columnar import read_columnar
+from bertjobs.text.datasets.question_rows import read_question_lines, read_question_table
 from bertjobs.text.datasets.readers import Reader, read_csv, read_json_lines, read_tsv
 from bertjobs.text.datasets.splits import find_split
-from bertjobs.text.datasets.squad_json import read_squad
+from bertjobs.text.datasets.squad_json import BadQuestion, Question, read_squad
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.datasets.tasks import files_of
 from bertjobs.text.source_file import SourceFile
@@ -105,18 +107,25 @@ def _read_rows(
 def _read_questions(
     task: Task, source: SourceFile, *, on_bad_row: OnBadRow, require_labels: bool
 ) -> tuple[pa.Table, dict[str, int]]:
-    if source.suffix != ".json":
+    if source.suffix not in _QUESTION_READERS:
         raise DataError(
-            f"{source}: {task.name} is read from JSON files in SQuAD's format",
-            hint="Give a file that ends in .json, or a folder with such files (--data, --split).",
+            f"{source}: files ending in {source.suffix or 'nothing'!r} cannot be read as questions",
+            hint=f"Give a file ending in one of {', '.join(_QUESTION_READERS)} (--data, --split).",
         )
     return build_question_table(
-        read_squad(source),
+        _QUESTION_READERS[source.suffix](source),
         source=source,
         unanswerable=task.unanswerable,
         on_bad_row=on_bad_row,
         require_labels=require_labels,
     )
+
+
+_QUESTION_READERS: dict[str, Callable[[SourceFile], Iterator[Question | BadQuestion]]] = {
+    ".json": read_squad,
+    ".jsonl": read_question_lines,
+    ".parquet": read_question_table,
+}
 
 
 def _reader(task: Task, source: SourceFile) -> tuple[Reader, str]:

@@ -28,7 +28,10 @@ FILES = SplitFiles(
 )
 
 QUESTION_FILES = SplitFiles(
-    names={split: tuple(f"{stem}.json" for stem in stems) for split, stems in _STEMS.items()}
+    names={
+        split: tuple(stem + suffix for stem in stems for suffix in (".json", ".jsonl", ".parquet"))
+        for split, stems in _STEMS.items()
+    }
 )
 
 _KEYS = ("name", "columns", "labels", "metric", "no_label")

@@ -30,8 +30,8 @@ def test_a_task_of_questions_is_the_same_after_json() -> None:
 
 
 def test_questions_in_files_of_another_ending_are_refused(sample: Path, read: Read) -> None:
-    with pytest.raises(DataError, match="squad is read from JSON files in SQuAD's format"):
-        read(SQUAD, None, split=str(sample / "snli_1.0/snli_1.0_dev.jsonl"))
+    with pytest.raises(DataError, match=r"files ending in '.tsv' cannot be read as questions"):
+        read(SQUAD, None, split=str(sample / "cola_public/raw/in_domain_dev.tsv"))
 
 
 def test_a_task_file_describes_questions_of_ones_own(tmp_path: Path, sample: Path, read: Read) -> None:
