@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertjobs.modeling.inputs import ModelInputs
+from bertjobs.modeling.inputs import ModelInputs, padded_places
 
 _FIRST_GPU_WITH_FLASH = (8, 0)
 
@@ -48,7 +48,8 @@ def attend_padded(
     q_NHE: Tensor, k_NHE: Tensor, v_NHE: Tensor, *, inputs: ModelInputs, dropout: float
 ) -> Tensor:
     """Compute attention with rows padded to the longest one: on any device, in any dtype."""
-    places = inputs.padded
+    # `torch.compile` cannot follow the lock of a cached property (Python 3.11), and finds repetitions itself.
+    places = padded_places(inputs) if torch.compiler.is_compiling() else inputs.padded
     # (B * L) tokens, then (B, L, H, E), then heads before positions.
     q_BHLE, k_BHLE, v_BHLE = (
         x_NHE.index_select(0, places.token_BL.flatten()).unflatten(0, places.token_BL.shape).transpose(1, 2)

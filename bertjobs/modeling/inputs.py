@@ -41,33 +41,17 @@ class ModelInputs:
     """int64: the same without the end."""
     lengths_B: Tensor = field(metadata={ON_HOST: True})
     """On the CPU, so that nothing waits for a device to know them."""
+    max_len: int
+    """The length of the longest row."""
     groups: Sequence[RowGroup]
     """How the rows could be padded together, in the order of the batch; what is fast on CPUs does so."""
     row_keys_B: Tensor | None = None
     """int64: what a row's dropout masks follow from where they are keyed, as on CPUs; else not needed."""
 
     @cached_property
-    def max_len(self) -> int:
-        """The length of the longest row."""
-        return int(self.lengths_B.max())
-
-    @cached_property
     def padded(self) -> "PaddedPlaces":
-        """Where the tokens are when rows are padded to the longest one."""
-        starts_B, L = self.starts_B, self.max_len
-        lengths_B = self.offsets.diff().long()
-        range_L = torch.arange(L, device=starts_B.device)
-        # `output_size` spares a wait for the device, which knows the lengths.
-        rows_N = torch.arange(len(starts_B), device=starts_B.device).repeat_interleave(
-            lengths_B, output_size=len(self.ids_N)
-        )
-        within_N = torch.arange(len(self.ids_N), device=starts_B.device) - starts_B.index_select(0, rows_N)
-        return PaddedPlaces(
-            # Padding repeats the last token of its row: any finite number does, since nobody attends to it.
-            token_BL=starts_B.unsqueeze(1) + torch.minimum(range_L, lengths_B.unsqueeze(1) - 1),
-            is_token_BL=range_L < lengths_B.unsqueeze(1),
-            place_N=rows_N * L + within_N,
-        )
+        """Where the tokens are when rows are padded to the longest one; found once per batch."""
+        return padded_places(self)
 
     def to(self, device: torch.device) -> "ModelInputs":
         """Return the batch with its tensors on a device."""
@@ -93,6 +77,24 @@ class PaddedPlaces(NamedTuple):
     """The index in the flattened (B, L) of each token."""
 
 
+def padded_places(inputs: ModelInputs) -> PaddedPlaces:
+    """Return where the tokens are when rows are padded to the longest one."""
+    starts_B, L = inputs.starts_B, inputs.max_len
+    lengths_B = inputs.offsets.diff().long()
+    range_L = torch.arange(L, device=starts_B.device)
+    # `output_size` spares a wait for the device, which knows the lengths.
+    rows_N = torch.arange(len(starts_B), device=starts_B.device).repeat_interleave(
+        lengths_B, output_size=len(inputs.ids_N)
+    )
+    within_N = torch.arange(len(inputs.ids_N), device=starts_B.device) - starts_B.index_select(0, rows_N)
+    return PaddedPlaces(
+        # Padding repeats the last token of its row: any finite number does, since nobody attends to it.
+        token_BL=starts_B.unsqueeze(1) + torch.minimum(range_L, lengths_B.unsqueeze(1) - 1),
+        is_token_BL=range_L < lengths_B.unsqueeze(1),
+        place_N=rows_N * L + within_N,
+    )
+
+
 def offsets_of(lengths_B: Tensor) -> Tensor:
     """Return where rows of these lengths begin, and the end: (B + 1), int32, as attention kernels read it."""
     return torch.cat((lengths_B.new_zeros(1), lengths_B.cumsum(0))).to(torch.int32)
@@ -115,6 +117,7 @@ def pack_rows(
         offsets=offsets,
         starts_B=offsets[:-1].long(),
         lengths_B=lengths_B,
+        max_len=int(lengths_B.max()),
         groups=tuple(
             RowGroup(len(part), int(part.max())) for part in lengths_B.split(group_sizes or len(rows))
         ),

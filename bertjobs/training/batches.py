@@ -175,6 +175,7 @@ def inputs_of(batch: Batch, *, row_keys_B: Tensor | None) -> ModelInputs:
         positions_N=torch.from_numpy(batch.positions_N),
         groups=tuple(RowGroup(group.num_rows, group.length) for group in batch.groups),
         lengths_B=lengths_B,
+        max_len=int(batch.lengths_B.max()),
         offsets=offsets_of(lengths_B),
         starts_B=torch.from_numpy(batch.starts_B),
         row_keys_B=row_keys_B,

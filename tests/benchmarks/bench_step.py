@@ -63,6 +63,7 @@ class Batch:
             positions_N=torch.cat([torch.arange(length) for length in lengths]),
             groups=tuple(RowGroup(g.num_rows, g.length) for g in groups),
             lengths_B=lengths_B,
+            max_len=int(lengths.max()),
             offsets=offsets_of(lengths_B),
             starts_B=torch.from_numpy(np.cumsum(lengths) - lengths),
             row_keys_B=row_keys(torch.arange(BATCH_SIZE), seed=0, step=step),

@@ -48,17 +48,16 @@ def fake_batch() -> ModelInputs:
     """Return a batch of tensors on `cuda` that have shapes and no values; under `FakeTensorMode`."""
     N, B = sum(LENGTHS), len(LENGTHS)
     places = {"dtype": torch.int64, "device": "cuda"}
-    inputs = ModelInputs(
+    return ModelInputs(
         ids_N=torch.empty(N, **places),
         segments_N=torch.empty(N, **places),
         positions_N=torch.empty(N, **places),
         offsets=torch.empty(B + 1, dtype=torch.int32, device="cuda"),
         starts_B=torch.empty(B, **places),
         lengths_B=torch.empty(B, dtype=torch.int64),
+        max_len=max(LENGTHS),
         groups=(),
     )
-    inputs.__dict__["max_len"] = max(LENGTHS)  # a fake tensor on the host has no values either
-    return inputs
 
 
 def step(model: nn.Module, inputs: ModelInputs) -> float:
@@ -187,3 +186,25 @@ def test_recomputed_layers_drop_what_they_dropped(small_config: BertConfig) -> N
         assert kernels.num_attentions == 2 * (1 + recomputes)
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("has_flash", [True, False])
+def test_torch_compile_follows_it_in_one_graph_for_batches_of_all_shapes(
+    small_config: BertConfig, monkeypatch: pytest.MonkeyPatch, has_flash: bool
+) -> None:
+    monkeypatch.setattr(attention, "has_flash", lambda *_, **__: has_flash)
+    model = build_classifier(replace(small_config, num_hidden_layers=1), num_labels=3, seed=0)
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, examples: Any) -> Any:
+        graphs.append({str(node.target) for node in graph.graph.nodes})
+        return lambda *given: (torch.zeros(4, 3),)  # flash attention does not run here
+
+    torch._dynamo.reset()
+    compiled = torch.compile(model.train(), backend=keep, dynamic=True, fullgraph=True)
+    for lengths in (LENGTHS, (4, 4, 6, 9)):
+        rows = [[1] * length for length in lengths]
+        assert compiled(pack_rows(rows, segments=rows)).shape == (4, 3)
+    torch._dynamo.reset()
+    (targets,) = graphs
+    assert any("_flash_attention_forward" in target for target in targets) is has_flash
