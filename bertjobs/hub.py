@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bertjobs.errors import DownloadError
-from bertjobs.fetch import Checksum, Remote, fetch_file
+from bertjobs.fetch import Checksum, DownloadProgress, Remote, fetch_file
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
@@ -38,7 +38,9 @@ def is_hub_name(source: str) -> bool:
     return "/" in source
 
 
-def fetch_model(name: str, *, cache: Path, endpoint: str | None = None) -> Path:
+def fetch_model(
+    name: str, *, cache: Path, endpoint: str | None = None, progress: DownloadProgress | None = None
+) -> Path:
     """Return the local folder of a model, downloaded on first use and resumed where it was interrupted.
 
     endpoint: address of the hub; by default that of `HF_ENDPOINT`, or huggingface.co.
@@ -51,7 +53,7 @@ def fetch_model(name: str, *, cache: Path, endpoint: str | None = None) -> Path:
         return folder
     info = _model_info(name, endpoint)
     for file in _needed_files(info):
-        fetch_file(_remote(info, file, endpoint), folder / file.rfilename)
+        fetch_file(_remote(info, file, endpoint), folder / file.rfilename, progress=progress)
     (folder / _COMPLETE).touch()
     return folder
 

@@ -41,7 +41,12 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
     Raises: DataError, ModelError, ConfigError: the request is wrong, or contradicts the model. WorkerLost.
     """
     task = configured_task(run.config.task)
-    folder = locate_model(run.config.model.source, settings=run.settings, resources=run.resources)
+    folder = locate_model(
+        run.config.model.source,
+        settings=run.settings,
+        resources=run.resources,
+        on_phase=run.reporter.set_phase,
+    )
     if folder is None:
         raise ModelError(
             f"--model {run.config.model.source} names a size with random weights, not a trained model",

@@ -5,6 +5,7 @@ starts from random weights. The last part is for encoding: the trained encoder, 
 for it.
 """
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,11 +29,18 @@ from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.tokenizer_files import load_tokenizer
 
 
-def locate_model(source: str, *, settings: Settings, resources: ExitStack) -> Path | None:
+def locate_model(
+    source: str,
+    *,
+    settings: Settings,
+    resources: ExitStack,
+    on_phase: Callable[[str], None] = lambda _text: None,
+) -> Path | None:
     """Return the local folder or archive that contains the weights; None where `source` is a size.
 
     Tried in this order: a size, a path, a registered d2l archive, a job, a name on the hub.
     resources: removes what was downloaded for this run when it is closed.
+    on_phase: is told every second how far a download is.
 
     Raises: ModelError: it is none of them. DownloadError: it would have to be downloaded and cannot be.
     """
@@ -42,13 +50,29 @@ def locate_model(source: str, *, settings: Settings, resources: ExitStack) -> Pa
     if path.exists():
         return path
     if source in d2l.REGISTRY:
-        return d2l.fetch(source, cache=settings.cache)
+        return d2l.fetch(source, cache=settings.cache, progress=_Download(source, on_phase))
     job = JobDir(settings.storage, source)
     if "/" not in source and job.exists("model"):
         return resources.enter_context(job.open_dir("model"))
     if is_hub_name(source):
-        return fetch_model(source, cache=settings.cache)
+        return fetch_model(source, cache=settings.cache, progress=_Download(source, on_phase))
     raise _unknown(source, job)
+
+
+class _Download:
+    """Turns the progress of a download into phases, one a second at most."""
+
+    def __init__(self, what: str, on_phase: Callable[[str], None]) -> None:
+        self._what = what
+        self._on_phase = on_phase
+        self._told_at = float("-inf")
+
+    def __call__(self, num_bytes: int, num_bytes_in_all: int | None) -> None:
+        if time.monotonic() - self._told_at < 1.0:
+            return
+        self._told_at = time.monotonic()
+        whole = "" if num_bytes_in_all is None else f" of {num_bytes_in_all / 1e6:.0f}"
+        self._on_phase(f"downloading {self._what}, {num_bytes / 1e6:.0f}{whole} MB")
 
 
 def _unknown(source: str, job: JobDir) -> ModelError:
@@ -72,7 +96,12 @@ def model_and_tokenizer(
     Raises: ModelError, ConfigError: broken weights or vocabulary, or they fit neither each other nor max_len.
     """
     section = run.config.model
-    path = locate_model(section.source, settings=run.settings, resources=run.resources)
+    path = locate_model(
+        section.source,
+        settings=run.settings,
+        resources=run.resources,
+        on_phase=run.reporter.set_phase,
+    )
     if path is not None:
         loaded, tokenizer = load_with_vocabulary(path, cache=run.settings.cache, num_heads=section.num_heads)
         loaded.config.check_fits(vocab_size=tokenizer.vocab_size, max_len=max_len)

@@ -23,7 +23,7 @@ from bertjobs.runs.data.corpus_blocks import StoredBlocks
 from bertjobs.runs.data.encode_corpus import encode_corpus
 from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason, watched
-from bertjobs.runs.run_context import OpenReporter, Outcome, Run
+from bertjobs.runs.run_context import OpenReporter, Outcome, Reporter, Run
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
 from bertjobs.text.corpus.shards import plan_shards
@@ -162,7 +162,21 @@ def _build_vocabulary(run: Run[PretrainConfig], files: tuple[SourceFile, ...]) -
         kind=section.vocab_kind,
         size=section.vocab_size,
         min_count=section.vocab_min_count,
+        on_progress=_VocabularyProgress(run.reporter),
     )
+
+
+class _VocabularyProgress:
+    """Reports how much of the corpus has been read for a vocabulary, once a second at most."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._told_at = float("-inf")
+
+    def __call__(self, num_done: int, num_shards: int) -> None:
+        if num_done == num_shards or time.monotonic() - self._told_at >= 1.0:
+            self._told_at = time.monotonic()
+            self._reporter.set_phase(f"building a vocabulary, {num_done} of {num_shards} shards read")
 
 
 def _blocks(

@@ -4,7 +4,7 @@ The same texts always give the same vocabulary. `tokenizer_files` opens those th
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -29,16 +29,36 @@ _SAMPLE_BYTES = 256 << 20
 """Of a larger corpus, only evenly spaced shards are read for wordpieces, about this much in all."""
 
 
-def make_vocabulary(shards: Sequence[Shard], *, kind: VocabKind, size: int, min_count: int) -> Tokenizer:
+def make_vocabulary(
+    shards: Sequence[Shard],
+    *,
+    kind: VocabKind,
+    size: int,
+    min_count: int,
+    on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+) -> Tokenizer:
     """Train `size` wordpieces on a sample of the corpus, or count all its words.
+
+    on_progress: is told how many shards have been read, and how many will be.
 
     Raises: DataError: see `read_shard`; or no word occurs `min_count` times.
     """
     if kind == "word":
-        return train_words((_sentences(shard) for shard in shards), min_count=min_count)
+        read = _told(shards, on_progress)
+        return train_words((_sentences(shard) for shard in read), min_count=min_count)
     num_bytes = sum(shard.num_bytes for shard in shards)
     chosen = shards[:: max(1, -(-num_bytes // _SAMPLE_BYTES))]
-    return train_wordpiece(pa.chunked_array(list(_evenly_spaced(chosen)), pa.string()), vocab_size=size)
+    return train_wordpiece(
+        pa.chunked_array(list(_evenly_spaced(chosen, on_progress)), pa.string()), vocab_size=size
+    )
+
+
+def _told(shards: Sequence[Shard], on_progress: Callable[[int, int], None]) -> Iterator[Shard]:
+    """Yield the shards, and tell each time how many have been read."""
+    for num_done, shard in enumerate(shards):
+        on_progress(num_done, len(shards))
+        yield shard
+    on_progress(len(shards), len(shards))
 
 
 def train_wordpiece(
@@ -111,10 +131,10 @@ def _counted_chunks(texts: pa.Array) -> Iterable[tuple[str, int]]:
     return zip(counted.field(0).to_pylist(), counted.field(1).to_pylist(), strict=True)
 
 
-def _evenly_spaced(shards: Sequence[Shard]) -> Iterator[pa.Array]:
+def _evenly_spaced(shards: Sequence[Shard], on_progress: Callable[[int, int], None]) -> Iterator[pa.Array]:
     """Yield evenly spaced sentences of each shard, about MAX_TRAINING_TEXTS in all."""
     share = MAX_TRAINING_TEXTS // len(shards)
-    for shard in shards:
+    for shard in _told(shards, on_progress):
         sentences = _sentences(shard)
         step = max(1, -(-len(sentences) // max(share, 1)))
         yield sentences.take(pa.array(range(0, len(sentences), step)))

@@ -78,3 +78,13 @@ def test_weights_are_loaded_with_the_vocabulary_beside_them(settings, model):
     loaded, tokenizer = load_with_vocabulary(model, cache=settings.cache)
     assert loaded.config.vocab_size == 120
     assert tokenizer.cls_id != tokenizer.sep_id
+
+
+def test_a_download_says_how_far_it_is_once_a_second(monkeypatch):
+    now_s, told = [0.0], []
+    monkeypatch.setattr(model_source.time, "monotonic", lambda: now_s[0])
+    tell = model_source._Download("org/model", told.append)
+    for num_bytes, total in ((1e6, 440e6), (2e6, 440e6), (9e6, None)):
+        tell(int(num_bytes), None if total is None else int(total))
+        now_s[0] += 0.6
+    assert told == ["downloading org/model, 1 of 440 MB", "downloading org/model, 9 MB"]

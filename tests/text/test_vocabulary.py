@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from bertjobs.config.pretrain import VocabKind
 from bertjobs.errors import DataError
 from bertjobs.text.corpus.documents import read_shard
 from bertjobs.text.datasets.sample import write_sample
@@ -116,3 +117,11 @@ def test_wordpieces_are_trained_on_all_shards_of_a_corpus_with_the_same_result_e
     ids, _ = one.encode_column(pa.array(texts))
     assert one.unk_id not in ids
     assert (one.is_continuation_V[ids]).any()
+
+
+@pytest.mark.parametrize("kind", ["word", "wordpiece"])
+def test_the_progress_over_the_shards_of_a_corpus_is_told(sample: Path, kind: VocabKind) -> None:
+    shards = shards_of(sample / "corpus" / "train.tokens", block_bytes=1 << 14)
+    told: list[tuple[int, int]] = []
+    make_vocabulary(shards, kind=kind, size=200, min_count=5, on_progress=lambda *n: told.append(n))
+    assert told == [(done, len(shards)) for done in range(len(shards) + 1)]
