@@ -20,6 +20,7 @@ DEFAULT_MAX_UPLOAD_MB = 1000.0
 DEFAULT_LEASE_S = 15.0
 DEFAULT_STALL_TIMEOUT_S = 900.0
 DEFAULT_START_DEADLINE_S = 900.0
+DEFAULT_KEEP_CACHE_S = 30 * 24 * 3600.0
 DEFAULT_KEEP_INPUTS_S = 30 * 24 * 3600.0
 
 
@@ -232,6 +233,24 @@ class Settings:
             "submitted with them. Those of jobs that have not ended are always kept.",
         )
     )
+    keep_cache_s: float = field(
+        metadata=_setting(
+            "KEEP_CACHE_S",
+            "seconds > 0",
+            default=f"{DEFAULT_KEEP_CACHE_S:g} (30 days)",
+            meaning="How long encoded data and fetched inputs stay in the cache of a node since a job last "
+            "used them; a driver that starts there removes older ones. Downloads stay.",
+        )
+    )
+    max_cache_mb: float | None = field(
+        metadata=_setting(
+            "MAX_CACHE_MB",
+            "number > 0",
+            default="no limit",
+            meaning="Most megabytes of encoded data and fetched inputs in the cache of a node; beyond, what "
+            "was used least recently is removed, unless a job may still read it.",
+        )
+    )
     max_inputs_mb: float | None = field(
         metadata=_setting(
             "MAX_INPUTS_MB",
@@ -327,6 +346,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         driver_resource=env.get("BERTJOBS_DRIVER_RESOURCE") or None,
         keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
         keep_inputs_s=_positive(env, "BERTJOBS_KEEP_INPUTS_S", DEFAULT_KEEP_INPUTS_S),
+        keep_cache_s=_positive(env, "BERTJOBS_KEEP_CACHE_S", DEFAULT_KEEP_CACHE_S),
+        max_cache_mb=_positive(env, "BERTJOBS_MAX_CACHE_MB", 0.0, unit="MB") or None,
         max_inputs_mb=_positive(env, "BERTJOBS_MAX_INPUTS_MB", 0.0, unit="MB") or None,
         metrics_port=_port(env, "BERTJOBS_METRICS_PORT"),
         test_precision=forced_cpu_precision(env),

@@ -99,6 +99,7 @@ def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
     import ray
 
     from bertjobs.config import load_config, stored_layer
+    from bertjobs.runs.cache_limit import limit_cache
     from bertjobs.runs.input_files import fetch_inputs
     from bertjobs.runs.kinds import DRIVER_OF_KIND
     from bertjobs.runs.reporting import open_session
@@ -113,6 +114,10 @@ def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
             hint="Set BERTJOBS_STORAGE where you submit to that of the dispatcher, or have it added to the "
             "dispatcher's BERTJOBS_STORAGE_ROOTS.",
         )
+    max_mb = settings.max_cache_mb
+    limit_cache(
+        settings.cache, keep_s=settings.keep_cache_s, max_bytes=None if max_mb is None else max_mb * 1e6
+    )
     job_dir.check_writable()
     job_dir.recover()
     job_dir.write_json("config.json", job.config)

@@ -16,6 +16,7 @@ from bertjobs.config import JobConfig, with_values
 from bertjobs.config.load import Config
 from bertjobs.errors import ConfigError
 from bertjobs.jobs.uploads import INPUTS, MANIFEST, check_upload, is_whole, manifest_of, note_use
+from bertjobs.runs import cache_limit
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files
@@ -168,6 +169,7 @@ def _fetch(folder: JobDir, key: str, name: str, *, cache: Path) -> Path:
     """Return a local copy of one input; several drivers on a node may fetch it at the same time."""
     target = cache / key
     if target.exists():
+        cache_limit.note_use(target)
         return target
     cache.mkdir(parents=True, exist_ok=True)
     with folder.open_dir(key) as source, tempfile.TemporaryDirectory(dir=cache, prefix=".new-") as scratch:

@@ -11,6 +11,7 @@ import logging
 import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ import ray.data
 
 from bertjobs.config.pretrain import CorpusSection
 from bertjobs.errors import DataError
+from bertjobs.runs.cache_limit import note_use
 from bertjobs.runs.data.corpus_blocks import (
     MANIFEST,
     CorpusFolder,
@@ -59,6 +61,8 @@ def encode_corpus(
     manifest = folder.read_json(MANIFEST)
     if manifest is not None:
         log.info("encoded corpus: %s was encoded before", folder.uri)
+        if "://" not in folder.uri:
+            note_use(Path(folder.uri))
     else:
         shards = plan_shards(files, data)
         log.info("encoded corpus: %d shards, written to %s", len(shards), folder.uri)

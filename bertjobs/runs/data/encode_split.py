@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
+from bertjobs.runs.cache_limit import note_use
 from bertjobs.runs.data.corpus_blocks import bound_pipelines
 from bertjobs.runs.data.rows import Rows
 from bertjobs.runs.run_context import Run
@@ -33,6 +34,7 @@ def encode(rows: Rows, run: Run[Any], *, task: Task, tokenizer: Tokenizer) -> ra
     path = run.settings.cache / "encoded" / f"{rows.key(task, tokenizer)}.arrow"
     if path.exists():
         log.info("encoded rows: %s, from the cache", path.name)
+        note_use(path)
         return ray.put(read_arrow(path))
     pipeline = ray.remote(num_cpus=0, max_retries=0)(_encode_with_ray_data)
     return pipeline.remote(rows.table, example_format(task), tokenizer, str(path), run.grant.data_cpus)
