@@ -18,6 +18,7 @@ CpuPrecision = Literal["bf16", "fp32"]
 
 DEFAULT_MAX_UPLOAD_MB = 1000.0
 DEFAULT_LEASE_S = 15.0
+DEFAULT_COLLECTIVE_TIMEOUT_S = 600.0
 DEFAULT_STALL_TIMEOUT_S = 900.0
 DEFAULT_START_DEADLINE_S = 900.0
 DEFAULT_KEEP_CACHE_S = 30 * 24 * 3600.0
@@ -216,6 +217,15 @@ class Settings:
             "the nodes that were started with it (`ray start --resources='{\"bertjobs_driver\": 16}'`).",
         )
     )
+    collective_timeout_s: float = field(
+        metadata=_setting(
+            "COLLECTIVE_TIMEOUT_S",
+            "seconds > 0",
+            default=f"{DEFAULT_COLLECTIVE_TIMEOUT_S:g}",
+            meaning="How long workers wait for one another in an exchange (NCCL, Gloo) before the attempt "
+            "fails. Rank 0 may write a checkpoint meanwhile, so leave room for the slowest.",
+        )
+    )
     keep_s: float | None = field(
         metadata=_setting(
             "KEEP_S",
@@ -344,6 +354,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         start_deadline_s=_positive(env, "BERTJOBS_START_DEADLINE_S", DEFAULT_START_DEADLINE_S),
         max_drivers=_count(env, "BERTJOBS_MAX_DRIVERS"),
         driver_resource=env.get("BERTJOBS_DRIVER_RESOURCE") or None,
+        collective_timeout_s=_positive(env, "BERTJOBS_COLLECTIVE_TIMEOUT_S", DEFAULT_COLLECTIVE_TIMEOUT_S),
         keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
         keep_inputs_s=_positive(env, "BERTJOBS_KEEP_INPUTS_S", DEFAULT_KEEP_INPUTS_S),
         keep_cache_s=_positive(env, "BERTJOBS_KEEP_CACHE_S", DEFAULT_KEEP_CACHE_S),

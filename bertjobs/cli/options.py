@@ -103,6 +103,7 @@ FLAGS: dict[str, dict[str, str]] = {
         "--eval-examples": "train.eval_examples",
         "--seed": "train.seed",
         "--precision": "train.precision",
+        "--compile": "train.compile",
         "--deterministic": "train.deterministic",
         "--checkpoint-steps": "train.checkpoint_steps",
         "--patience": "train.patience",

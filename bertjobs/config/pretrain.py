@@ -132,9 +132,6 @@ class PretrainTrainSection(LoopSection):
     """Budget: seconds of training over all attempts, without validation and checkpoints."""
     batch_size: Count = 256
     """Examples per optimizer step, over all workers and accumulation; 256 as in BERT."""
-    activation_checkpointing: bool = False
-    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third
-    more work."""
     eval_steps: Count | None = None
     """Validate every N optimizer steps, and at the end; default: only at the end."""
     eval_examples: Count = 4096

@@ -32,6 +32,8 @@ NOT_SEARCHABLE: Mapping[str, str] = {
     "train.microbatch_tokens": _SAME_RESULT,
     "train.eval_batch_size": _SAME_RESULT,
     "train.checkpoint_steps": _SAME_RESULT,
+    "train.activation_checkpointing": _SAME_RESULT,
+    "train.compile": _SAME_RESULT,
     "train.deterministic": _SAME_RESULT,
     "train.eval_steps": "trials are compared while they run, so all must be evaluated equally often",
 }

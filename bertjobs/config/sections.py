@@ -11,7 +11,7 @@ Truncation = Literal["longest_first", "only_first", "only_second", "ratio", "hea
 PAIR_TRUNCATIONS: tuple[Truncation, ...] = ("only_first", "only_second", "ratio")
 """Strategies that differ from `longest_first` for pairs of texts only."""
 Schedule = Literal["linear", "cosine", "constant", "wsd"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 OnBadRow = Literal["error", "skip"]
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -93,8 +93,15 @@ class LoopSection(Section):
     eval_batch_size: Count = 128
     """Examples per evaluation batch, over all workers; does not change the result."""
     precision: Precision = "auto"
-    """`auto` trains in bf16 where the CPU (avx512_bf16, AMX) or the GPU has it, else in fp32; on a CPU it
-    evaluates in fp32. `bf16` and `fp32` apply to both. Weights are always fp32."""
+    """`auto` trains in bf16 where the CPU (avx512_bf16, AMX) or the GPU has it, else in fp16 on a GPU with
+    tensor cores, else in fp32; on a CPU it evaluates in fp32. Other values apply to both; `tf32` and `fp16`
+    need a GPU. Weights are always fp32."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass and compute the rest again: less memory, a third
+    more work."""
+    compile: bool = False
+    """Compile forward and backward pass with torch.compile; the first steps take minutes. Where that fails,
+    training goes on without, and says so."""
     deterministic: bool = False
     """Use only deterministic kernels; slower on CUDA, no difference on a CPU."""
 

@@ -5,6 +5,7 @@ no kind of job.
 """
 
 import logging
+import math
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -57,6 +58,12 @@ class HostOutOfMemory(WorkerLost):
     failure = "HostOutOfMemory"
 
 
+class CommunicationError(RunError):
+    """NCCL or Gloo cannot work as it is configured here: another attempt would fail in the same way."""
+
+    failure = "CommunicationError"
+
+
 def run_group(
     worker: Callable[[Work], Any], work: Work, *, grant: Grant, run_name: str, settings: Settings
 ) -> Any:
@@ -64,7 +71,8 @@ def run_group(
 
     run_name: unique among live groups, since two under one name would overwrite each other's files.
 
-    Raises: BertjobsError: what a worker raised. WorkerLost: a worker was killed.
+    Raises: BertjobsError: what a worker raised. WorkerLost: a worker was killed. CommunicationError: the
+        workers' network is misconfigured.
     """
     for name, value in _TRAIN_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -72,7 +80,9 @@ def run_group(
     trainer = Trainer(
         _run_rank,
         train_loop_config={"worker": worker, "work": work},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if gpus else "gloo", timeout_s=math.ceil(settings.collective_timeout_s)
+        ),
         scaling_config=ScalingConfig(
             num_workers=grant.workers,
             use_gpu=gpus > 0,
@@ -171,6 +181,8 @@ def _cause_of(error: BaseException) -> BertjobsError:
     ours = [failure for failure in failures if isinstance(failure, BertjobsError)]
     if ours:
         return ours[0]
+    if misconfigured := _misconfiguration(failures):
+        return misconfigured
     if failures and not any(_is_of_ray(failure) or _lost_its_peer(failure) for failure in failures):
         return _as_ours(failures[0])
     if any(isinstance(failure, ray.exceptions.OutOfMemoryError) for failure in failures):
@@ -218,6 +230,37 @@ def _lost_its_peer(failure: BaseException) -> bool:
 
 
 _PEER_IS_GONE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe", re.IGNORECASE)
+
+
+_IS_MISCONFIGURED = re.compile(
+    r"no socket interface found|unable to find (address|interface)|nccl ?invalid ?(usage|argument)"
+    r"|invalid usage|duplicate gpu detected|unhandled (system|cuda) error|nccl ?system ?error|makeDeviceForInterface",
+    re.IGNORECASE,
+)
+_IS_CUT_OFF = re.compile(
+    r"connection (closed|reset|refused)|broken pipe|remote process exited|aborted|timed? ?out", re.IGNORECASE
+)
+"""What NCCL adds to the same errors where a peer went away: those are no misconfiguration."""
+
+
+def _misconfiguration(failures: list[BaseException]) -> CommunicationError | None:
+    """Return the error of a network that is configured wrongly; None where a process or a peer was lost."""
+    texts = [str(failure) for failure in failures]
+    if any(_is_of_ray(failure) for failure in failures) or any(_IS_CUT_OFF.search(text) for text in texts):
+        return None
+    for failure, text in zip(failures, texts, strict=True):
+        # Only of a collective operation: the same words may stand in an error of the training code.
+        is_collective = re.search(r"nccl|gloo", text, re.IGNORECASE)
+        if isinstance(failure, RuntimeError) and is_collective and _IS_MISCONFIGURED.search(text):
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            last = next((lines[i + 1] for i, line in enumerate(lines[:-1]) if "Last error" in line), None)
+            return CommunicationError(
+                f"The workers cannot communicate: {last or lines[0]}",
+                hint="Set NCCL_SOCKET_IFNAME (GPUs) or GLOO_SOCKET_IFNAME (CPUs) on the nodes to the "
+                "network interface that they share, give each worker a GPU of its own, and see NCCL_DEBUG=INFO in the "
+                "job's log.",
+            )
+    return None
 
 
 def _as_ours(raised: BaseException) -> BertjobsError:

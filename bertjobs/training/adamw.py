@@ -21,6 +21,7 @@ from bertjobs.modeling.param_groups import ParamGroup, freeze, parameter_groups
 from bertjobs.training.distributed import Ranks
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
+_NUM_UPDATES = "loss_scale.num_updates"
 _NUM_SCALARS = 16
 _FUSED = ("cpu", "cuda")
 """Devices with a fused AdamW. On others (`meta`, in tests) torch's plain one takes the same steps."""
@@ -165,7 +166,11 @@ class AdamW:
             for name, parameter in self._trained.items()
             for moment in _MOMENTS
         }
-        return moments | (self.loss_scale.state() if self.loss_scale else {})
+        if self.loss_scale is None:
+            return moments
+        # Skipped steps do not count for the bias correction, so the number of updates is not that of steps.
+        num_updates = next(iter(self._adamw.state.values()))["step"]
+        return moments | self.loss_scale.state() | {_NUM_UPDATES: num_updates}
 
     def load_state(self, state: Mapping[str, Tensor], *, num_steps_done: int) -> None:
         """Load moments that `state` returned.
@@ -181,8 +186,8 @@ class AdamW:
             )
         for name in own:
             own[name].copy_(state[name])
-        for moments in self._adamw.state.values():
-            moments["step"].fill_(num_steps_done)  # for the bias correction
+        for moments in self._adamw.state.values():  # for the bias correction
+            moments["step"].fill_(float(state.get(_NUM_UPDATES, num_steps_done)))
 
 
 class LossScale:

@@ -5,19 +5,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.modeling.cpu import accelerate, state_of, write_gradients
+from bertjobs.modeling.param_groups import num_trained
 from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
+from bertjobs.text.ragged import Int64s
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.adamw import make_optimizer
 from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch, make_batch_sampler
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.loop import TrainLoop, determinism
-from bertjobs.training.precision import training_dtype
+from bertjobs.training.memory import MemoryNeed, check_memory, estimate_finetuning
+from bertjobs.training.precision import fp32_products, training_dtype
 from bertjobs.training.progress import FinetuneResult, Hooks
 from bertjobs.training.run_state import RunState
 from bertjobs.training.schedule import Budget, check_schedule
@@ -53,10 +57,12 @@ def finetune(
     """
     check_schedule(config.optim)
     validation = Validation(valid=valid, task=task, metric=metric, tokenizer=tokenizer)
-    with determinism(config.train.deterministic):
+    with determinism(config.train.deterministic), fp32_products(config.train.precision):
+        model.bert.encoder.recomputes = config.train.activation_checkpointing
         accelerate(model)
         objective = _TaskObjective(model, config=config, train=train, validation=validation)
         device = next(model.parameters()).device
+        check_memory(model, memory_need(model, config=config, lengths=objective.loader.lengths))
         optimizer = make_optimizer(
             model,
             num_layers=model.config.num_hidden_layers,
@@ -171,6 +177,29 @@ class _TaskObjective:
 
     def step_to_keep(self, state: RunState) -> int | None:
         return state.best.step if state.best else None
+
+
+def memory_need(model: TaskModel, *, config: FinetuneConfig, lengths: Int64s) -> MemoryNeed:
+    """Estimate a worker's memory for its share of the longest batch that the data could give.
+
+    lengths: of all rows, in tokens. On CPUs words that do not occur have no moments, and need less.
+    """
+    device, train = next(model.parameters()).device, config.train
+    share = -(-train.batch_size // (current_ranks().world_size * train.accumulation))
+    longest_first = -np.sort(-lengths)
+    num_tokens = min(train.microbatch_tokens, int(longest_first[:share].sum()))
+    words = model.bert.embeddings.word_embeddings.weight
+    num_weights = sum(p.numel() for p in model.parameters())
+    return estimate_finetuning(
+        model.config,
+        num_weights=num_weights,
+        num_trained=num_trained(model.parameters()) - (words.numel() if device.type == "cpu" else 0),
+        num_tokens=max(num_tokens, int(longest_first[0])),
+        max_len=min(int(longest_first[0]), config.text.max_len),
+        dtype=training_dtype(train.precision, device),
+        device=device,
+        recomputes=train.activation_checkpointing,
+    )
 
 
 def _finish(loop: TrainLoop, *, validation: Validation, job_dir: JobDir, draws: bool) -> FinetuneResult:

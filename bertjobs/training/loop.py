@@ -1,4 +1,4 @@
-"""Run the training loop that fine-tuning and pretraining share, and take the single optimizer step.
+"""Run the training loop that fine-tuning and pretraining share.
 
 All ranks run it; rank 0 alone writes artefacts and reports. What differs between the kinds of training (the
 batches, the loss, the evaluation) is an `Objective`. The loop must not know Ray, Redis or the command line:
@@ -7,26 +7,22 @@ it reports through `Hooks`.
 The global batch and its order are functions of (seed, step, row), and so are dropout masks on a CPU: there
 the losses do not depend on the number of ranks or of microbatches. Elsewhere masks follow from (seed, step,
 rank). A resumed run continues bit for bit either way.
-
-Shape suffixes: K: parts of the loss (one, or MLM and NSP). T: unique wordpieces of a global batch.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from itertools import count
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bertjobs.config.finetune import TrainSection
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.config.sections import OptimSection
 from bertjobs.modeling.cpu import DropoutPool, set_dropout, state_of
-from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.modeling.span_head import BertForQuestionAnswering
 from bertjobs.storage import JobDir
@@ -34,13 +30,14 @@ from bertjobs.training import activity
 from bertjobs.training.adamw import StepOptimizer
 from bertjobs.training.checkpoint import Checkpoint, publish_checkpoint, read_published_checkpoint
 from bertjobs.training.device_feed import on_device
-from bertjobs.training.distributed import Ranks, current_ranks
+from bertjobs.training.distributed import current_ranks
 from bertjobs.training.memory import memory_errors
 from bertjobs.training.metrics_log import MetricsLine, MetricsLog
 from bertjobs.training.objective import AnyStepBatch, Objective
 from bertjobs.training.precision import training_dtype
 from bertjobs.training.progress import EpochResult, Hooks, ProgressMeter, Stopwatch
 from bertjobs.training.run_state import RunState, checkpoint_name
+from bertjobs.training.step import StepTaker
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +63,10 @@ class TrainLoop:
         self._ranks = current_ranks()
         self._device = next(model.parameters()).device
         self._dtype = training_dtype(train.precision, self._device)
-        self._meter = ProgressMeter(objective, device=self._device, clock=clock)
+        self._step_taker = StepTaker(objective.losses, is_compiled=train.compile)
+        self._meter = ProgressMeter(
+            objective, device=self._device, clock=clock, may_overflow=optimizer.loss_scale is not None
+        )
         self._stopwatch = Stopwatch(clock)
         self._metrics_log: MetricsLog | None = None
         # This rank's own request. It ends the run only after it was summed over the ranks.
@@ -163,9 +163,8 @@ class TrainLoop:
         # From the totals and the tokens of the global batch, so it is the same on all ranks.
         lr = self._objective.budget.lr(before.totals, batch_tokens=batch.num_tokens, optim=self._optim)
         with memory_errors(self._train):
-            grad_norm = train_step(
+            grad_norm = self._step_taker.step(
                 batch,
-                losses=self._objective.losses,
                 optimizer=self._optimizer,
                 ranks=self._ranks,
                 dtype=self._dtype,
@@ -256,46 +255,6 @@ class TrainLoop:
         self._optimizer.load_state(checkpoint.optimizer, num_steps_done=self.state.num_done)
 
 
-def train_step(
-    batch: AnyStepBatch,
-    *,
-    losses: Callable[[Any, Any], Tensor],
-    optimizer: StepOptimizer,
-    ranks: Ranks,
-    dtype: torch.dtype,
-    lr: float,
-    requests_stop: bool = False,
-    elapsed_s: Callable[[], float] = lambda: 0.0,
-) -> Tensor:
-    """Take one optimizer step; return the global gradient norm before clipping, a tensor of one number.
-
-    losses: returns a microbatch's shares (K) of the parts of the global batch's mean loss. Gradients then add
-        up over microbatches and ranks to the gradient of the mean, whatever their sizes.
-    elapsed_s: this rank's contribution to the clock that all ranks read.
-    """
-    optimizer.zero_grad()  # the losses too: they lie in the gradient buffer
-    scalars = optimizer.scalars
-    device_type = scalars.device.type
-    # One autocast block around all microbatches: what autocast casts (the heads) is cast once per step. The
-    # encoder's layers cast their weights themselves, once per microbatch.
-    with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
-        for microbatch in batch.microbatches:
-            losses_K = losses(microbatch, batch)
-            # The loss stays on the device, where the host does not wait for it.
-            scalars[LOSSES : LOSSES + len(losses_K)] += losses_K.detach()
-            # The backward pass runs in the dtypes of the forward pass; autocast would choose again.
-            with torch.autocast(device_type, enabled=False):
-                loss = losses_K.sum()
-                (loss if optimizer.loss_scale is None else loss * optimizer.loss_scale.scale).backward()
-    # Set before the all-reduce that sums the gradients, which takes them along. `fill_` takes a number of the
-    # host as an argument of its kernel; an assignment would copy it, and wait.
-    scalars[STOP].fill_(float(requests_stop))
-    scalars[CLOCK].fill_(elapsed_s())
-    grad_norm = optimizer.sum_gradients(ranks, token_ids_T=batch.token_ids_T)
-    optimizer.step(lr=lr, grad_norm=grad_norm)
-    return grad_norm
-
-
 def seed_dropout(seed: int, *, step: int, rank: int) -> None:
     """Make the masks that torch draws in a step a function of (seed, step, rank)."""
     mixed = np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)
@@ -306,6 +265,10 @@ def seed_dropout(seed: int, *, step: int, rank: int) -> None:
 def determinism(is_wanted: bool) -> Iterator[None]:
     """Allow only deterministic kernels inside the block, where that is wanted or was already so."""
     before = torch.are_deterministic_algorithms_enabled()
+    if is_wanted:
+        # cuBLAS reads it before its first product: without it, streams share a workspace in an order that
+        # differs from run to run, and torch refuses products in deterministic mode.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(is_wanted or before)
     try:
         yield

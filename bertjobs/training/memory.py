@@ -21,6 +21,10 @@ from bertjobs.modeling.cpu.masked_loss import chunk_bytes
 _FP32 = 4
 _MASKED_RATIO = 0.15
 """Masked positions per token: the default of `--mask-ratio`."""
+_HINT = (
+    "Lower --microbatch-tokens or set --activation-checkpointing: the result stays the same. Or take a "
+    "smaller --model; more workers do not help a single one."
+)
 _MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
@@ -100,6 +104,33 @@ def activation_bytes(
     return embeddings + layer * config.num_hidden_layers + backward
 
 
+def estimate_finetuning(
+    config: BertConfig,
+    *,
+    num_weights: int,
+    num_trained: int,
+    num_tokens: int,
+    max_len: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    recomputes: bool,
+) -> MemoryNeed:
+    """Estimate fine-tuning. max_len: of the data's longest sequence; num_trained: weights with gradients."""
+    per_token = activation_bytes(
+        config,
+        max_len=max_len,
+        itemsize=dtype.itemsize,
+        keeps_probabilities=not has_flash(device, dtype, head_size=config.head_size),
+        recomputes=recomputes,
+    )
+    return MemoryNeed(
+        weights=_FP32 * num_weights + (num_weights * dtype.itemsize if dtype != torch.float32 else 0),
+        gradients=_FP32 * num_trained,
+        moments=2 * _FP32 * num_trained,
+        activations=num_tokens * per_token,
+    )
+
+
 def check_memory(model: nn.Module, need: MemoryNeed) -> None:
     """Check that what a model, already on its device, still needs is free there.
 
@@ -112,7 +143,7 @@ def check_memory(model: nn.Module, need: MemoryNeed) -> None:
         raise OutOfMemory(
             f"Training needs about {_gb(need.total)} of memory on a worker, and there are "
             f"{_gb(free + there)}: {need}",
-            hint=_hint(can_recompute=True),
+            hint=_HINT,
         )
 
 
@@ -126,7 +157,7 @@ def memory_errors(train: TrainSection | PretrainTrainSection) -> Iterator[None]:
             raise OutOfMemory(
                 f"The step does not fit into memory with {train.microbatch_tokens} tokens at once on a "
                 "worker",
-                hint=_hint(can_recompute=isinstance(train, PretrainTrainSection)),
+                hint=_HINT,
             ) from e
         raise
 
@@ -141,14 +172,6 @@ def free_bytes(device: torch.device, *, meminfo: Path = _MEMINFO, cgroup: Path =
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     found = [size for size in (_machine_bytes(meminfo), _container_bytes(cgroup)) if size is not None]
     return min(found, default=None)
-
-
-def _hint(*, can_recompute: bool) -> str:
-    also = " or set --activation-checkpointing" if can_recompute else ""
-    return (
-        f"Lower --microbatch-tokens{also}: the result stays the same. Or take a smaller --model; more "
-        "workers do not help a single one."
-    )
 
 
 def _machine_bytes(meminfo: Path) -> int | None:

@@ -19,7 +19,7 @@ from bertjobs.training.adamw import make_optimizer
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
-from bertjobs.training.precision import training_dtype
+from bertjobs.training.precision import fp32_products, training_dtype
 from bertjobs.training.pretrain_batches import (
     BlockSource,
     Corpus,
@@ -78,7 +78,7 @@ def pretrain(
         StorageError: an artefact cannot be written. LeaseLost: from the hooks.
     """
     check_schedule(config.optim)
-    with determinism(config.train.deterministic):
+    with determinism(config.train.deterministic), fp32_products(config.train.precision):
         accelerate(model)
         objective = _Pretraining(model, config=config, train=train, valid=valid, tokenizer=tokenizer)
         _prepare(model, config=config)

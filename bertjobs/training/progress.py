@@ -33,7 +33,7 @@ class Progress:
     """Mean cross-entropy over the global batch, in nats, before the step."""
     lr: float
     grad_norm: float
-    """Global L2 norm before clipping."""
+    """Global L2 norm before clipping; 0 where gradients overflowed in fp16, so that the step was skipped."""
     examples_per_s: float
     tokens_per_s: float
     """Without padding; this and the examples over all ranks, averaged over the last steps."""
@@ -141,6 +141,8 @@ class Stopwatch:
 
 
 _STEPS_PER_READ_CUDA = 20
+_MAX_OVERFLOWS = 30
+"""In a row: the loss scale is then 2^-14, and there is nothing left to scale down."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +158,17 @@ class _Unread:
 class ProgressMeter:
     """Collect the numbers of steps on the device, and turn them into `Progress` when they are read."""
 
-    def __init__(self, objective: Objective, *, device: torch.device, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        device: torch.device,
+        clock: Callable[[], float],
+        may_overflow: bool = False,
+    ) -> None:
+        """may_overflow: whether the optimizer skips steps whose gradients are not finite, as in fp16."""
         self._objective = objective
+        self._may_overflow, self._num_overflows = may_overflow, 0
         self._speed = Throughput(clock)
         self._steps_per_read = _STEPS_PER_READ_CUDA if device.type == "cuda" else 1
         self._unread: list[_Unread] = []
@@ -204,6 +215,10 @@ class ProgressMeter:
         parts = dict(zip(self._objective.loss_names, numbers[LOSSES:-1], strict=True))
         loss, num_done = sum(parts.values()), unread.after.num_done
         num_steps = self._objective.budget.total_steps(replace(unread.after, train_s=self.train_s).totals)
+        # Steps in a row: each halves the loss scale, so a few at the start are as it should be.
+        self._num_overflows = 0 if math.isfinite(grad_norm) else self._num_overflows + 1
+        if self._may_overflow and 0 < self._num_overflows <= _MAX_OVERFLOWS and math.isfinite(loss):
+            grad_norm = 0.0
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise TrainingError(
                 f"At step {num_done} of {num_steps} the loss is {loss:g} and the gradient's norm "

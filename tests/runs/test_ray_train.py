@@ -6,9 +6,11 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError
 
 from bertjobs.errors import DataError, TrainingError
 from bertjobs.jobs.job import Grant
+from bertjobs.jobs.retry import FINAL, INFRASTRUCTURE
 from bertjobs.jobs.scheduling.sizing import size_workers
 from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.runs.ray_train import (
+    CommunicationError,
     HostOutOfMemory,
     WorkerLost,
     _cause_of,
@@ -43,6 +45,42 @@ def test_an_exception_of_the_training_code_is_the_jobs_own_fault():
     ],
 )
 def test_a_killed_worker_is_lost_whichever_rank_noticed(failures):
+    assert type(_cause_of(group_error(failures))) is WorkerLost
+
+
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3384, {}, NCCL version 2.27.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (NCCL.format("internal error") + "\nLast error:\nBootstrap : no socket interface found",
+         "Bootstrap : no socket interface found"),
+        (NCCL.format("invalid usage (run with NCCL_DEBUG=WARN for details)")
+         + "\nLast error:\nDuplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000",
+         "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000"),
+        (NCCL.format("unhandled system error"), NCCL.format("unhandled system error")),
+        ("[enforce fail at gloo/transport/tcp/device.cc:84] Unable to find address for: eth7",
+         "[enforce fail at gloo/transport/tcp/device.cc:84] Unable to find address for: eth7"),
+    ],
+)  # fmt: skip
+def test_a_network_that_is_configured_wrongly_is_the_users_error_with_a_hint(text, told):
+    found = _cause_of(group_error({0: RuntimeError(text), 1: RuntimeError(text)}))
+    assert type(found) is CommunicationError
+    assert found.message == f"The workers cannot communicate: {told}"
+    assert found.hint.startswith("Set NCCL_SOCKET_IFNAME (GPUs) or GLOO_SOCKET_IFNAME (CPUs) on the nodes")
+    assert found.failure == "CommunicationError" and found.failure not in INFRASTRUCTURE | FINAL
+
+
+@pytest.mark.parametrize(
+    "failures",
+    [
+        {0: RuntimeError(NCCL.format("unhandled system error")), 1: ActorDiedError()},
+        {0: RuntimeError(NCCL.format("unhandled system error") + "\nLast error:\nConnection reset by peer")},
+        {0: RuntimeError(NCCL.format("remote process exited or there was a network error"))},
+    ],
+)
+def test_nccl_that_lost_a_peer_is_a_lost_worker(failures):
     assert type(_cause_of(group_error(failures))) is WorkerLost
 
 

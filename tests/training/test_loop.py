@@ -321,7 +321,7 @@ def test_out_of_memory_says_what_to_make_smaller(
     def fail(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr("bertjobs.training.loop.train_step", fail)
+    monkeypatch.setattr("bertjobs.training.step.train_step", fail)
     with pytest.raises(OutOfMemory, match=r"with 16384 tokens at once .* Lower --microbatch-tokens"):
         tiny.run_finetune(tmp_path, tiny.make_config())
 
@@ -332,6 +332,6 @@ def test_other_runtime_errors_are_left_alone(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr("bertjobs.training.loop.train_step", fail)
+    monkeypatch.setattr("bertjobs.training.step.train_step", fail)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         tiny.run_finetune(tmp_path, tiny.make_config())

@@ -4,9 +4,10 @@ from types import ModuleType
 import pytest
 import torch
 
+from bertjobs.config.sections import Precision
 from bertjobs.errors import ConfigError
 from bertjobs.training.evaluate import evaluate
-from bertjobs.training.precision import has_bf16, inference_dtype, training_dtype
+from bertjobs.training.precision import fp32_products, has_bf16, inference_dtype, training_dtype
 
 CPU = torch.device("cpu")
 BF16_FLAGS = ["amx_bf16", "avx512_bf16"]
@@ -51,14 +52,36 @@ def test_bf16_is_refused_where_it_would_be_emulated(tmp_path: Path) -> None:
             dtype_of("bf16", CPU, cpuinfo=_cpuinfo(tmp_path, "avx2"))
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [((8, 0), torch.bfloat16), ((7, 5), torch.float32)])
-def test_auto_is_bf16_for_both_on_a_gpu_that_has_it(
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)]
+)
+def test_auto_is_the_half_precision_that_a_gpu_has_for_both(
     capability: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setenv("BERTJOBS_TEST_PRECISION", "fp32" if dtype == torch.bfloat16 else "bf16")  # of CPUs
     for dtype_of in (training_dtype, inference_dtype):
         assert dtype_of("auto", torch.device("cuda")) == dtype
+
+
+@pytest.mark.parametrize("precision", ["tf32", "fp16"])
+def test_what_only_gpus_multiply_is_refused_on_a_cpu(precision: Precision) -> None:
+    expected = rf"--precision {precision}: this processor has no {precision} arithmetic"
+    for dtype_of in (training_dtype, inference_dtype):
+        with pytest.raises(ConfigError, match=expected):
+            dtype_of(precision, CPU)
+
+
+def test_tf32_is_fp32_whose_products_round_and_only_while_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    assert training_dtype("tf32", torch.device("cuda")) == torch.float32
+    before = torch.get_float32_matmul_precision()
+    assert before == "highest"
+    with fp32_products("tf32"):
+        assert torch.get_float32_matmul_precision() == "high"
+    with fp32_products("fp32"):
+        assert torch.get_float32_matmul_precision() == before
+    assert torch.get_float32_matmul_precision() == before
 
 
 def test_a_test_decides_what_the_processor_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

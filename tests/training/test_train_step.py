@@ -1,4 +1,6 @@
-from types import ModuleType
+import logging
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,9 +10,10 @@ import torch.nn.functional as F
 from bertjobs.config.sections import OptimSection, TextSection
 from bertjobs.modeling.cpu import DropoutPool, accelerate, set_dropout
 from bertjobs.modeling.cpu.flat_adamw import LOSSES, STOP, FlatAdamW, build_optimizer
+from bertjobs.training.adamw import build_adamw
 from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch
 from bertjobs.training.distributed import current_ranks
-from bertjobs.training.loop import train_step
+from bertjobs.training.step import StepTaker, train_step
 
 
 def _one_step(
@@ -93,3 +96,69 @@ def test_token_ids_are_the_batch_and_the_special_ones(tiny: ModuleType) -> None:
     assert set(in_batch.tolist()) <= set(batch.token_ids_T.tolist())
     assert batch.num_tokens == sum(int(m.inputs.lengths_B.sum()) for m in batch.microbatches)
     assert loader.token_ids().tolist() == sorted({0, 1, 2, *table.a_ids.tolist(), *table.b_ids.tolist()})
+
+
+class _Recorder(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def _broken_backend(graph: object, inputs: object) -> object:
+    raise RuntimeError("no compiler on this machine")
+
+
+# Dynamo looks at `.grad` of what it traces; in tests every warning is an error.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.parametrize(("backend", "falls_back"), [("aot_eager", False), (_broken_backend, True)])
+def test_compiled_steps_are_those_of_eager_ones_also_where_compiling_fails(
+    tiny: ModuleType, backend: Any, falls_back: bool
+) -> None:
+    found = {}
+    recorder = _Recorder()
+    logging.getLogger("bertjobs.training.step").addHandler(recorder)
+    for is_compiled in (False, True):
+        model, ranks = tiny.make_model(dropout=0.0).train(), current_ranks()
+        optimizer = build_adamw(model, num_layers=2, optim=OptimSection(), dtype=torch.float32)
+        loader = BatchLoader(
+            tiny.make_table(24, seed=1),
+            text=TextSection(max_len=32),
+            tokenizer=tiny.SpecialTokens(),
+            max_tokens=16384,
+            ranks=ranks,
+            vocab_size=tiny.VOCAB_SIZE,
+        )
+
+        def losses(microbatch: Microbatch, batch: StepBatch, model: Any = model) -> torch.Tensor:
+            loss = F.cross_entropy(model(microbatch.inputs), microbatch.targets["labels"], reduction="sum")
+            return loss.view(1) / batch.num_rows
+
+        taker = StepTaker(losses, is_compiled=is_compiled, backend=backend)
+        norms = []
+        for step, rows in enumerate((np.arange(8), np.arange(8, 20))):
+            batch = loader.step_batch(rows, seed=0, step=step, min_microbatches=1)
+            norm = taker.step(batch, optimizer=optimizer, ranks=ranks, dtype=torch.float32, lr=1e-3)
+            norms.append((float(optimizer.scalars[LOSSES]), float(norm)))
+        found[is_compiled] = norms
+        assert taker.is_compiled is (is_compiled and not falls_back)
+    logging.getLogger("bertjobs.training.step").removeHandler(recorder)
+    torch.testing.assert_close(torch.tensor(found[True]), torch.tensor(found[False]))
+    warned = [
+        text for text in recorder.texts if text.startswith("--compile failed, training goes on without it")
+    ]
+    assert len(warned) == falls_back
+
+
+def test_an_error_of_the_loss_itself_is_raised_though_it_was_compiled(tiny: ModuleType) -> None:
+    def losses(microbatch: Any, batch: Any) -> torch.Tensor:
+        raise ZeroDivisionError("of the loss")
+
+    model = tiny.make_model()
+    optimizer = build_adamw(model, num_layers=2, optim=OptimSection(), dtype=torch.float32)
+    taker = StepTaker(losses, is_compiled=True, backend="eager")
+    batch = SimpleNamespace(microbatches=[None], token_ids_T=None)
+    with pytest.raises(ZeroDivisionError, match="of the loss"):
+        taker.step(batch, optimizer=optimizer, ranks=current_ranks(), dtype=torch.float32, lr=1e-3)  # type: ignore[arg-type]
