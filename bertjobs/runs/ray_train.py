@@ -234,7 +234,8 @@ _PEER_IS_GONE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken 
 
 _IS_MISCONFIGURED = re.compile(
     r"no socket interface found|unable to find (address|interface)|nccl ?invalid ?(usage|argument)"
-    r"|invalid usage|duplicate gpu detected|unhandled (system|cuda) error|nccl ?system ?error|makeDeviceForInterface",
+    r"|invalid usage|duplicate gpu detected|unhandled (system|cuda) error|nccl ?system ?error"
+    r"|makeDeviceForInterface",
     re.IGNORECASE,
 )
 _IS_CUT_OFF = re.compile(
@@ -257,8 +258,8 @@ def _misconfiguration(failures: list[BaseException]) -> CommunicationError | Non
             return CommunicationError(
                 f"The workers cannot communicate: {last or lines[0]}",
                 hint="Set NCCL_SOCKET_IFNAME (GPUs) or GLOO_SOCKET_IFNAME (CPUs) on the nodes to the "
-                "network interface that they share, give each worker a GPU of its own, and see NCCL_DEBUG=INFO in the "
-                "job's log.",
+                "network interface that they share, give each worker a GPU of its own, and see "
+                "NCCL_DEBUG=INFO in the job's log.",
             )
     return None
 
