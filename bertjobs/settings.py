@@ -270,6 +270,15 @@ class Settings:
             "used least recently and belong to no job that has not ended.",
         )
     )
+    max_ended_jobs: int | None = field(
+        metadata=_setting(
+            "MAX_ENDED_JOBS",
+            "integer >= 1",
+            default="no limit",
+            meaning="Most ended jobs that Redis keeps; beyond, the dispatcher forgets the oldest, as after "
+            "--keep. Their models and results stay in storage.",
+        )
+    )
     metrics_port: int | None = field(
         metadata=_setting(
             "METRICS_PORT",
@@ -360,6 +369,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         keep_cache_s=_positive(env, "BERTJOBS_KEEP_CACHE_S", DEFAULT_KEEP_CACHE_S),
         max_cache_mb=_positive(env, "BERTJOBS_MAX_CACHE_MB", 0.0, unit="MB") or None,
         max_inputs_mb=_positive(env, "BERTJOBS_MAX_INPUTS_MB", 0.0, unit="MB") or None,
+        max_ended_jobs=_count(env, "BERTJOBS_MAX_ENDED_JOBS"),
         metrics_port=_port(env, "BERTJOBS_METRICS_PORT"),
         test_precision=forced_cpu_precision(env),
     )

@@ -86,11 +86,14 @@ class Retention:
         *,
         roots: StorageRoots,
         term: int | None = None,
+        max_ended: int | None = None,
         skip: Skip | None = None,
     ) -> None:
         self._connection = connection
         self._roots = roots
         self._skip = skip or _skip
+        self._max_ended = max_ended
+        """Ended jobs that are kept, whatever their own time; None: no limit."""
         self._term = term
         """The dispatcher's term, refused once another one leads; None where a user cleans up."""
 
@@ -120,7 +123,9 @@ class Retention:
     def _ended(self, older_than_s: float | None) -> list[EndedJob]:
         older_than_ms = None if older_than_s is None else int(older_than_s * 1000)
         limit = PAGE if self._term is not None else UNLIMITED
-        (document,) = self._connection.run("list_ended", older_than_ms=older_than_ms, limit=limit)
+        (document,) = self._connection.run(
+            "list_ended", older_than_ms=older_than_ms, limit=limit, max_ended=self._max_ended
+        )
         return list(readable(json.loads(document), _ended_of, skip=self._skip))
 
     def _removable(self, ended: EndedJob) -> tuple[str, ...]:
@@ -201,11 +206,17 @@ class CleanupThread:
     """
 
     def __init__(
-        self, store: DispatchStore, *, roots: StorageRoots, inputs: "InputLimits | None" = None
+        self,
+        store: DispatchStore,
+        *,
+        roots: StorageRoots,
+        inputs: "InputLimits | None" = None,
+        max_ended: int | None = None,
     ) -> None:
         self._store = store
         self._roots = roots
         self._inputs = inputs
+        self._max_ended = max_ended
         self._inputs_cleaned_at = float("-inf")
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cleanup", daemon=True)
@@ -223,7 +234,11 @@ class CleanupThread:
         if not self._store.term:
             return
         for job in Retention(
-            self._store.connection, roots=self._roots, term=self._store.term, skip=self._store.skip
+            self._store.connection,
+            roots=self._roots,
+            term=self._store.term,
+            max_ended=self._max_ended,
+            skip=self._store.skip,
         ).clean():
             logger.info(
                 "%s: %s; removed from %s: %s",

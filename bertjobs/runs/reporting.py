@@ -122,7 +122,9 @@ def stop_reason(command: str, *, stall_timeout_s: float = 0.0) -> BertjobsError:
         return Drained("The queue was drained")
     if command == "stalled":
         return Stalled(
-            f"No progress for {stall_timeout_s:.0f} s, or for 20 times the median step",
+            f"No progress for {stall_timeout_s:.0f} s, or for 20 times the median step"
+            if stall_timeout_s
+            else "No progress for too long",
             hint="The log has the stacks of its processes. `--stall-timeout` allows more time.",
         )
     return DriverStopped("Stopped on request; the next attempt resumes from the last checkpoint")

@@ -153,3 +153,19 @@ def test_forgetting_a_job_twice_changes_nothing_more(connection, finished, monke
     )
     (cleaned,) = Retention(connection, roots=EVERYWHERE).clean(older_than_s=0)
     assert cleaned.is_forgotten and everything(connection) == []
+
+
+def test_beyond_their_number_the_oldest_ended_jobs_are_forgotten_unless_others_follow_them(
+    world, finished, store, submit, connection
+):
+    followed, oldest, newer, newest = (finished() for _ in range(4))
+    waiting = submit(after=[followed])
+    dispatch = DispatchStore(connection, owner=str(connection.client.get("bj:leader")), lease_s=60)
+    assert dispatch.lead()
+    CleanupThread(dispatch, roots=EVERYWHERE, max_ended=2).clean()
+    assert {job.id for job in store.list()} == {followed, newest, waiting}
+    for gone in (oldest, newer):
+        with pytest.raises(JobUnknown):
+            store.get(gone)
+    CleanupThread(dispatch, roots=EVERYWHERE, max_ended=2).clean()
+    assert len(store.list()) == 3

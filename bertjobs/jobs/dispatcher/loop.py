@@ -277,7 +277,12 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             driver_resource=settings.driver_resource,
         )
         roots = StorageRoots(settings.allowed_storage)
-        poller, cleaner = RayPoller(ray), CleanupThread(store, roots=roots, inputs=_input_limits(settings))
+        poller, cleaner = (
+            RayPoller(ray),
+            CleanupThread(
+                store, roots=roots, inputs=_input_limits(settings), max_ended=settings.max_ended_jobs
+            ),
+        )
         copier = LogCopier(store, ray, roots=roots)
         dispatcher = Dispatcher(
             store,
