@@ -5,7 +5,8 @@ A job's folder, under `BERTJOBS_STORAGE/<job id>/`:
 
     config.json                 the resolved configuration
     checkpoints/<name>/         training state to resume from; Redis says which one counts, under the lease
-    model/                      the model to use: config.json, model.safetensors, vocabulary, bertjobs.json
+    model-a<attempt>/           the model to use: config.json, model.safetensors, vocabulary, bertjobs.json;
+                                `artifacts.model` of the job names it. Outside the queue it is `model/`
     metrics.json                the final metrics
     results/                    which attempts have succeeded, with their metrics and artefacts
     series.jsonl                the live series that Redis had, once the job has ended
@@ -73,7 +74,9 @@ def _is_below(uri: str, root: str) -> bool:
 class JobDir:
     """The artefacts of one job, on a local path or any file system that `pyarrow.fs` opens by URI."""
 
-    def __init__(self, root: str, job_id: str) -> None:
+    def __init__(self, root: str, job_id: str, *, writer: str = "") -> None:
+        """`writer` is the attempt that writes (`a3`), part of the names that attempts must not share."""
+        self.writer = writer
         self.uri = f"{root.rstrip('/')}/{job_id}"
         self._is_remote = bool(_URI.match(root)) and not root.startswith("file://")
         self._local = Path(root.removeprefix("file://")) / job_id
@@ -82,6 +85,10 @@ class JobDir:
     def is_remote(self) -> bool:
         """Whether it has an address of another file system, not a local path."""
         return self._is_remote
+
+    def own(self, name: str) -> str:
+        """Return the name under which this attempt writes: `model` becomes `model-a3`."""
+        return f"{name}-{self.writer}" if self.writer else name
 
     def path_of(self, name: str) -> str:
         """Return the path or address of an artefact."""

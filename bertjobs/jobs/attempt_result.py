@@ -5,6 +5,7 @@ has exited by then, and the work is done. Whoever ends the attempt in the driver
 here, and so does the driver of a later attempt.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from bertjobs.storage import JobDir
 
 RESULT_FOLDER = "results"
+_NAME = re.compile(r"a(\d+)-t(\d+)\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +64,15 @@ def read_latest_result(
         if (found := read_result(job_dir, job_id=job_id, attempt=attempt, token=token)) is not None:
             return found
     return None
+
+
+def read_job_result(job_dir: JobDir, *, job_id: str) -> AttemptResult | None:
+    """Read the result of a job without asking Redis: that of its latest attempt that succeeded.
+
+    A job has no attempt after the one that Redis names as its end, so this is the same one.
+
+    Raises: StorageError.
+    """
+    found = (_NAME.fullmatch(name) for name in job_dir.list(RESULT_FOLDER))
+    attempts = [(int(match[1]), int(match[2])) for match in found if match]
+    return read_latest_result(job_dir, job_id=job_id, attempts=attempts)

@@ -31,7 +31,7 @@ from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.records import Skip, readable
 from bertjobs.jobs.uploads import clean_uploads, keys_in
 from bertjobs.storage import JobDir, StorageRoots
-from bertjobs.training.run_state import checkpoint_name
+from bertjobs.training.checkpoint_names import step_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,10 @@ class EndedJob:
 
     job_id: str
     job_dir: JobDir
-    kept_checkpoints: frozenset[str]
-    """The last published and the best; empty where the best is not known: then all are kept."""
+    checkpoint: str | None
+    """The last published one. Where it or the best step is not known, all checkpoints are kept."""
+    best_step: int | None
+    """The step of the best checkpoint."""
     is_pruned: bool
     is_followed: bool
     """Another stored job follows it or uses its model."""
@@ -157,21 +159,21 @@ def _ended_of(row: Sequence[Any]) -> EndedJob:
     job_id, storage, checkpoint, metrics, thinned_at, num_followers = row
     if not (is_job_id(job_id) and isinstance(storage, str)):
         raise ValueError("not the id of a job, or no storage")
-    best = _best_checkpoint(metrics)
-    kept = {checkpoint, best} if checkpoint and best else ()
+    best_step = _best_step(metrics)
     return EndedJob(
         job_id=job_id,
         job_dir=JobDir(storage, job_id),
-        kept_checkpoints=frozenset(kept),
+        checkpoint=checkpoint,
+        best_step=best_step,
         is_pruned=bool(thinned_at),
         is_followed=num_followers > 0,
     )
 
 
-def _best_checkpoint(metrics: Any) -> str | None:
-    """Return the name of the best checkpoint; None where the metrics do not say it."""
+def _best_step(metrics: Any) -> int | None:
+    """Return the step of the best checkpoint; None where the metrics do not say it."""
     try:
-        return checkpoint_name(json.loads(metrics)["best_step"]) if metrics else None
+        return int(json.loads(metrics)["best_step"]) if metrics else None
     except (ValueError, LookupError, TypeError):
         return None
 
@@ -181,9 +183,9 @@ def _removable(ended: EndedJob) -> Iterator[str]:
     for name in _REMOVED_FOLDERS:
         if ended.job_dir.exists(name):
             yield name
-    if ended.kept_checkpoints:
+    if ended.checkpoint and ended.best_step is not None:
         for name in ended.job_dir.list(_CHECKPOINTS):
-            if name not in ended.kept_checkpoints:
+            if name != ended.checkpoint and step_of(name) != ended.best_step:
                 yield f"{_CHECKPOINTS}/{name}"
 
 

@@ -118,6 +118,7 @@ def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
     limit_cache(
         settings.cache, keep_s=settings.keep_cache_s, max_bytes=None if max_mb is None else max_mb * 1e6
     )
+    job_dir = JobDir(job.storage, job.id, writer=f"a{attempt.number}")
     job_dir.check_writable()
     job_dir.recover()
     job_dir.write_json("config.json", job.config)

@@ -79,7 +79,7 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     return Outcome(
         metrics=metrics,
         artifacts={
-            "model": run.job_dir.path_of("model"),
+            "model": run.job_dir.path_of(run.job_dir.own("model")),
             "predictions": predictions,
             "plots": [run.job_dir.path_of(name) for name in returned["plots"]],
         },
@@ -248,8 +248,11 @@ def write_model(
     job_dir: JobDir,
     trained_by: str,
 ) -> None:
-    """Publish `model/`. metrics: those of its weights on the development split. Raises: StorageError."""
-    with job_dir.new_dir("model") as folder:
+    """Publish the model under this attempt's name. metrics: those of its weights on the development split.
+
+    Raises: StorageError.
+    """
+    with job_dir.new_dir(job_dir.own("model")) as folder:
         task = task_type(inputs.task)
         save_pretrained(model, folder, labels=task.class_names, problem_type=task.problem_type)
         inputs.tokenizer.save(folder)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bertjobs.config import EncodeConfig
@@ -18,6 +18,7 @@ from bertjobs.config.presets import size_names
 from bertjobs.config.sections import TextSection
 from bertjobs.errors import ModelError
 from bertjobs.hub import fetch_model, is_hub_name
+from bertjobs.jobs.attempt_result import read_job_result
 from bertjobs.modeling import d2l
 from bertjobs.modeling.config import BertConfig, LoadedModel
 from bertjobs.modeling.weights import load_weights
@@ -52,11 +53,26 @@ def locate_model(
     if source in d2l.REGISTRY:
         return d2l.fetch(source, cache=settings.cache, progress=_Download(source, on_phase))
     job = JobDir(settings.storage, source)
-    if "/" not in source and job.exists("model"):
-        return resources.enter_context(job.open_dir("model"))
+    if "/" not in source and (name := model_of_job(job, source)) is not None:
+        return resources.enter_context(job.open_dir(name))
     if is_hub_name(source):
         return fetch_model(source, cache=settings.cache, progress=_Download(source, on_phase))
     raise _unknown(source, job)
+
+
+def model_of_job(job: JobDir, job_id: str) -> str | None:
+    """Return the folder of a job's model; None where it has none.
+
+    It is the one that the attempt which succeeded names. Earlier versions, and runs outside the queue, have
+    `model`.
+
+    Raises: StorageError.
+    """
+    result = read_job_result(job, job_id=job_id)
+    named = None if result is None else result.artifacts.get("model")
+    # Its last part only: where the artefacts are reached under another address, the folder is the same.
+    name = PurePosixPath(named).name if isinstance(named, str) and named else "model"
+    return name if job.exists(name) else None
 
 
 class _Download:

@@ -87,7 +87,7 @@ def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
     return Outcome(
         metrics=metrics,
         artifacts={
-            "model": run.job_dir.path_of("model"),
+            "model": run.job_dir.path_of(run.job_dir.own("model")),
             "plots": [run.job_dir.path_of(name) for name in returned["plots"]],
         },
     )
@@ -147,7 +147,7 @@ def pretrain_worker(work: PretrainWork) -> dict[str, Any]:
 
 def _write_model(model: BertForPreTraining, work: PretrainWork) -> None:
     text = TextSection(max_len=work.config.text.max_len)
-    with work.job_dir.new_dir("model") as folder:
+    with work.job_dir.new_dir(work.job_dir.own("model")) as folder:
         save_pretrained(model, folder)
         work.tokenizer.save(folder)
         Artefact(task=None, text=text, trained_by=work.job_id).write(folder)

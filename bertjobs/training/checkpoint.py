@@ -1,6 +1,6 @@
 """Write, publish, prune and read the checkpoints of a job; an incomplete one is never read as a whole one.
 
-    checkpoints/step-00000040/
+    checkpoints/step-00000040-a3/
         model.safetensors       the weights, under the model's own names
         optimizer.safetensors   AdamW's moments
         state.json              progress of the run, best result so far, and which run it belongs to
@@ -24,8 +24,13 @@ from safetensors.torch import load_file, save_file
 
 from bertjobs.errors import ModelError
 from bertjobs.storage import JobDir, sha256_of
+from bertjobs.training.checkpoint_names import (
+    checkpoint_name,
+    checkpoints_at,
+    checkpoints_before,
+    superseded,
+)
 from bertjobs.training.progress import Hooks
-from bertjobs.training.run_state import checkpoint_name
 
 logger = logging.getLogger(__name__)
 
@@ -46,32 +51,62 @@ class Checkpoint:
 
 
 def publish_checkpoint(
-    job_dir: JobDir, checkpoint: Checkpoint, *, num_done: int, best_step: int | None, hooks: Hooks
-) -> None:
-    """Write a checkpoint, publish it through the hooks, and remove the ones no longer needed.
+    job_dir: JobDir,
+    checkpoint: Checkpoint,
+    *,
+    num_done: int,
+    previous: str | None,
+    best_step: int | None,
+    hooks: Hooks,
+) -> str:
+    """Write a checkpoint, publish it through the hooks, and remove the ones no longer needed. Returns its
+    name; `previous` is that of the one published before.
 
     Killed at any point, it leaves the previously published checkpoint whole: a folder appears by a rename,
-    and only those are removed that are neither the newest published one nor the best.
+    under a name that no other attempt writes to, and only those are removed that are neither one of the two
+    newest published ones nor the best.
 
     Raises: StorageError: no space or no permission. LeaseLost: another attempt owns the job; then nothing is
         removed.
     """
-    name = checkpoint_name(num_done)
+    name = checkpoint_name(num_done, writer=job_dir.writer)
     with job_dir.new_dir(f"{_FOLDER}/{name}") as folder:
         write_checkpoint(folder, checkpoint)
     hooks.publish_checkpoint(name, num_done)
     logger.info("checkpoint %s published", name)
     # Only now, since a lost lease has raised above: the other attempt may be reading the older ones.
-    kept = {name, *([] if best_step is None else [checkpoint_name(best_step)])}
-    for old in job_dir.list(_FOLDER):
-        if old not in kept:
-            job_dir.remove(f"{_FOLDER}/{old}")
+    for old in superseded(job_dir.list(_FOLDER), published=name, previous=previous, best_step=best_step):
+        job_dir.remove(f"{_FOLDER}/{old}")
+    return name
 
 
 def read_published_checkpoint(job_dir: JobDir, name: str) -> Checkpoint:
     """Read a checkpoint of a job. Raises: ModelError: it is damaged. StorageError: it is missing."""
     with job_dir.open_dir(f"{_FOLDER}/{name}") as folder:
         return read_checkpoint(folder)
+
+
+def find_checkpoint(job_dir: JobDir, step: int) -> str:
+    """Return the name of the checkpoint after this step, by whichever attempt. Raises: StorageError."""
+    return next(iter(checkpoints_at(job_dir.list(_FOLDER), step)), checkpoint_name(step))
+
+
+def read_checkpoint_or_earlier(job_dir: JobDir, name: str) -> Checkpoint:
+    """Read a checkpoint, or the latest one before it where it is damaged.
+
+    Raises: ModelError: it is damaged, and there is no other. StorageError: it is missing.
+    """
+    try:
+        return read_published_checkpoint(job_dir, name)
+    except ModelError as e:
+        for earlier in checkpoints_before(job_dir.list(_FOLDER), name):
+            try:
+                checkpoint = read_published_checkpoint(job_dir, earlier)
+            except ModelError:
+                continue
+            logger.warning("%s. Resuming from %s instead", str(e).splitlines()[0].rstrip("."), earlier)
+            return checkpoint
+        raise
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

@@ -28,7 +28,13 @@ from bertjobs.modeling.span_head import BertForQuestionAnswering
 from bertjobs.storage import JobDir
 from bertjobs.training import activity
 from bertjobs.training.adamw import StepOptimizer
-from bertjobs.training.checkpoint import Checkpoint, publish_checkpoint, read_published_checkpoint
+from bertjobs.training.checkpoint import (
+    Checkpoint,
+    find_checkpoint,
+    publish_checkpoint,
+    read_checkpoint_or_earlier,
+    read_published_checkpoint,
+)
 from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.memory import memory_errors
@@ -36,7 +42,7 @@ from bertjobs.training.metrics_log import MetricsLine, MetricsLog
 from bertjobs.training.objective import AnyStepBatch, Objective
 from bertjobs.training.precision import training_dtype
 from bertjobs.training.progress import EpochResult, Hooks, ProgressMeter, Stopwatch
-from bertjobs.training.run_state import RunState, checkpoint_name
+from bertjobs.training.run_state import RunState
 from bertjobs.training.step import StepTaker
 
 logger = logging.getLogger(__name__)
@@ -69,6 +75,7 @@ class TrainLoop:
         )
         self._stopwatch = Stopwatch(clock)
         self._metrics_log: MetricsLog | None = None
+        self._published: str | None = None
         # This rank's own request. It ends the run only after it was summed over the ranks.
         self._stop_request: str | None = None
         self.state = RunState()
@@ -125,7 +132,7 @@ class TrainLoop:
         """Put the weights of an earlier checkpoint into the model, on all ranks."""
         if self._ranks.is_first:
             # Only rank 0 reads storage; the others get the weights by the broadcast below.
-            checkpoint = read_published_checkpoint(self._job_dir, checkpoint_name(step))
+            checkpoint = read_published_checkpoint(self._job_dir, find_checkpoint(self._job_dir, step))
             self._optimizer.load_weights(self._model, checkpoint.model)
         self._optimizer.broadcast_weights(self._model, self._ranks)
 
@@ -231,7 +238,7 @@ class TrainLoop:
         if self._metrics_log:
             # First the log: a run that resumes from this checkpoint finds the lines up to its step.
             self._metrics_log.save()
-            publish_checkpoint(
+            self._published = publish_checkpoint(
                 self._job_dir,
                 Checkpoint(
                     model=self._model.state_dict(),
@@ -239,13 +246,15 @@ class TrainLoop:
                     state=self.state.to_json(self._objective.identity()),
                 ),
                 num_done=self.state.num_done,
+                previous=self._published,
                 best_step=self._objective.step_to_keep(self.state),
                 hooks=self._hooks,
             )
 
     def _resume(self, name: str) -> None:
         """Load weights, moments and counters. Every rank reads the checkpoint, so nothing is broadcast."""
-        checkpoint = read_published_checkpoint(self._job_dir, name)
+        checkpoint = read_checkpoint_or_earlier(self._job_dir, name)
+        self._published = name
         self.state = RunState.from_json(
             checkpoint.state,
             identity=self._objective.identity(),

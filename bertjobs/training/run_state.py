@@ -107,8 +107,3 @@ class RunState:
             last=last,
             num_worse=content["num_worse"],
         )
-
-
-def checkpoint_name(num_done: int) -> str:
-    """Return the name of the checkpoint after `num_done` steps; names sort by step."""
-    return f"step-{num_done:08d}"

@@ -156,7 +156,7 @@ def test_the_dispatcher_may_read_and_change_the_jobs_of_users(connect):
     ]
     assert dispatcher.lead()
     assert [queued.waiting.job_id for queued in dispatcher.queue()] == [job.id for job in submitted]
-    dispatcher.changes(since=0)
+    dispatcher.changes(since=dispatcher.changes(since=-1).version)
     dispatcher.reject(submitted[1].id, WaitReason(word="Never", message="It never fits."))
     grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
     live = dispatcher.claim(submitted[0].id, grant=grant, placement={})

@@ -8,6 +8,7 @@ import pytest
 
 from bertjobs.errors import DownloadError, ModelError
 from bertjobs.hub import fetch_model
+from bertjobs.jobs.attempt_result import AttemptResult, write_result
 from bertjobs.modeling import BertConfig, build_classifier, save_pretrained
 from bertjobs.runs import model_source
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
@@ -50,6 +51,19 @@ def test_a_job_id_names_the_model_of_that_job(locate, settings):
         (folder / "config.json").write_text("{}")
     found = locate("j-7f3k2")
     assert found is not None and (found / "config.json").is_file()
+
+
+def test_a_job_id_names_the_model_of_the_attempt_that_succeeded(locate, settings):
+    job_id = "j-00007f3k2"
+    for attempt in (1, 2, 3):
+        job_dir = JobDir(settings.storage, job_id, writer=f"a{attempt}")
+        with job_dir.new_dir(job_dir.own("model")) as folder:
+            (folder / "config.json").write_text(str(attempt))
+        if attempt < 3:  # the third is an attempt that lived on and never ended
+            result = AttemptResult(metrics={}, artifacts={"model": job_dir.path_of(job_dir.own("model"))})
+            write_result(job_dir, job_id=job_id, attempt=attempt, token=attempt, result=result)
+    found = locate(job_id)
+    assert found is not None and (found.name, (found / "config.json").read_text()) == ("model-a2", "2")
 
 
 def test_a_job_without_a_model_and_a_path_without_a_file_are_refused_with_the_remedy(locate):

@@ -206,7 +206,8 @@ def test_the_newest_and_the_best_checkpoint_are_kept(tiny: ModuleType, tmp_path:
     assert result.best_step == 9 * (scores.index(max(scores)) + 1)
     assert result.metrics == hooks.epochs[scores.index(max(scores))].metrics
     kept = JobDir(str(tmp_path), "j-test").list("checkpoints")
-    assert kept == sorted({f"step-{result.best_step:08d}", "step-00000054"})
+    assert hooks.published[-2:] == ["step-00000052", "step-00000054"]
+    assert kept == sorted({f"step-{result.best_step:08d}", "step-00000052", "step-00000054"})
     best = read_checkpoint(tmp_path / "j-test" / "checkpoints" / f"step-{result.best_step:08d}").model
     assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
 
@@ -258,6 +259,17 @@ def test_a_checkpoint_cut_short_is_refused(tiny: ModuleType, tmp_path: Path) -> 
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError, match=r"optimizer.safetensors was cut short"):
         tiny.run_finetune(tmp_path, tiny.make_config(epochs=1), resume="step-00000009")
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_it(tiny: ModuleType, tmp_path: Path) -> None:
+    _, whole, hooks = tiny.run_finetune(tmp_path, tiny.make_config(epochs=2))
+    before, last = hooks.published[-2:]
+    path = tmp_path / "j-test" / "checkpoints" / last / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    _, resumed, hooks = tiny.run_finetune(tmp_path, tiny.make_config(epochs=2), resume=last)
+    assert hooks.published == [last], f"it trained on from {before}"
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
 
 
 def test_frozen_layers_stay_as_they_were(tiny: ModuleType, tmp_path: Path) -> None:

@@ -104,8 +104,16 @@ class JobSession:
         )
 
     def start(self) -> None:
-        """Report that the driver has started. Raises: LeaseLost: it must exit."""
-        self.set_phase("starting")
+        """Report that the driver has started, and is the only one of this attempt.
+
+        Raises: LeaseLost: it must exit. RedisDown: Redis stayed down.
+        """
+        driver = uuid.uuid4().hex
+        self._fenced(
+            lambda: retry_while_down(
+                lambda: self._store.report(phase="starting", driver=driver), for_s=OUTAGE_S
+            )
+        )
 
     def set_phase(self, text: str) -> None:
         """Report what the driver is doing, in a few words for users. Raises: LeaseLost."""

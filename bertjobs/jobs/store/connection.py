@@ -61,6 +61,11 @@ class RedisDown(QueueError):
     """Redis cannot be reached, or refuses to write, now; the same call may succeed later."""
 
 
+class RolledBack(RedisDown):
+    """Redis has lost its last seconds: it crashed, or a replica took over. As after an outage, nothing that
+    was read before counts, and no heartbeat may have arrived."""
+
+
 class NotLeader(QueueError):
     """Another dispatcher has taken over; this one must not write."""
 
@@ -273,6 +278,8 @@ def _script_error(word: str, detail: str) -> BertjobsError:
         return LeaseLost(f"{detail}: this attempt no longer owns the job; it publishes nothing")
     if word == "NOT_LEADER":
         return NotLeader("Another dispatcher has taken over")
+    if word == "ROLLED_BACK":
+        return RolledBack("Redis has lost its last seconds; everything is read again")
     if word == "UNKNOWN":
         return JobUnknown(f"There is no job {detail}", hint="`bertjobs list --all` shows the jobs.")
     if word == "AMBIGUOUS":

@@ -47,6 +47,8 @@ class DispatchStore:
         """Of our leadership; 0 while another one leads."""
         self._lease_ms = int(lease_s * 1000)
         self._leads_until = 0.0
+        self._mark = ""
+        """What the last call of `changes` left in Redis."""
         # Bounded by MAX_SKIPPED: whoever fills Redis with bad records must not fill our memory.
         self._skipped: set[str] = set()
 
@@ -92,9 +94,17 @@ class DispatchStore:
         pass the version returned.
 
         With -1, before the whole queue is read: return the version to start with. Raises: NotLeader,
-        RedisDown.
+        RedisDown; RolledBack: everything must be read again.
         """
-        answer = self.connection.run("changes", term=self.term, since=since, limit=BATCH_SIZE)
+        last_mark, self._mark = self._mark, uuid.uuid4().hex
+        answer = self.connection.run(
+            "changes",
+            term=self.term,
+            since=since,
+            limit=BATCH_SIZE,
+            mark=self._mark,
+            last_mark=last_mark,
+        )
         return changes_of(answer, limit=BATCH_SIZE, skip=self.skip)
 
     def queue(self) -> Iterator[QueuedJob]:

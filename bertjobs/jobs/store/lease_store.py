@@ -47,8 +47,11 @@ class LeaseStore:
         step_s: float | None = None,
         nodes: list[str] | None = None,
         is_alive: bool = False,
+        driver: str | None = None,
     ) -> str:
         """Renew the lease, with news if there are any. Returns the command for the driver, or ''.
+
+        `driver` names the process of the driver, once, when it starts: a second one is refused.
 
         Raises: LeaseLost: the token is outdated; RedisDown.
         """
@@ -60,6 +63,7 @@ class LeaseStore:
             step_ms=None if step_s is None else int(step_s * 1000),
             nodes=None if nodes is None else json.dumps(nodes),
             is_alive=is_alive or None,
+            driver=driver,
         ).command
 
     def beat(self, *, is_stalled: bool = False) -> Beat:

@@ -30,8 +30,7 @@ from bertjobs.runs.tune.trial_worker import TrialWork, cut_ratio
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import configured_task
 from bertjobs.training.batches import make_batch_sampler
-from bertjobs.training.checkpoint import read_published_checkpoint
-from bertjobs.training.run_state import checkpoint_name
+from bertjobs.training.checkpoint import find_checkpoint, read_published_checkpoint
 from bertjobs.training.tasks.task_type import TaskMetrics
 
 LARGE_HIDDEN_SIZE = 768
@@ -137,7 +136,7 @@ def _publish_best(
     return Outcome(
         metrics=_result(metrics, search, state.trials, best),
         artifacts={
-            "model": run.job_dir.path_of("model"),
+            "model": run.job_dir.path_of(run.job_dir.own("model")),
             "predictions": predictions,
             "plots": [run.job_dir.path_of(name) for name in plots],
         },
@@ -165,9 +164,8 @@ def write_best_model(work: BestModelWork) -> TaskMetrics:
     model = inputs.build_model(config, device=ray_train.set_up_worker(work.grant))
     best = trial.best(work.metric)
     assert best is not None, "the best trial has a value"
-    model.load_state_dict(
-        read_published_checkpoint(folder_of(work.job_dir, trial.number), checkpoint_name(best.step)).model
-    )
+    folder = folder_of(work.job_dir, trial.number)
+    model.load_state_dict(read_published_checkpoint(folder, find_checkpoint(folder, best.step)).model)
     predictions, metrics = predict(model, inputs=inputs, config=config)
     predictions.write(work.job_dir, rank=0)
     write_model(

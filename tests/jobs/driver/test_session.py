@@ -246,3 +246,14 @@ def wait_for(condition):
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.02)
     return found
+
+
+def test_of_two_drivers_of_one_attempt_the_first_works_and_the_second_is_refused(world, session, settings):
+    session.start()
+    with (
+        JobSession.open(settings, job_id=session.job.id, attempt=1, token=1) as second,
+        pytest.raises(LeaseLost),
+    ):
+        second.start()
+    session.progress({"step": 1})
+    assert world.store.get(session.job.id).state is State.RUNNING

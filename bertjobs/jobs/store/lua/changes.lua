@@ -1,9 +1,16 @@
 -- Read the jobs that changed since a version, oldest change first. Always read in full, as they are short: the jobs
 -- with an expired lease, the number of jobs in each state, the quotas.
--- ARGV: term, since (a version; -1: return only the version to start with), limit.
+-- ARGV: term, since (a version; -1: return only the version to start with), limit, mark (a new value for each call),
+--   last_mark (the one of the call before; where since is not -1).
 -- Reply: now, version, JSON rows of {waiting row, live row}, ids of overdue jobs, JSON counts, limits, drained by.
--- Errors: NOT_LEADER.
+-- Errors: NOT_LEADER, ROLLED_BACK (Redis has lost what it had at the caller's last call).
 if not leads(arg.term) then return {'NOT_LEADER', ''} end
+-- A Redis that lost its last seconds counts its versions anew: what the caller has cached may never have been, and
+-- changes would be missed. The version alone does not show it, once it has grown past the caller's.
+local mark = redis.call('GET', 'bj:mark')
+local is_first = arg.since < 0 or mark == arg.mark  -- or our own call, sent again
+if not is_first and mark ~= arg.last_mark then return {'ROLLED_BACK', ''} end
+redis.call('SET', 'bj:mark', arg.mark)
 -- Changes that the caller has read are deleted. Only the leader reads them, and a new leader starts with the whole
 -- queue, so nobody else misses them.
 local version = redis.call('GET', 'bj:version') or '0'

@@ -1,6 +1,7 @@
 -- Renew an attempt's lease, with or without news. The job becomes RUNNING at its first step.
 -- ARGV: id, number, token, lease_ms; optional: phase, progress, step, step_ms (median time between reports of steps),
---   nodes, is_alive (work that has no number to report has advanced), is_stalled (no progress for too long).
+--   nodes, is_alive (work that has no number to report has advanced), is_stalled (no progress for too long),
+--   driver (a name of its process: of several drivers started for one attempt the first one to say its name has the lease).
 -- Reply: the command for the driver ('cancel', 'drain', 'ended' or ''), ms since the last progress, step_ms or '', the
 --   phase.
 -- Errors: LEASE_LOST.
@@ -12,6 +13,13 @@ if not holds_lease(arg.id, arg.number, arg.token) then
   return {'LEASE_LOST', arg.id}
 end
 local key, attempt = job_key(arg.id), attempt_key(arg.id, arg.number)
+if arg.driver then
+  -- The race: a Ray that was restarted has forgotten a driver that had not reported yet and lives on; the dispatcher has
+  -- started another one for the same attempt, under the same token.
+  local first = redis.call('HGET', attempt, 'driver')
+  if first and first ~= arg.driver then return {'LEASE_LOST', arg.id} end
+  redis.call('HSET', attempt, 'driver', arg.driver)
+end
 renew(arg.id, arg.number, arg.lease_ms)
 if arg.phase then redis.call('HSET', key, 'phase', arg.phase) end
 if arg.progress then redis.call('HSET', key, 'progress', arg.progress) end

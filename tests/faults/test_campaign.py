@@ -1,0 +1,93 @@
+"""The campaign: seeds in every run of the tests, and that it sees what it is there to see."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from bertjobs.jobs.driver import session as session_module
+from bertjobs.jobs.store import connection as connection_module
+from faults.campaign import connect, print_cells, run_seed
+from faults.plan import APPLICABLE
+from faults.processes import DriverProcess
+from redis_process import RedisProcess
+
+pytestmark = pytest.mark.redis
+
+NUM_SEEDS = 1000
+SLICES = 8
+
+
+@pytest.fixture
+def client(redis_server: RedisProcess) -> Iterator[Any]:
+    """Connect, without what the product logs about each fault."""
+    logging.disable(logging.CRITICAL)
+    client = connect(redis_server.folder / "redis.sock")
+    yield client
+    client.close()
+    client.bytes_client.close()
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("part", range(SLICES))
+def test_no_seed_violates_an_invariant(client, part):
+    cells: Counter[tuple[str, str]] = Counter()
+    failed = {}
+    for seed in range(part, NUM_SEEDS, SLICES):
+        world = run_seed(client, seed)
+        cells.update(fault.cell for fault in world.faults if fault.has_happened)
+        if world.violations:
+            failed[seed] = world.violations
+    print_cells(cells)
+    assert not failed, "replay with `python -m tests.faults.replay SEED`"
+    assert len(cells) > sum(map(len, APPLICABLE.values())) / 3, "faults happen"
+
+
+def test_a_seed_gives_the_same_run_again(client):
+    first, second = run_seed(client, 7), run_seed(client, 7)
+    assert (first.trace, first.now, first.points) == (second.trace, second.now, second.points)
+    assert first.files.keys() == second.files.keys()
+
+
+def _violations(client: Any, *, start: int = 0) -> list[str]:
+    """Return those of the first seed from `start` on that has any."""
+    found = (run_seed(client, seed).violations for seed in range(start, NUM_SEEDS))
+    return next(filter(None, found), [])
+
+
+@pytest.fixture
+def broken_script(monkeypatch):
+    """Change the source of the scripts, as a mistake would."""
+    real = connection_module.source_of
+
+    def change(old: str, new: str) -> None:
+        monkeypatch.setattr(connection_module, "source_of", lambda name: real(name).replace(old, new))
+
+    return change
+
+
+def test_it_sees_a_token_that_is_not_checked(client, broken_script):
+    broken_script("return current[1] == tostring(token) and not current[2]", "return current[1] ~= false")
+    assert _violations(client)
+
+
+def test_it_sees_a_result_that_is_not_left_in_storage(client, monkeypatch):
+    monkeypatch.setattr(session_module, "write_result", lambda *_, **__: None)
+    assert any("results are []" in violation for violation in _violations(client))
+
+
+def test_it_sees_an_attempt_that_holds_nothing_while_it_lives(client, broken_script):
+    broken_script("redis.call('SADD', 'bj:live', arg.id .. ' ' .. n)", "")
+    assert _violations(client)
+
+
+def test_it_sees_a_rollback_that_the_dispatcher_does_not_notice(client, broken_script):
+    broken_script("mark ~= arg.last_mark", "false")
+    assert any("a pass failed" in violation for violation in _violations(client))
+
+
+def test_it_sees_a_model_that_attempts_share(client, monkeypatch):
+    monkeypatch.setattr(DriverProcess, "_model_name", lambda _: "model")
+    assert any("the model bears token" in violation for violation in _violations(client, start=340))
