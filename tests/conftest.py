@@ -16,6 +16,7 @@ from redis_process import RedisProcess, running_redis
 # servers and runs, and so do the files of one of these groups, which share a stack with a Ray of its own.
 ONE_STACK = {
     "runs/test_queue_end_to_end.py": "queue",
+    "runs/test_squad_end_to_end.py": "queue",
     "runs/test_storage_faults.py": "queue",
     "runs/test_doctor_end_to_end.py": "queue",
     "runs/test_tune_end_to_end.py": "search",
