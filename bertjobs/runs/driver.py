@@ -101,7 +101,7 @@ def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
     from bertjobs.config import load_config, stored_layer
     from bertjobs.runs.cache_limit import limit_cache
     from bertjobs.runs.input_files import fetch_inputs
-    from bertjobs.runs.kinds import DRIVER_OF_KIND
+    from bertjobs.runs.kinds import driver_of
     from bertjobs.runs.reporting import open_session
     from bertjobs.runs.run_context import Run, remaining_checkpoint
     from bertjobs.runs.worker_exit import SETUP_HOOK
@@ -129,7 +129,7 @@ def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
         runtime_env={"worker_process_setup_hook": SETUP_HOOK},
     )
     with ExitStack() as resources:
-        outcome = DRIVER_OF_KIND[job.kind](
+        outcome = driver_of(job.kind)(
             Run(
                 id=job.id,
                 attempt=attempt.number,

@@ -23,7 +23,7 @@ from bertjobs.jobs.driver.throttle import Throttle, is_last_step
 from bertjobs.jobs.job import Grant, State, iso
 from bertjobs.jobs.scheduling.sizing import exceeds, size_workers
 from bertjobs.jobs.scheduling.types import Cluster, Node
-from bertjobs.runs.kinds import DRIVER_OF_KIND
+from bertjobs.runs.kinds import driver_of
 from bertjobs.runs.run_context import Run, remaining_checkpoint
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
@@ -56,7 +56,7 @@ def run(
     announce("starting Ray")
     reporter = FileReporter(job_dir, announce=announce)
     with _ray(), _shown(job_dir, announce), closing(reporter), ExitStack() as resources:
-        outcome = DRIVER_OF_KIND[kind](
+        outcome = driver_of(kind)(
             Run(
                 id=run_id,
                 attempt=1,
