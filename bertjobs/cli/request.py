@@ -25,8 +25,8 @@ from bertjobs.config.sections import PAIR_TRUNCATIONS
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.hub import is_hub_name
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
-from bertjobs.text.datasets.splits import default_valid_split, find_split, split_names
-from bertjobs.text.datasets.task import Task
+from bertjobs.text.datasets.splits import default_valid_split, expand_splits, find_split, split_names
+from bertjobs.text.datasets.task import METRICS, Task
 from bertjobs.text.datasets.tasks import BUILT_IN, configured_task, resolve_task
 
 WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig
@@ -135,11 +135,14 @@ def _check_effect(config: FinetuneConfig | EvaluateConfig, given: Mapping[str, s
             f"{config.text.truncation} cuts as longest_first does",
             hint="Leave it out, or give head_tail.",
         )
+    if isinstance(config, TuneConfig):
+        _check_metric(config, task)
     held_out = [given[path] for path in ("data.valid_ratio", "data.split_seed") if path in given]
     if held_out and isinstance(config, FinetuneConfig) and config.data.valid_split is None:
         split = default_valid_split(task, config.data.path, cache=cache)
         if split is not None:
-            file = find_split(task, config.data.path, split=split, cache=cache)
+            first = expand_splits(task, split)[0]
+            file = find_split(task, config.data.path, split=first, cache=cache)
             raise ConfigError(
                 "\n".join(f"{name} has no effect: {file} is there to validate on" for name in held_out),
                 hint="Leave it out, or give data without a development file, whose rows are then held out.",
@@ -168,6 +171,15 @@ def _check_windows(config: FinetuneConfig | EvaluateConfig, task: Task, given: M
         )
 
 
+def _check_metric(config: TuneConfig, task: Task) -> None:
+    """Raises: ConfigError: the task has no such metric."""
+    known = (*METRICS[task.type], "loss")
+    if config.search.metric is not None and config.search.metric not in known:
+        raise ConfigError(
+            f"--metric {config.search.metric}: the task {task.name} ({task.type}) has {', '.join(known)}"
+        )
+
+
 def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) -> dict[str, str]:
     """Look for every requested split; return the absolute paths of those that are files."""
     if isinstance(config, FinetuneConfig):
@@ -175,11 +187,11 @@ def _splits(config: FinetuneConfig | EvaluateConfig, task: Task, cache: Path) ->
     else:
         wanted = [("data.split", config.data.split)]
     found = {}
-    for path, split in wanted:
-        if split is not None:
-            source = find_split(task, config.data.path, split=split, cache=cache)
-            if split not in split_names(task):
-                found[path] = str(source.path.absolute())
+    for path, splits in wanted:
+        names = [] if splits is None else expand_splits(task, splits)
+        sources = [find_split(task, config.data.path, split=name, cache=cache) for name in names]
+        if len(names) == 1 and names[0] not in split_names(task):
+            found[path] = str(sources[0].path.absolute())
     return found
 
 

@@ -35,8 +35,8 @@ from bertjobs.config.sections import (
 
 class TaskSection(Section):
     name: Text = "snli"
-    """Task: `snli`, `cola`, `squad`, `squad_v2`, or the path of a task file (YAML: type, columns, labels,
-    metric)."""
+    """Task: `snli`, `squad`, `squad_v2`, `swag`, one of GLUE (`cola`, `sst2`, `mrpc`, `qqp`, `stsb`, `mnli`,
+    `qnli`, `rte`, `wnli`), or the path of a task file (YAML: type, columns, labels, metric)."""
 
     n_best: NBest | None = None
     """Most answers in the n-best list of a question, and best starts and ends of a window that are combined
@@ -56,8 +56,8 @@ class DataSection(Section):
     """What to do with a row that cannot be read: stop with its file and line (`error`), or leave it out and
     count it (`skip`)."""
     valid_split: Text | None = None
-    """Split to validate on; default: the development file where there is one, else held-out rows (CoLA's
-    recipe always holds out)."""
+    """Split to validate on, or several with commas between, of which the first decides; default: the
+    development files where there are any, else held-out rows (CoLA's recipe always holds out)."""
     valid_ratio: OpenRatio = 0.1
     """Share of the training rows to hold out for validation where the data has no development file; 0.1 as in
     CoLA's recipe."""
@@ -73,8 +73,9 @@ class EvalDataSection(Section):
     path: Text | None = None
     """Folder, zip or file of the data; default: what `bertjobs data get` downloaded."""
     split: Text = "dev"
-    """Split to evaluate (`dev`, `test`, `train`; CoLA also has `in_domain_dev` and `out_of_domain_dev`), or
-    the path of one file."""
+    """Split to evaluate (`dev`, `test`, `train`; CoLA also has `in_domain_dev` and `out_of_domain_dev`, MNLI
+    `dev_matched` and `dev_mismatched`), several of these with commas between, or the path
+    of one file."""
     on_bad_row: OnBadRow = "error"
     """What to do with a row that cannot be read: stop with its file and line (`error`), or leave it out and
     count it (`skip`)."""

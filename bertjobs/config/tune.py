@@ -15,7 +15,7 @@ from bertjobs.config.sections import Count, Section, Seed, Text
 
 Algorithm = Literal["random", "grid", "bayesian"]
 Stopper = Literal["asha", "median", "none"]
-SearchMetric = Literal["accuracy", "mcc", "f1", "loss"]
+SearchMetric = Literal["accuracy", "mcc", "f1", "pearson", "spearman", "exact", "loss"]
 
 
 def _lists_as_choices(given: Any) -> Any:

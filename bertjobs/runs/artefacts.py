@@ -78,35 +78,59 @@ class Predictions:
         """Record the outputs of these rows of the table."""
         self.outputs[rows] = outputs
 
-    def write(self, job_dir: JobDir, *, rank: int) -> None:
-        """Write this rank's part for `write_predictions`. Raises: StorageError."""
+    def write(self, job_dir: JobDir, *, rank: int, number: int = 0) -> None:
+        """Write this rank's part of the `number`-th split, for `write_predictions`. Raises: StorageError."""
         buffer = io.BytesIO()
         np.save(buffer, self.outputs)
-        job_dir.write_bytes(_part(rank), buffer.getvalue())
+        job_dir.write_bytes(_part(rank, number), buffer.getvalue())
 
 
-def write_predictions(job_dir: JobDir, table: pa.Table, *, task: Task, num_ranks: int) -> str:
-    """Join the ranks' parts with the texts, publish them, and return the path of the table.
+def write_predictions(
+    job_dir: JobDir,
+    table: pa.Table,
+    *,
+    task: Task,
+    num_ranks: int,
+    number: int = 0,
+    name: str = "",
+    submission: str | None = None,
+) -> dict[str, str]:
+    """Join the ranks' parts with the texts and publish them; return the path of the table, `predictions`.
+
+    number, name: which split of the job it is, and its name where it is not the first, which the names of the
+    files then contain. submission: the file for the task's server, whose path is then `submission`.
 
     Columns: those of the split, and what the task's type makes of the outputs (`prediction_columns`), as
     label, prediction, and the probability of each label as `p_<label>`. The type's own files, if any, are
     beside the table.
     """
-    parts = [np.load(io.BytesIO(job_dir.read_bytes(_part(rank)))) for rank in range(num_ranks)]
+    parts = [np.load(io.BytesIO(job_dir.read_bytes(_part(rank, number)))) for rank in range(num_ranks)]
     outputs = np.fmax.reduce(parts)  # a row is a number in one part and NaN in all others
     assert not np.isnan(outputs).any(), "a row was predicted by no rank"
     of_type = task_type(task)
     columns = {"index": table["index"]}
     columns |= {name: table[name] for name in table.column_names if name not in ("index", "label")}
     columns |= of_type.prediction_columns(table, outputs)
-    for name, content in of_type.prediction_files(table, outputs).items():
-        job_dir.write_bytes(name, content)
+    for file, content in of_type.prediction_files(table, outputs).items():
+        job_dir.write_bytes(_file_of(file, name), content)
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    job_dir.write_bytes(PREDICTIONS_FILE, buffer.getvalue())
-    job_dir.remove(str(Path(_part(0)).parent))
-    return job_dir.path_of(PREDICTIONS_FILE)
+    job_dir.write_bytes(_file_of(PREDICTIONS_FILE, name), buffer.getvalue())
+    job_dir.remove(str(Path(_part(0, number)).parent))
+    paths = {"predictions": job_dir.path_of(_file_of(PREDICTIONS_FILE, name))}
+    if submission is not None:
+        values = of_type.submission_values(outputs)
+        lines = [f"{index}\t{value}\n" for index, value in enumerate(values)]
+        job_dir.write_bytes(f"submission/{submission}", "".join(["index\tprediction\n", *lines]).encode())
+        paths["submission"] = job_dir.path_of(f"submission/{submission}")
+    return paths
 
 
-def _part(rank: int) -> str:
-    return f".parts/outputs-{rank}.npy"
+def _file_of(file: str, split: str) -> str:
+    """Return the name of a file of a split: `predictions-dev_mismatched.parquet`."""
+    path = Path(file)
+    return f"{path.stem}-{split}{path.suffix}" if split else file
+
+
+def _part(rank: int, number: int) -> str:
+    return f".parts-{number}/outputs-{rank}.npy"

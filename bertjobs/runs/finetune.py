@@ -6,6 +6,7 @@ Knows no queue: the run's reporter does.
 
 import logging
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,7 @@ from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.vocabulary import train_wordpiece
 from bertjobs.training.distributed import current_ranks
-from bertjobs.training.evaluate import evaluate
+from bertjobs.training.evaluate import OnPredictions, evaluate
 from bertjobs.training.finetune import finetune
 from bertjobs.training.tasks.task_type import TaskMetrics, TaskModel
 from bertjobs.training.tasks.types import task_type
@@ -70,7 +71,7 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     if reason := returned["stopped"]:
         raise stop_reason(reason)
     run.reporter.set_phase("writing predictions")
-    predictions = write_predictions(run.job_dir, valid.table, task=task, num_ranks=run.grant.workers)
+    paths = write_predictions(run.job_dir, valid[0].table, task=task, num_ranks=run.grant.workers)
     metrics = returned["metrics"] | {
         "num_train_examples": train.table.num_rows,
         "run_s": time.monotonic() - began,
@@ -80,7 +81,7 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
         metrics=metrics,
         artifacts={
             "model": run.job_dir.path_of(run.job_dir.own("model")),
-            "predictions": predictions,
+            **paths,
             "plots": [run.job_dir.path_of(name) for name in returned["plots"]],
         },
     )
@@ -123,6 +124,7 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
             return {"stopped": result.stopped}
         predictions, metrics = predict(model, inputs=inputs, config=config)
         predictions.write(work.job_dir, rank=current_ranks().rank)
+        by_split = evaluate_more(model, inputs=inputs, config=config, first=result.metrics)
         if is_first:
             reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
             write_model(
@@ -137,6 +139,7 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
         "stopped": None,
         "plots": list(result.plots),
         "metrics": result.metrics.to_json()
+        | by_split
         | {
             "best_step": result.best_step,
             "num_steps": result.num_steps,
@@ -145,11 +148,23 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
     }
 
 
-def read_rows(run: Run[Any], task: Task) -> tuple[Rows, Rows]:
+def evaluate_more(
+    model: TaskModel, *, inputs: "TrainingInputs", config: FinetuneConfig, first: TaskMetrics
+) -> dict[str, Any]:
+    """Evaluate the best weights on the other development sets; return the metrics of all, by split."""
+    if not inputs.more_valid:
+        return {}
+    metrics = {inputs.valid_split: first.to_json()}
+    for split, table in inputs.more_valid_tables(config.text):
+        metrics[split] = _evaluate(model, table, inputs=inputs, config=config).to_json()
+    return {"splits": metrics}
+
+
+def read_rows(run: Run[Any], task: Task) -> tuple[Rows, tuple[Rows, ...]]:
     """Return the rows to train on and those to validate on. Raises: DataError."""
     run.reporter.set_phase("reading data")
     train, valid = read_training_rows(task, run.config.data, cache=run.settings.cache)
-    for name, rows in (("train", train), ("validate", valid)):
+    for name, rows in (("train", train), *(("validate", part) for part in valid)):
         log.info("%s on %d rows of %s, left out: %s", name, rows.table.num_rows, rows.split, rows.num_dropped)
     return train, valid
 
@@ -176,7 +191,7 @@ def share_inputs(
     source: LoadedModel | BertConfig,
     tokenizer: Tokenizer,
     train: Rows,
-    valid: Rows,
+    valid: tuple[Rows, ...],
 ) -> "TrainingInputs":
     """Put the weights into the object store and start to encode the rows."""
     return TrainingInputs(
@@ -184,7 +199,9 @@ def share_inputs(
         source=ray.put(source),
         tokenizer=tokenizer,
         train=encode(train, run, task=task, tokenizer=tokenizer),
-        valid=encode(valid, run, task=task, tokenizer=tokenizer),
+        valid=encode(valid[0], run, task=task, tokenizer=tokenizer),
+        valid_split=valid[0].split,
+        more_valid={rows.split: encode(rows, run, task=task, tokenizer=tokenizer) for rows in valid[1:]},
     )
 
 
@@ -199,6 +216,9 @@ class TrainingInputs:
     train: ray.ObjectRef
     valid: ray.ObjectRef
     """Encoded rows, or the task that is still encoding them."""
+    valid_split: str
+    more_valid: dict[str, ray.ObjectRef]
+    """Further development sets, by name: evaluated once, with the best weights."""
 
     def build_model(self, config: FinetuneConfig, *, device: torch.device) -> TaskModel:
         """Return the model before its first step."""
@@ -216,6 +236,11 @@ class TrainingInputs:
         """Return what to validate on. Raises: BertjobsError: what encoding raised; a row does not fit."""
         return self._table(self.valid, text)
 
+    def more_valid_tables(self, text: TextSection) -> Iterator[tuple[str, EncodedTable]]:
+        """Yield the further development sets, with their names. Raises: BertjobsError: as `valid_table`."""
+        for split, encoded in self.more_valid.items():
+            yield split, self._table(encoded, text)
+
     def _table(self, encoded: ray.ObjectRef, text: TextSection) -> EncodedTable:
         return task_type(self.task).prepare(EncodedTable.from_arrow(ray_train.fetch(encoded)), text=text)
 
@@ -226,17 +251,29 @@ def predict(
     """Predict this rank's validation rows; the metrics are over all ranks."""
     valid, task = inputs.valid_table(config.text), task_type(inputs.task)
     predictions = Predictions(valid.num_rows, num_outputs=task.num_outputs)
-    metrics = evaluate(
+    metrics = _evaluate(model, valid, inputs=inputs, config=config, on_predictions=predictions.add)
+    return predictions, metrics
+
+
+def _evaluate(
+    model: TaskModel,
+    table: EncodedTable,
+    *,
+    inputs: TrainingInputs,
+    config: FinetuneConfig,
+    on_predictions: OnPredictions | None = None,
+) -> TaskMetrics:
+    metrics: TaskMetrics = evaluate(
         model,
-        valid,
-        task=task,
+        table,
+        task=task_type(inputs.task),
         text=config.text,
         tokenizer=inputs.tokenizer,
         batch_size=config.train.eval_batch_size,
         precision=config.train.precision,
-        on_predictions=predictions.add,
+        on_predictions=on_predictions,
     )
-    return predictions, metrics
+    return metrics
 
 
 def write_model(

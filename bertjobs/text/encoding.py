@@ -24,6 +24,13 @@ ENCODER_VERSION = 1
 """Raise it when the same rows would be encoded differently."""
 
 
+_NOT_ABOUT_ROWS = (
+    *("n_best", "max_answer_tokens", "null_threshold"),
+    *("class_weights", "label_smoothing", "files", "groups"),
+)
+"""Of a task: what changes the training, or which files are read, but not how a row is encoded."""
+
+
 def encode_table(table: pa.Table, tokenizer: Tokenizer) -> pa.Table:
     """Encode a split: columns `a`, `b` (pairs) as lists of uint16 or int32, `label` int32, `index` int64."""
     is_pair = "text_b" in table.column_names
@@ -60,14 +67,11 @@ def cache_key(
     described = {
         "encoder": ENCODER_VERSION,
         "files": [[path.suffix, sha256_of(path)] for path in files],
-        "task": {**_without(task.to_json(), _OF_ANSWERS), "name": "", "labels": [], "metric": ""},
+        "task": {**_without(task.to_json(), _NOT_ABOUT_ROWS), "name": "", "labels": [], "metric": ""},
         "tokenizer": tokenizer.fingerprint,
         "rows": [split, on_bad_row, limit, extra],
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:32]
-
-
-_OF_ANSWERS = ("n_best", "max_answer_tokens", "null_threshold")
 
 
 def _without(document: dict[str, Any], keys: Sequence[str]) -> dict[str, Any]:

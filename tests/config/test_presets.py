@@ -8,7 +8,10 @@ from bertjobs.errors import ConfigError
 
 
 def test_the_presets_are_these() -> None:
-    assert preset_names("finetune") == ["cola", "demo", "snli", "snli-d2l", "squad", "squad-v2"]
+    assert preset_names("finetune") == [
+        *("cola", "demo", "mnli", "mrpc", "qnli", "qqp", "rte"),
+        *("snli", "snli-d2l", "squad", "squad-v2", "sst2", "stsb", "swag", "wnli"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -44,4 +47,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError) as e:
         preset_layer("finetune", "colla")
     assert e.value.message == "--preset colla: finetune has no such preset"
-    assert e.value.hint == "Did you mean cola? Known are cola, demo, snli, snli-d2l, squad, squad-v2."
+    assert e.value.hint == (
+        "Did you mean cola? Known are cola, demo, mnli, mrpc, qnli, qqp, rte, snli, snli-d2l, squad, "
+        "squad-v2, sst2, stsb, swag, wnli."
+    )

@@ -28,12 +28,14 @@ def test_parts_of_two_ranks_are_joined_with_texts_and_labels(tmp_path):
     second.add(np.array([1]), np.array([[0.5, 0.5]], dtype=np.float32))
     first.write(job_dir, rank=0)
     second.write(job_dir, rank=1)
-    written = pq.read_table(write_predictions(job_dir, table, task=COLA, num_ranks=2)).to_pydict()
+    written = pq.read_table(
+        write_predictions(job_dir, table, task=COLA, num_ranks=2)["predictions"]
+    ).to_pydict()
     assert written["text_a"] == ["one", "two", "three"]
     assert written["label"] == ["acceptable", None, "unacceptable"]
     assert written["prediction"] == ["acceptable", "unacceptable", "unacceptable"]
     assert written["p_acceptable"] == [0.75, 0.5, pytest.approx(0.1)]
-    assert job_dir.list(".parts") == []
+    assert job_dir.list(".parts-0") == []
 
 
 def test_an_artefact_is_read_as_it_was_written_and_a_damaged_one_is_refused(tmp_path):

@@ -20,7 +20,7 @@ from bertjobs.errors import ConfigError, StorageError
 from bertjobs.settings import load_settings
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files
 from bertjobs.text.datasets.splits import existing_splits
-from bertjobs.text.datasets.tasks import resolve_task
+from bertjobs.text.datasets.tasks import BUILT_IN, archive_of, files_of, resolve_task
 from bertjobs.text.source_file import SourceFile
 
 READING = ("data.corpus", "data.column", "data.document", "data.sentences", "data.limit_documents")
@@ -33,12 +33,16 @@ def data() -> None:
 
 
 @data.command("get")
-@click.argument("name", type=click.Choice(["snli", "cola", "squad", "squad_v2", *PUBLISHED_CORPORA]))
+@click.argument("name", type=click.Choice([*BUILT_IN, *PUBLISHED_CORPORA]))
 @click.option("--base-url", metavar="URL", help="Folder of a mirror that has the same file.")
 def get(name: str, base_url: str | None) -> None:
     """Download a data set from its official address, verify it and keep it in the cache."""
     from bertjobs.text.datasets import download  # the web library, which nothing else here needs
 
+    if name in BUILT_IN and archive_of(name) is None:
+        raise ConfigError(
+            f"{name} has no published archive with a known checksum", hint=files_of(BUILT_IN[name]).by_hand
+        )
     cache = load_settings().cache
     path = download.get(name, cache=cache, base_url=base_url, progress=DownloadProgress(name))
     print_line(str(path))
@@ -48,7 +52,7 @@ def get(name: str, base_url: str | None) -> None:
 @click.argument("folder", type=Path)
 @click.option("--seed", default=0, show_default=True, help="Another seed makes other sentences.")
 def sample(folder: Path, seed: int) -> None:
-    """Write a small SNLI, CoLA, SQuAD and WikiText of generated sentences, in the official formats."""
+    """Write a small SNLI, CoLA, GLUE, SWAG, SQuAD and WikiText of generated sentences, as published."""
     from bertjobs.text.datasets.sample import write_sample  # its grammar, which nothing else here needs
 
     try:

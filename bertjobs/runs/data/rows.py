@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from bertjobs.config.finetune import DataSection, EvalDataSection
 from bertjobs.text.datasets.read_split import Split, holdout, read_split
-from bertjobs.text.datasets.splits import default_valid_split
+from bertjobs.text.datasets.splits import default_valid_split, expand_splits
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.encoding import cache_key
 from bertjobs.text.tokenizer import Tokenizer
@@ -36,8 +36,8 @@ class Rows:
         )  # fmt: skip
 
 
-def read_training_rows(task: Task, data: DataSection, *, cache: Path) -> tuple[Rows, Rows]:
-    """Return the rows to train on and those to validate on.
+def read_training_rows(task: Task, data: DataSection, *, cache: Path) -> tuple[Rows, tuple[Rows, ...]]:
+    """Return the rows to train on and those to validate on: by the first part the best weights are chosen.
 
     Raises: DataError: a file is missing, empty or broken, or has no labels.
     """
@@ -45,28 +45,27 @@ def read_training_rows(task: Task, data: DataSection, *, cache: Path) -> tuple[R
     rows = partial(_rows, on_bad_row=data.on_bad_row)
     train = read(split="train")
     if valid_split := data.valid_split or default_valid_split(task, data.path, cache=cache):
-        valid = read(split=valid_split)
-        return (
-            rows(train, "train", limit=data.limit_train),
-            rows(valid, valid_split, limit=data.limit_valid),
+        return rows(train, "train", limit=data.limit_train), tuple(
+            rows(read(split=name), name, limit=data.limit_valid) for name in expand_splits(task, valid_split)
         )
     train_part, valid_part = holdout(train.table.num_rows, ratio=data.valid_ratio, seed=data.split_seed)
     name = f"{data.valid_ratio:g} by {data.split_seed}"
     return (
         rows(train, "train", limit=data.limit_train, held_out=f"all but {name}", part=train_part),
-        rows(train, "train", limit=data.limit_valid, held_out=name, part=valid_part),
+        (rows(train, "train", limit=data.limit_valid, held_out=name, part=valid_part),),
     )
 
 
-def read_evaluation_rows(task: Task, data: EvalDataSection, *, cache: Path) -> Rows:
-    """Return the rows of the split or file to evaluate; rows without labels are only predicted.
+def read_evaluation_rows(task: Task, data: EvalDataSection, *, cache: Path) -> tuple[Rows, ...]:
+    """Return the rows of each split or file to evaluate; rows without labels are only predicted.
 
     Raises: DataError: the file is missing, empty or broken.
     """
-    read = read_split(
-        task, data.path, split=data.split, on_bad_row=data.on_bad_row, cache=cache, require_labels=False
+    read = partial(read_split, task, data.path, on_bad_row=data.on_bad_row, cache=cache, require_labels=False)
+    return tuple(
+        _rows(read(split=name), name, on_bad_row=data.on_bad_row, limit=data.limit)
+        for name in expand_splits(task, data.split)
     )
-    return _rows(read, data.split, on_bad_row=data.on_bad_row, limit=data.limit)
 
 
 def _rows(

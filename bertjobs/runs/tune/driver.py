@@ -111,7 +111,7 @@ def scheduler_bounds(config: TuneConfig, space: Space, *, num_rows: int) -> Sche
 
 
 def _publish_best(
-    run: Run[TuneConfig], *, inputs: TrainingInputs, state: SearchState, valid: Rows
+    run: Run[TuneConfig], *, inputs: TrainingInputs, state: SearchState, valid: tuple[Rows, ...]
 ) -> Outcome:
     """Publish the best trial's weights, predictions and plots. Raises: AllTrialsFailed, LeaseLost."""
     search, best = state.search, state.best()
@@ -131,13 +131,13 @@ def _publish_best(
         ),
         grant=run.grant,
     )
-    predictions = write_predictions(run.job_dir, valid.table, task=inputs.task, num_ranks=1)
+    paths = write_predictions(run.job_dir, valid[0].table, task=inputs.task, num_ranks=1)
     plots = save_plots(run.job_dir, search, state.trials)
     return Outcome(
         metrics=_result(metrics, search, state.trials, best),
         artifacts={
             "model": run.job_dir.path_of(run.job_dir.own("model")),
-            "predictions": predictions,
+            **paths,
             "plots": [run.job_dir.path_of(name) for name in plots],
         },
     )

@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from bertjobs.config.sections import OnBadRow
 from bertjobs.errors import DataError
-from bertjobs.text.datasets.examples import WrongLabel, example_format
+from bertjobs.text.datasets.examples import WrongRow, example_format
 from bertjobs.text.datasets.readers import BadRow, Row
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.source_file import SourceFile
@@ -70,16 +70,17 @@ class _Kept:
         """Keep a row."""
         position = len(self._targets)
         target = self._format.no_target
-        if row.label is None:
-            self._without_cell.append((position, row.place))
-        elif row.label == self._task.no_label:
-            self._without_gold.append(position)
-        else:
-            try:
+        try:
+            self._format.check_texts(row)
+            if row.label is None:
+                self._without_cell.append((position, row.place))
+            elif row.label == self._task.no_label:
+                self._without_gold.append(position)
+            else:
                 target = self._format.target(row)
-            except WrongLabel as e:
-                self.refuse(row.place, str(e))
-                return
+        except WrongRow as e:
+            self.refuse(row.place, str(e))
+            return
         self._texts.append(row.texts)
         self._targets.append(target)
 

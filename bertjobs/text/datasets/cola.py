@@ -49,5 +49,6 @@ FILES = SplitFiles(
     folders=("", "raw", "cola_public/raw", "CoLA"),
     archive="cola_public_1.1.zip",
     read_text=read_cola,
+    submission={"test": "CoLA.tsv"},
     holds_out_validation=True,  # BERT's recipe for CoLA tunes on held-out rows and reports on `dev`
 )

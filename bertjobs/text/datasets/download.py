@@ -35,6 +35,23 @@ PUBLISHED = {
         url="https://nyu-mll.github.io/CoLA/cola_public_1.1.zip",
         checksum=Checksum(algorithm="md5", digest="9f6d88c3558ec424cd9d66ea03589aba"),
     ),
+    # GLUE's archives, at the addresses of its download script; the checksums are those of Hugging Face's
+    # `glue` data set and of others. MRPC has no archive.
+    **{
+        task: Published(
+            url=f"https://dl.fbaipublicfiles.com/glue/data/{name}",
+            checksum=Checksum(algorithm="sha256", digest=digest),
+        )
+        for task, name, digest in (
+            ("sst2", "SST-2.zip", "d67e16fb55739c1b32cdce9877596db1c127dc322d93c082281f64057c16deaa"),
+            ("qqp", "QQP-clean.zip", "40e7c862c04eb26ee04b67fd900e76c45c6ba8e6d8fab4f8f1f8072a1a3fbae0"),
+            ("stsb", "STS-B.zip", "e60a6393de5a8b5b9bac5020a1554b54e3691f9d600b775bd131e613ac179c85"),
+            ("mnli", "MNLI.zip", "e7c1d896d26ed6caf700110645df426cc2d8ebf02a5ab743d5a5c68ac1c83633"),
+            ("qnli", "QNLIv2.zip", "e634e78627a29adaecd4f955359b22bf5e70f2cbd93b493f2d624138a0c0e5f5"),
+            ("rte", "RTE.zip", "6bf86de103ecd335f3441bd43574d23fef87ecc695977a63b82d5efb206556ee"),
+            ("wnli", "WNLI.zip", "ae0e8e4d16f4d46d4a0a566ec7ecceccfd3fbfaa4a7a4b4e02848c0f2561ac46"),
+        )
+    },
     # The first address, research.metamind.io on S3, answers 403 by now; WikiText's author serves the same
     # archives. The checksums are those of CorpusLoaders.jl and others, for the files of both addresses.
     "wikitext-2": Published(

@@ -21,8 +21,8 @@ from bertjobs.text.spans.windows import encode_questions
 from bertjobs.text.tokenizer import Tokenizer
 
 
-class WrongLabel(ValueError):
-    """A label that the task does not allow; the message completes "FILE, line N: ..."."""
+class WrongRow(ValueError):
+    """A label or text that the task does not allow; the message completes "FILE, line N: ..."."""
 
 
 class ExampleFormat:
@@ -38,11 +38,14 @@ class ExampleFormat:
         self._number_of = {value: number for number, value in enumerate(task.label_values)}
 
     def target(self, row: Row) -> Any:
-        """Return the value of a row's label in the column `label`. Raises: WrongLabel."""
+        """Return the value of a row's label in the column `label`. Raises: WrongRow."""
         if row.label not in self._number_of:
             known = ", ".join(self.task.label_values)
-            raise WrongLabel(f"the label {str(row.label)[:80]!r} is not one of {known}")
+            raise WrongRow(f"the label {str(row.label)[:80]!r} is not one of {known}")
         return self._number_of[row.label]
+
+    def check_texts(self, row: Row) -> None:
+        """Raises: WrongRow: a row's texts cannot be used; without this they all can."""
 
     def columns(self, texts: Sequence[tuple[str, ...]], targets: Sequence[Any]) -> dict[str, pa.Array]:
         """Return the columns of a split, from the texts of each row (`Columns.texts`) and its target."""
@@ -80,14 +83,14 @@ class RegressionFormat(ExampleFormat):
     no_target = math.nan
 
     def target(self, row: Row) -> float:
-        """Return the score. Raises: WrongLabel: it is not a number, or outside of the task's range."""
+        """Return the score. Raises: WrongRow: it is not a number, or outside of the task's range."""
         try:
             score = float(row.label)
         except ValueError:
-            raise WrongLabel(f"the score {row.label[:80]!r} is not a number") from None
+            raise WrongRow(f"the score {row.label[:80]!r} is not a number") from None
         low, high = self.task.score_range or (-math.inf, math.inf)
         if not (math.isfinite(score) and low <= score <= high):
-            raise WrongLabel(f"the score {row.label} is outside of {low:g} to {high:g}")
+            raise WrongRow(f"the score {row.label} is outside of {low:g} to {high:g}")
         return score
 
     def num_unlabelled(self, table: pa.Table) -> int:
@@ -112,6 +115,13 @@ class ChoiceFormat(ExampleFormat):
     Each ending makes one sequence: [CLS] text_a [SEP] text_b ending [SEP], where `text_b` (SWAG's `sent2`) is
     the beginning of the sentence that the endings complete, and may be absent.
     """
+
+    def check_texts(self, row: Row) -> None:
+        """Raises: WrongRow: an ending is missing."""
+        num_endings = len(self.task.columns.endings)
+        for name, ending in zip(self.task.columns.endings, row.texts[-num_endings:], strict=True):
+            if not ending.strip():
+                raise WrongRow(f"the column {name!r} is empty")
 
     def columns(self, texts: Sequence[tuple[str, ...]], targets: Sequence[Any]) -> dict[str, pa.Array]:
         """Return the columns `text_a`, `endings` (a list of texts per row), and `label`."""

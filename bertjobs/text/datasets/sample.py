@@ -1,4 +1,4 @@
-"""Write the sample data: small SNLI, CoLA, SQuAD and WikiText sets of generated sentences, as published.
+"""Write the sample data: small sets of generated sentences, in the official formats.
 
 Labels follow from the texts, so that a tiny BERT with random weights learns them in a minute. As in SNLI
 itself, the hypothesis alone says much (sleeping is a contradiction, a purpose is neutral). In the corpus a
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bertjobs.text.datasets.sample_grammar import Pair, Premise, draw_pair, draw_premise, draw_sentence
 from bertjobs.text.datasets.sample_squad import write_squad
+from bertjobs.text.datasets.sample_tasks import write_glue, write_swag
 
 NUM_PAIRS = {"train": 600, "dev": 150, "test": 150}
 NUM_SENTENCES = {"in_domain_train": 600, "in_domain_dev": 120, "out_of_domain_dev": 120}
@@ -20,7 +21,7 @@ DISAGREEMENT = 25
 
 
 def write_sample(folder: Path, *, seed: int = 0) -> list[Path]:
-    """Write `snli_1.0/`, `cola_public/raw/`, `squad/` and `corpus/`, and return the files.
+    """Write `snli_1.0/`, `cola_public/raw/`, `squad/`, `corpus/`, `glue/` and `swag/`; return the files.
 
     SNLI's train and dev are jsonl, its test is txt; the corpus is laid out as WikiText. The same seed gives
     the same bytes; no premise and no sentence is in two splits.
@@ -32,6 +33,8 @@ def write_sample(folder: Path, *, seed: int = 0) -> list[Path]:
         *_write_cola(folder / "cola_public" / "raw", random.Random(f"cola {seed}")),
         *write_squad(folder / "squad", random.Random(f"squad {seed}")),
         *write_corpus(folder / "corpus", seed=seed),
+        *write_glue(folder / "glue", seed=seed),
+        *write_swag(folder / "swag", seed=seed),
     ]
 
 

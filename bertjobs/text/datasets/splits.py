@@ -19,6 +19,18 @@ def split_names(task: Task) -> list[str]:
     return list(files_of(task).names)
 
 
+def expand_splits(task: Task, splits: str) -> tuple[str, ...]:
+    """Return the names that `splits` stands for: a group such as MNLI's `dev`, or names between commas.
+
+    Anything else is one split: its name, or the path of a file.
+    """
+    files = files_of(task)
+    names = [name.strip() for name in splits.split(",")]
+    if not all(name in files.names or name in files.groups for name in names):
+        return (splits,)
+    return tuple(dict.fromkeys(part for name in names for part in files.groups.get(name, (name,))))
+
+
 def find_split(task: Task, path: str | None, *, split: str, cache: Path) -> SourceFile:
     """Return the file of a split; `split` is a name, or the path of a file.
 
@@ -69,7 +81,8 @@ def default_valid_split(task: Task, path: str | None, *, cache: Path) -> str | N
     is_one_table = path is not None and Path(path).is_file() and not path.endswith(".zip")
     if files_of(task).holds_out_validation or is_one_table:
         return None
-    return "dev" if has_split(task, path, split="dev", cache=cache) else None
+    names = [name for name in expand_splits(task, "dev") if has_split(task, path, split=name, cache=cache)]
+    return ",".join(names) if names else None
 
 
 def _given_file(task: Task, path: str | None, split: str) -> SourceFile:
@@ -95,7 +108,8 @@ def _root(task: Task, path: str | None, cache: Path) -> Path:
         return root
     archive = archive_of(task.name)
     if archive is None:
-        raise DataError(f"The task {task.name} needs its data", hint="Give its folder or file (--data).")
+        hint = files_of(task).by_hand or "Give its folder or file (--data)."
+        raise DataError(f"The task {task.name} needs its data", hint=hint)
     root = downloads_dir(cache) / archive
     if not root.exists():
         raise DataError(

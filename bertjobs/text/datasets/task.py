@@ -5,7 +5,7 @@ described by a task file (`task_file`). Knows no file's content.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from bertjobs.text.datasets.readers import Columns, Reader
@@ -56,6 +56,14 @@ class Task:
     """Of spans: the longest answer, in tokens."""
     null_threshold: float | None = None
     """Of spans: null odds above which a question counts as unanswered; None: tuned where it is evaluated."""
+    class_weights: tuple[float, ...] | None = None
+    """Of classification: the weight of each label's examples in the loss; None: all alike."""
+    label_smoothing: float = 0.0
+    """Of classification and multiple choice: the share of the target that is spread over all labels."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Of a task file: names of further splits, and of their files."""
+    groups: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Of a task file: as `SplitFiles.groups`."""
 
     @property
     def is_pair(self) -> bool:
@@ -81,8 +89,13 @@ class Task:
         return cls(columns=Columns(**columns), **given)
 
 
+def choice_labels(num_endings: int) -> tuple[str, ...]:
+    """Return the labels of multiple choice: the numbers of the endings, from 0."""
+    return tuple(str(i) for i in range(num_endings))
+
+
 def _without_defaults(record: Any) -> dict[str, Any]:
-    values = {field.name: (getattr(record, field.name), field.default) for field in fields(record)}
+    values = {f.name: (getattr(record, f.name), f.default) for f in fields(record)}
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
@@ -107,7 +120,14 @@ class SplitFiles:
     """Where under the given folder or zip the files may be."""
     archive: str | None = None
     """The file or folder that `data get` downloads; None where nothing is published."""
+    by_hand: str = ""
+    """Where nothing is published: how to get the files, as a hint."""
     read_text: Reader | None = None
     """Reader of the task's `.tsv` and `.txt` files, where they are not read by the names in their header."""
     holds_out_validation: bool = False
     """Whether validation rows are held out of the training split although there is a `dev` split."""
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names that stand for several splits, which are all evaluated: MNLI's `dev`. The first of them decides
+    which weights are best."""
+    submission: Mapping[str, str] = field(default_factory=dict)
+    """Name of the file that the task's server wants for each unlabelled split."""

@@ -1,14 +1,22 @@
 """A user's own task, described by a YAML file:
 
     name: stance                                # optional; default: the file's name
-    columns: {text_a: tweet, label: stance}     # text_b: for pairs
+    type: classification                        # optional; or regression, multiple_choice
+    columns: {text_a: tweet, label: stance}     # text_b: for pairs; endings: a list, for multiple_choice
     labels: [against, favour]                   # or {value in the file: name to show}; numbered in this order
-    metric: f1                                  # optional: accuracy (default), mcc, f1
+    metric: f1                                  # optional: accuracy (default), mcc, f1; pearson, spearman
     no_label: "-"                               # optional: the label value of rows without a label
+    class_weights: {against: 1, favour: 3}      # optional
+    label_smoothing: 0.1                        # optional; of multiple_choice too
+    range: [0, 5]                               # optional, of regression: the lowest and the highest score
+    files: {dev_2020: old.csv, dev_2024: new.csv}      # optional: further splits
+    groups: {dev: [dev_2020, dev_2024]}                # optional: splits that are evaluated together
 
 Its data files are tables with named columns, in any format that `read_split` knows.
 """
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +24,7 @@ from typing import Any
 from bertjobs.config.presets import read_yaml
 from bertjobs.errors import ConfigError
 from bertjobs.text.datasets.readers import Columns
-from bertjobs.text.datasets.task import METRICS, SplitFiles, Task
+from bertjobs.text.datasets.task import METRICS, TYPES, SplitFiles, Task, TypeName, choice_labels
 
 _SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 _STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
@@ -34,7 +42,18 @@ QUESTION_FILES = SplitFiles(
     }
 )
 
-_KEYS = ("name", "columns", "labels", "metric", "no_label")
+_KEYS = ("name", "type", "columns", "labels", "metric", "no_label", "files", "groups")
+_KEYS_OF: dict[TypeName, tuple[str, ...]] = {
+    "classification": ("class_weights", "label_smoothing"),
+    "regression": ("range",),
+    "multiple_choice": ("label_smoothing",),
+}
+"""What a task file of each type may say besides."""
+_COLUMNS_OF: dict[TypeName, tuple[str, ...]] = {
+    "classification": ("text_a", "text_b", "label"),
+    "regression": ("text_a", "text_b", "label"),
+    "multiple_choice": ("text_a", "text_b", "endings", "label"),
+}
 _SPAN_KEYS = ("type", "name", "metric", "unanswerable")
 _EXAMPLE = "A task file looks like: columns: {text_a: sentence, label: label}, labels: [bad, good]."
 
@@ -45,21 +64,34 @@ def read_task_file(path: Path) -> Task:
     Raises: ConfigError: it cannot be read, or a key is missing, unknown or wrong; says which.
     """
     content = read_yaml(path, flag="--task")
-    if content.get("type") == "span":
+    type_ = content.get("type", "classification")
+    if type_ == "span":
         return _span_task(content, path)
-    _check_keys(content, _KEYS, required=("columns", "labels"), what="key", path=path)
-    values, names = _labels(content["labels"], path)
-    metric = {"metric": "accuracy", **content}["metric"]
-    if metric not in METRICS["classification"]:
-        known = ", ".join(METRICS["classification"])
-        raise _error(path, f"metric {metric!r} is not known", f"Choose one of {known}.")
+    if not isinstance(type_, str) or type_ not in _KEYS_OF:
+        raise _error(path, f"type {type_!r} is not known", f"Choose one of {', '.join(TYPES)}.")
+    has_labels = type_ == "classification"  # the endings are the labels of multiple choice
+    keys = tuple(key for key in _KEYS if has_labels or key != "labels") + _KEYS_OF[type_]
+    required = ("columns", "labels") if has_labels else ("columns",)
+    _check_keys(content, keys, required=required, what="key", path=path)
+    columns = _columns(content["columns"], type_, path)
+    values = names = choice_labels(len(columns.endings))
+    if has_labels:
+        values, names = _labels(content["labels"], path)
+    metric = content.get("metric", METRICS[type_][0])
+    if metric not in METRICS[type_]:
+        raise _error(path, f"metric {metric!r} is not known", f"Choose one of {', '.join(METRICS[type_])}.")
     return Task(
+        type=type_,
+        score_range=_range(content["range"], path) if "range" in content else None,
+        class_weights=_weights(content.get("class_weights"), values, path),
+        label_smoothing=_smoothing(content.get("label_smoothing", 0.0), path),
+        **_splits(content, path),
         name=_text(content["name"], "name", path) if "name" in content else path.stem,
         labels=names,
         label_values=values,
         metric=metric,
         format="table",
-        columns=_columns(content["columns"], path),
+        columns=columns,
         no_label=_text(content["no_label"], "no_label", path) if "no_label" in content else None,
     )
 
@@ -85,12 +117,94 @@ def _span_task(content: Mapping[str, Any], path: Path) -> Task:
     )
 
 
-def _columns(given: Any, path: Path) -> Columns:
+def _columns(given: Any, type_: TypeName, path: Path) -> Columns:
     if not isinstance(given, Mapping):
         raise _error(path, f"columns must be a mapping, but is {given!r}", _EXAMPLE)
-    _check_keys(given, ("text_a", "text_b", "label"), required=("text_a", "label"), what="column", path=path)
-    named = {key: _text(value, f"columns.{key}", path) for key, value in given.items()}
-    return Columns(text_a=named["text_a"], text_b=named.get("text_b"), label=named["label"])
+    known = _COLUMNS_OF[type_]
+    required = tuple(name for name in known if name != "text_b")
+    _check_keys(given, known, required=required, what="column", path=path)
+    endings = given.get("endings", ())
+    if "endings" in known and (not isinstance(endings, list) or len(endings) < 2):
+        raise _error(
+            path,
+            f"columns.endings must list the columns of at least two endings, but is {endings!r}",
+            "It looks like: columns: {text_a: scene, endings: [ending0, ending1], label: label}.",
+        )
+    named = {key: _text(value, f"columns.{key}", path) for key, value in given.items() if key != "endings"}
+    return Columns(
+        text_a=named["text_a"],
+        text_b=named.get("text_b"),
+        label=named["label"],
+        endings=tuple(_text(name, "columns.endings", path) for name in endings),
+    )
+
+
+def _range(given: Any, path: Path) -> tuple[float, float]:
+    if not isinstance(given, list) or len(given) != 2 or not all(_is_number(end) for end in given):
+        raise _error(path, f"range must be two numbers, but is {given!r}", "It looks like: range: [0, 5].")
+    low, high = float(given[0]), float(given[1])
+    if low >= high:
+        raise _error(path, f"range: {low:g} is not less than {high:g}", "Give the lowest score first.")
+    return low, high
+
+
+def _weights(given: Any, values: tuple[str, ...], path: Path) -> tuple[float, ...] | None:
+    """Return a weight for each label; those that are not given are 1."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        what = f"class_weights must be a mapping, but is {given!r}"
+        raise _error(path, what, "It looks like: class_weights: {bad: 2}.")
+    weights = {_text(value, "class_weights", path): weight for value, weight in given.items()}
+    for value, weight in weights.items():
+        if value not in values:
+            known = ", ".join(values)
+            raise _error(path, f"class_weights: {value!r} is not a label", f"The labels are: {known}.")
+        if not _is_number(weight) or weight <= 0:
+            raise _error(path, f"class_weights: {weight!r} is not a positive number", "Give 1 for no change.")
+    return tuple(float(weights.get(value, 1.0)) for value in values)
+
+
+def _smoothing(given: Any, path: Path) -> float:
+    if not _is_number(given) or not 0 <= given < 1:
+        raise _error(
+            path, f"label_smoothing must be from 0 up to less than 1, but is {given!r}", "0.1 is usual."
+        )
+    return float(given)
+
+
+def _splits(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return `Task.files` and `Task.groups`."""
+    files, groups = content.get("files", {}), content.get("groups", {})
+    for key, given in (("files", files), ("groups", groups)):
+        if not isinstance(given, Mapping):
+            raise _error(path, f"{key} must be a mapping, but is {given!r}", f"It looks like: {_SPLITS}")
+    known = (*FILES.names, *files)
+    for name, parts in groups.items():
+        if not isinstance(parts, list) or not parts or any(part not in known for part in parts):
+            raise _error(
+                path,
+                f"groups.{name} must list splits, but is {parts!r}",
+                f"Known are: {', '.join(map(str, known))}.",
+            )
+    return {
+        "files": tuple((_split_name(name, path), _text(file, "files", path)) for name, file in files.items()),
+        "groups": tuple((_split_name(name, path), tuple(parts)) for name, parts in groups.items()),
+    }
+
+
+_SPLITS = "files: {dev_hard: hard.csv}, groups: {dev: [dev, dev_hard]}."
+
+
+def _split_name(given: Any, path: Path) -> str:
+    name = _text(given, "files", path)
+    if not re.fullmatch(r"[A-Za-z]\w*", name):
+        raise _error(path, f"the split {name!r} is not a name", "Give letters, digits and _ only.")
+    return name
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _labels(given: Any, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -8,15 +8,19 @@ from pathlib import Path
 
 from bertjobs.config.finetune import TaskSection
 from bertjobs.errors import ConfigError
-from bertjobs.text.datasets import cola, snli, squad, task_file
+from bertjobs.text.datasets import cola, glue, snli, squad, swag, task_file
 from bertjobs.text.datasets.task import SplitFiles, Task
 
-BUILT_IN: dict[str, Task] = {task.name: task for task in (snli.SNLI, cola.COLA, squad.SQUAD, squad.SQUAD_V2)}
+BUILT_IN: dict[str, Task] = {
+    task.name: task for task in (snli.SNLI, cola.COLA, *glue.TASKS, squad.SQUAD, squad.SQUAD_V2, swag.SWAG)
+}
 _FILES: dict[str, SplitFiles] = {
     "snli": snli.FILES,
     "cola": cola.FILES,
+    **glue.FILES,
     "squad": squad.FILES,
     "squad_v2": squad.FILES_V2,
+    "swag": swag.FILES,
     "table": task_file.FILES,
     "questions": task_file.QUESTION_FILES,
 }
@@ -62,7 +66,11 @@ def configured_task(section: TaskSection) -> Task:
 
 def files_of(task: Task) -> SplitFiles:
     """Return under which names the task's splits are looked for."""
-    return _FILES[task.format]
+    files = _FILES[task.format]
+    if not task.files and not task.groups:
+        return files
+    names = {**files.names, **{split: (name,) for split, name in task.files}}
+    return replace(files, names=names, groups={**files.groups, **dict(task.groups)})
 
 
 def archive_of(name: str | None) -> str | None:

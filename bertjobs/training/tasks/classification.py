@@ -56,7 +56,20 @@ class Classification(TaskType[Metrics]):
         return build_classifier(source, num_labels=self.num_outputs, seed=seed, **head_arguments(model))
 
     def loss_sum(self, output: Tensor, microbatch: Microbatch) -> Tensor:
-        return F.cross_entropy(output, microbatch.targets["labels"], reduction="sum")
+        weights = self.task.class_weights
+        return F.cross_entropy(
+            output,
+            microbatch.targets["labels"],
+            weight=None if weights is None else output.new_tensor(weights),
+            label_smoothing=self.task.label_smoothing,
+            reduction="sum",
+        )
+
+    def loss_weight(self, table: EncodedTable, rows: Int64s) -> float:
+        """Return the number of rows, or the sum of their labels' weights, as PyTorch's weighted mean."""
+        if self.task.class_weights is None:
+            return len(rows)
+        return float(np.asarray(self.task.class_weights)[table.labels[rows]].sum())
 
     def start_counts(self, table: EncodedTable, *, batch_size: int, device: torch.device) -> "_Counts":
         return _Counts(table.num_rows, batch_size=batch_size, labels=self.task.labels, device=device)
@@ -76,6 +89,9 @@ class Classification(TaskType[Metrics]):
 
     def is_correct(self, table: EncodedTable, outputs_RK: Floats) -> npt.NDArray[np.bool_]:
         return np.asarray(outputs_RK.argmax(axis=1) == table.labels)
+
+    def submission_values(self, outputs_RK: Floats) -> list[str]:
+        return [self.task.label_values[i] for i in outputs_RK.argmax(axis=1)]
 
     def metrics_from_json(self, content: Mapping[str, Any]) -> Metrics:
         return Metrics.from_json(content)

@@ -81,7 +81,12 @@ class MultipleChoice(TaskType[ChoiceMetrics]):
         return {"endings": endings_RE, "labels": table.labels[rows_R].astype(np.int64)}
 
     def loss_sum(self, output: Tensor, microbatch: Microbatch) -> Tensor:
-        return F.cross_entropy(_by_row(output, microbatch), microbatch.targets["labels"], reduction="sum")
+        return F.cross_entropy(
+            _by_row(output, microbatch),
+            microbatch.targets["labels"],
+            label_smoothing=self.task.label_smoothing,
+            reduction="sum",
+        )
 
     def start_counts(self, table: EncodedTable, *, batch_size: int, device: torch.device) -> "_Counts":
         return _Counts(device)
@@ -101,6 +106,9 @@ class MultipleChoice(TaskType[ChoiceMetrics]):
 
     def is_correct(self, table: EncodedTable, outputs_RK: Floats) -> npt.NDArray[np.bool_]:
         return np.asarray(outputs_RK.argmax(axis=1) == table.labels)
+
+    def submission_values(self, outputs_RK: Floats) -> list[str]:
+        return [str(i) for i in outputs_RK.argmax(axis=1)]
 
     def metrics_from_json(self, content: Mapping[str, Any]) -> ChoiceMetrics:
         return ChoiceMetrics(**content)

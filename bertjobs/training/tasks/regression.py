@@ -99,6 +99,11 @@ class Regression(TaskType[RegressionMetrics]):
             "prediction": np.ascontiguousarray(outputs_RK[:, 0]),
         }
 
+    def submission_values(self, outputs_RK: Floats) -> list[str]:
+        """Return the scores within the task's range, to three digits."""
+        low, high = self.task.score_range or (-np.inf, np.inf)
+        return [f"{score:.3f}" for score in outputs_RK[:, 0].clip(low, high)]
+
     def metrics_from_json(self, content: Mapping[str, Any]) -> RegressionMetrics:
         return RegressionMetrics(**content)
 
@@ -142,8 +147,8 @@ def pearson(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
     x_centred, y_centred = x - x.mean(), y - y.mean()
     # Scaled by the largest value, so that squares neither overflow nor vanish.
     x_scale, y_scale = np.abs(x_centred).max(), np.abs(y_centred).max()
-    x_norm = x_scale * np.linalg.norm(x_centred / x_scale)
-    y_norm = y_scale * np.linalg.norm(y_centred / y_scale)
+    x_norm = x_scale * np.linalg.norm(x_centred / x_scale, axis=0)
+    y_norm = y_scale * np.linalg.norm(y_centred / y_scale, axis=0)
     return float(np.clip(np.vecdot(x_centred / x_norm, y_centred / y_norm), -1.0, 1.0))
 
 

@@ -137,6 +137,10 @@ class TaskType(ABC, Generic[M]):
         """Return further files of predictions by name, as the task's official scripts want them."""
         return {}
 
+    def submission_values(self, outputs_RK: Floats) -> list[str]:
+        """Return each row's prediction as the server of a benchmark wants it."""
+        raise NotImplementedError(f"{self.task.type} has no submission file")
+
     def is_correct(self, table: EncodedTable, outputs_RK: Floats) -> npt.NDArray[np.bool_] | None:
         """Return whether each row's prediction is right; None where that is not a matter of yes or no."""
         return None

@@ -110,9 +110,17 @@ def test_a_broken_corpus_is_named_by_file_and_line(run: Run, tmp_path: Path) -> 
 def test_the_sample_is_written_and_its_files_are_named(run: Run, tmp_path: Path) -> None:
     result = run("data", "sample", str(tmp_path / "here"))
     files = [Path(line) for line in result.stdout.splitlines()]
-    assert len(files) == 12
+    assert len(files) == 12 + 7 * 3 + 5 + 3  # GLUE's other tasks, MNLI, SWAG
     assert all(file.is_file() for file in files)
     assert "--preset demo" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "what"), [("mrpc", "MRPC/train.tsv"), ("swag", "val.csv")])
+def test_data_that_has_no_archive_says_what_to_give_in_its_place(run: Run, name: str, what: str) -> None:
+    result = run("data", "get", name)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{name} has no published archive with a known checksum" in result.stderr
+    assert what in result.stderr and "--data" in result.stderr
 
 
 def test_a_sample_that_cannot_be_written_exits_2(run: Run, tmp_path: Path) -> None:

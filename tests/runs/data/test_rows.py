@@ -8,13 +8,13 @@ from bertjobs.text.vocabulary import train_wordpiece
 
 
 def test_snli_validates_on_its_development_file(sample, tmp_path):
-    train, valid = read_training_rows(SNLI, DataSection(path=str(sample / "snli_1.0")), cache=tmp_path)
+    train, (valid,) = read_training_rows(SNLI, DataSection(path=str(sample / "snli_1.0")), cache=tmp_path)
     assert (train.split, valid.split) == ("train", "dev")
     assert train.table.num_rows > 500 > valid.table.num_rows > 100
 
 
 def test_cola_holds_out_a_tenth_even_beside_a_development_file(sample, tmp_path):
-    train, valid = read_training_rows(COLA, DataSection(path=str(sample / "cola_public")), cache=tmp_path)
+    train, (valid,) = read_training_rows(COLA, DataSection(path=str(sample / "cola_public")), cache=tmp_path)
     num_rows = train.table.num_rows + valid.table.num_rows
     assert valid.table.num_rows == -(-num_rows // 10)
     assert not set(train.table["index"].to_pylist()) & set(valid.table["index"].to_pylist())

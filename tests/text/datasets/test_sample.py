@@ -25,6 +25,14 @@ FILES = {
     *(f"squad/{split}-{version}.json" for split in ("train", "dev") for version in ("v1.1", "v2.0")),
     "corpus/train.tokens",
     "corpus/valid.tokens",
+    *(
+        f"glue/{task}/{split}.tsv"
+        for task in ("SST-2", "MRPC", "QQP", "STS-B", "QNLI", "RTE", "WNLI")
+        for split in ("train", "dev", "test")
+    ),
+    "glue/MNLI/train.tsv",
+    *(f"glue/MNLI/{split}_{kind}.tsv" for split in ("dev", "test") for kind in ("matched", "mismatched")),
+    *(f"swag/{split}.csv" for split in ("train", "val", "test")),
 }
 SNLI_FIELDS = {
     *("annotator_labels", "captionID", "gold_label", "pairID"),

@@ -52,7 +52,7 @@ BASE = "columns: {text_a: t, label: l}\n"
     [
         ("labels: [a, b]", "the key 'columns' is missing."),
         (BASE, "the key 'labels' is missing."),
-        (BASE + "labels: [a, b]\nmetrics: f1", "unknown key 'metrics'. Known are: name, columns, labels, "),
+        (BASE + "labels: [a, b]\nmetrics: f1", "unknown key 'metrics'. Known are: name, type, columns, "),
         ("columns: {text: t, label: l}\nlabels: [a, b]", "unknown column 'text'. Known are: text_a, "),
         ("columns: {text_a: t}\nlabels: [a, b]", "the column 'label' is missing."),
         ("columns: [t]\nlabels: [a, b]", "columns must be a mapping, but is ['t']."),

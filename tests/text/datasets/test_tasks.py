@@ -26,6 +26,7 @@ def test_a_misspelt_task_is_refused_with_the_known_names() -> None:
     with pytest.raises(ConfigError) as e:
         resolve_task("snly")
     assert str(e.value) == (
-        "--task snly: there is no such task. Choose one of snli, cola, squad, squad_v2, "
+        "--task snly: there is no such task. Choose one of snli, cola, sst2, mrpc, qqp, stsb, mnli, qnli, "
+        "rte, wnli, squad, squad_v2, swag, "
         "or give the path of a task file (.yaml)."
     )
