@@ -22,6 +22,11 @@ DEFAULT_COLLECTIVE_TIMEOUT_S = 600.0
 DEFAULT_STALL_TIMEOUT_S = 900.0
 DEFAULT_START_DEADLINE_S = 900.0
 DEFAULT_KEEP_CACHE_S = 30 * 24 * 3600.0
+_THREAD_WAITING = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+_SPIN_COUNT = 1000
+"""Turns of a waiting thread's loop before it sleeps, some 10 us: the pause between two operators of a step.
+OpenMP's default of 300,000 keeps a core for 4 ms, which others on a busy machine, and the very thread that is
+waited for, could use. See docs/experiments.md."""
 DEFAULT_KEEP_INPUTS_S = 30 * 24 * 3600.0
 
 
@@ -373,6 +378,18 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         metrics_port=_port(env, "BERTJOBS_METRICS_PORT"),
         test_precision=forced_cpu_precision(env),
     )
+
+
+def thread_environment(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return how the threads of training processes wait for each other, where the user has not said so.
+
+    torch's OpenMP reads it when it is loaded, so it has to be in the environment of a process that starts.
+    Source: the manual of libgomp, GOMP_SPINCOUNT.
+    """
+    given = os.environ if environ is None else environ
+    if not _THREAD_WAITING.isdisjoint(given):
+        return {}
+    return {"GOMP_SPINCOUNT": str(_SPIN_COUNT)}
 
 
 def forced_cpu_precision(environ: Mapping[str, str] | None = None) -> CpuPrecision | None:

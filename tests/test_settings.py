@@ -1,5 +1,7 @@
 """The environment: what is read, what is made of it, and what is refused."""
 
+import os
+import subprocess
 import sys
 from collections import UserDict
 from dataclasses import replace
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bertjobs.errors import ConfigError
-from bertjobs.settings import load_settings, settings_table
+from bertjobs.settings import load_settings, settings_table, thread_environment
 
 
 def test_an_empty_environment_means_an_embedded_stack_under_the_users_home():
@@ -193,3 +195,20 @@ def test_the_number_of_drivers_is_a_positive_whole_number():
     for wrong in ("0", "-1", "2.5", "many"):
         with pytest.raises(ConfigError, match=f"BERTJOBS_MAX_DRIVERS={wrong} is not a positive whole number"):
             load_settings({"BERTJOBS_MAX_DRIVERS": wrong})
+
+
+def test_threads_wait_as_the_user_says_else_only_a_moment():
+    assert thread_environment({}) == {"GOMP_SPINCOUNT": "1000"}
+    assert thread_environment({"GOMP_SPINCOUNT": "5"}) == {}
+    assert thread_environment({"OMP_WAIT_POLICY": "ACTIVE"}) == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere torch has another OpenMP")
+def test_torchs_openmp_reads_how_threads_wait():
+    """Fails where torch comes with another OpenMP, which would have another variable."""
+    shown = subprocess.run(
+        [sys.executable, "-c", "import torch"],
+        env=os.environ | {"OMP_DISPLAY_ENV": "VERBOSE", **thread_environment({})},
+        stderr=subprocess.PIPE, text=True, check=True,
+    ).stderr  # fmt: skip
+    assert "GOMP_SPINCOUNT = '1000'" in shown

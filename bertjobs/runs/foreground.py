@@ -25,7 +25,7 @@ from bertjobs.jobs.scheduling.sizing import exceeds, size_workers
 from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.runs.kinds import driver_of
 from bertjobs.runs.run_context import Run, remaining_checkpoint
-from bertjobs.settings import Settings
+from bertjobs.settings import Settings, thread_environment
 from bertjobs.storage import JobDir
 
 log = logging.getLogger(__name__)
@@ -161,6 +161,7 @@ def _grant(config: JobConfig) -> Grant:
 def _ray() -> Iterator[None]:
     """Join the Ray that RAY_ADDRESS names, as any Ray program does; else start one for the run."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # its 15 lets any other program take the cores
+    os.environ.update(thread_environment())
     _start_ray()
     try:
         yield

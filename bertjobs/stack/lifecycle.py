@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from bertjobs.errors import ConfigError, QueueError
-from bertjobs.settings import Settings
+from bertjobs.settings import Settings, thread_environment
 from bertjobs.stack import lock, process, ray_head, redis_server
 from bertjobs.stack.paths import StackPaths, stack_paths
 from bertjobs.stack.process import ProcessRecord, read_record
@@ -209,7 +209,7 @@ def _environment(settings: Settings, member: str, *, ray_address: str | None = N
     if ray_address is not None:
         ours |= {"BERTJOBS_REDIS_URL": redis_server.url_of(paths), "BERTJOBS_RAY_ADDRESS": ray_address}
         ours |= ray_head.environment(paths)
-    return kept | ours
+    return thread_environment(kept) | kept | ours
 
 
 def _shared(settings: Settings) -> StackAddresses:

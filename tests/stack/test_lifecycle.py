@@ -89,6 +89,8 @@ def test_the_drivers_environment_names_this_stack_and_no_other(settings, paths, 
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     settings = replace(settings, metrics_port=9123)
     start(settings, paths)
     found = environment_of(paths, "ray")
@@ -100,6 +102,7 @@ def test_the_drivers_environment_names_this_stack_and_no_other(settings, paths, 
     assert found["RAY_AUTH_MODE"] == "token"
     assert found["RAY_AUTH_TOKEN_PATH"] == str(paths.ray_token)
     assert found["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert found["GOMP_SPINCOUNT"] == "1000"
     assert found["NO_PROXY"] == "127.0.0.1,localhost"
     dispatcher = environment_of(paths, "dispatcher")
     assert {k: v for k, v in dispatcher.items() if v != found[k]} == {

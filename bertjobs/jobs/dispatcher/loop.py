@@ -49,7 +49,7 @@ from bertjobs.jobs.store.connection import (
     retry_while_down,
 )
 from bertjobs.jobs.store.dispatch_store import DispatchStore
-from bertjobs.settings import Settings, load_settings
+from bertjobs.settings import Settings, load_settings, thread_environment
 from bertjobs.storage import StorageRoots
 
 logger = logging.getLogger(__name__)
@@ -241,6 +241,7 @@ def driver_environment(settings: Settings) -> dict[str, str]:
         "BERTJOBS_RAY_ADDRESS": settings.ray_address,
         "BERTJOBS_LEASE_S": f"{settings.lease_s:g}",
         "BERTJOBS_STALL_TIMEOUT_S": f"{settings.stall_timeout_s:g}",
+        **thread_environment(),
     }
     if settings.encoded is not None:
         env["BERTJOBS_ENCODED"] = settings.encoded

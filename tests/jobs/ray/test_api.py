@@ -181,6 +181,15 @@ def test_the_token_is_found_where_ray_looks_for_it(tmp_path, monkeypatch):
         ray_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")})
 
 
+def test_the_drivers_environment_says_how_threads_wait(settings, monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    given = replace(settings, redis_url="redis://host:6379/0")
+    assert driver_environment(given)["GOMP_SPINCOUNT"] == "1000"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert "GOMP_SPINCOUNT" not in driver_environment(given)
+
+
 def test_the_drivers_environment_contains_no_password(settings):
     given = replace(settings, redis_password="s3cret")
     env = driver_environment(given)
