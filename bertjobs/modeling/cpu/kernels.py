@@ -259,7 +259,7 @@ def _probabilities(q_GLE: Tensor, k_GLE: Tensor, bias_G1L: Tensor | None, *, sca
     # beta = 0 ignores the first argument; alpha scales inside the product, without a pass of its own.
     scores_GLL = torch.baddbmm(
         q_GLE.new_zeros(1, 1, 1), q_GLE, k_GLE.transpose(1, 2), beta=0, alpha=scale
-    ).float()
+    ).to(_at_least_fp32(q_GLE.dtype))
     if bias_G1L is not None:
         scores_GLL += bias_G1L
     # In fp32: torch's softmax of bf16 is up to ten times slower where L is not a multiple of 32.
@@ -268,7 +268,11 @@ def _probabilities(q_GLE: Tensor, k_GLE: Tensor, bias_G1L: Tensor | None, *, sca
 
 def _softmax_backward(grad_GLL: Tensor, probs_GLL: Tensor, *, scale: float) -> Tensor:
     """Return the gradient of the scores before their scale, in the dtype of the probabilities."""
-    grad_scores_GLL = torch.ops.aten._softmax_backward_data(
-        grad_GLL.float(), probs_GLL.float(), -1, torch.float32
-    )
+    dtype = _at_least_fp32(probs_GLL.dtype)
+    grad_scores_GLL = torch.ops.aten._softmax_backward_data(grad_GLL.to(dtype), probs_GLL.to(dtype), -1, dtype)
     return grad_scores_GLL.mul_(scale).to(probs_GLL.dtype)
+
+
+def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
+    """Return fp32 for the narrower dtypes, and others as they are."""
+    return torch.promote_types(dtype, torch.float32)
