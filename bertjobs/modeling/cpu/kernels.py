@@ -269,7 +269,8 @@ def _probabilities(q_GLE: Tensor, k_GLE: Tensor, bias_G1L: Tensor | None, *, sca
 def _softmax_backward(grad_GLL: Tensor, probs_GLL: Tensor, *, scale: float) -> Tensor:
     """Return the gradient of the scores before their scale, in the dtype of the probabilities."""
     dtype = _at_least_fp32(probs_GLL.dtype)
-    grad_scores_GLL = torch.ops.aten._softmax_backward_data(grad_GLL.to(dtype), probs_GLL.to(dtype), -1, dtype)
+    grad_GLL, wide_GLL = grad_GLL.to(dtype), probs_GLL.to(dtype)
+    grad_scores_GLL = torch.ops.aten._softmax_backward_data(grad_GLL, wide_GLL, -1, dtype)
     return grad_scores_GLL.mul_(scale).to(probs_GLL.dtype)
 
 
