@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-hosts bench docs lint clean
+.PHONY: demo test test-hosts gpu bench docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bertjobs demo
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-dev lint
 # Several hosts in network namespaces of this machine, for which it takes root; mostly waiting, some 8 minutes.
 test-hosts: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m hosts
+
+# On a machine with CUDA: torch, transformers and the small dependencies of pyproject.toml, but no Ray.
+gpu:
+	$(PYTHON) tests/gpu/run_all.py --output gpu.json
 
 bench: $(VENV)/.installed-bench
 	$(BIN)/python tests/benchmarks/run_all.py

@@ -7,6 +7,8 @@ R: rows of the table. P: masks of a text. V: vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +120,7 @@ class TextEmbedder:
         sums_BD.index_add_(0, rows_N, hidden_ND.float())
         return sums_BD / lengths_B[:, None]
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self._device, self._dtype)
 
 

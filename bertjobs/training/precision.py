@@ -10,8 +10,9 @@ Weights, optimizer state, sums and losses are fp32 everywhere.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -69,8 +70,10 @@ def inference_dtype(precision: Precision, device: torch.device, *, cpuinfo: Path
     return training_dtype(precision, device, cpuinfo=cpuinfo)
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Return the context in which matrix products run in this dtype."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()  # `meta`, in tests
     if dtype == torch.float32:
         return torch.autocast(device.type, enabled=False)
     return torch.autocast(device.type, dtype=dtype)

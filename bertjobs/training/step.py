@@ -15,6 +15,7 @@ from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
 from bertjobs.training.adamw import StepOptimizer
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.objective import AnyStepBatch
+from bertjobs.training.precision import autocast
 
 logger = logging.getLogger(__name__)
 
@@ -73,16 +74,15 @@ def train_step(
     """
     optimizer.zero_grad()  # the losses too: they lie in the gradient buffer
     scalars = optimizer.scalars
-    device_type = scalars.device.type
     # One autocast block around all microbatches: what autocast casts (the heads) is cast once per step. The
     # encoder's layers cast their weights themselves, once per microbatch.
-    with torch.autocast(device_type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(scalars.device, dtype):
         for microbatch in batch.microbatches:
             losses_K = losses(microbatch, batch)
             # The loss stays on the device, where the host does not wait for it.
             scalars[LOSSES : LOSSES + len(losses_K)] += losses_K.detach()
             # The backward pass runs in the dtypes of the forward pass; autocast would choose again.
-            with torch.autocast(device_type, enabled=False):
+            with autocast(scalars.device, torch.float32):
                 loss = losses_K.sum()
                 (loss if optimizer.loss_scale is None else loss * optimizer.loss_scale.scale).backward()
     # Set before the all-reduce that sums the gradients, which takes them along. `fill_` takes a number of the
