@@ -3,7 +3,7 @@
 from typing import Any
 
 from bertjobs.errors import BertjobsError
-from bertjobs.jobs.store.connection import open_connection
+from bertjobs.jobs.store.job_store import connect
 from bertjobs.settings import Settings
 from bertjobs.stack import process, ray_head, redis_server
 from bertjobs.stack.lifecycle import MEMBERS
@@ -16,9 +16,9 @@ def status(settings: Settings) -> dict[str, Any]:
 
     Returns: mode ("embedded" or "shared"), home, state, redis_url, ray_address, dashboard_url,
     ray_token_file, and per member its state, alive, pid, since, address, log and problem. The state of a
-    member is "up", "starting" (it runs and does not answer yet), "down" (it ended by itself), "off" (not
-    started) or, when shared, "unreachable". The overall state is the worst of them, or "partial" where only
-    some members have been started.
+    member is "up", "starting" (it runs and does not answer yet), "down" (it ended by itself; of a shared
+    cluster: no dispatcher leads), "off" (not started) or, when shared, "unreachable". The overall state is
+    the worst of them, or "partial" where only some members have been started.
     """
     return _embedded(stack_paths(settings)) if settings.is_embedded else _shared(settings)
 
@@ -63,7 +63,8 @@ def _answers(paths: StackPaths, member: str, record: ProcessRecord) -> bool:
 
 
 def _shared(settings: Settings) -> dict[str, Any]:
-    members = {"redis": _shared_redis(settings), "ray": _shared_ray(settings)}
+    redis, dispatcher = _shared_redis_and_dispatcher(settings)
+    members = {"redis": redis, "ray": _shared_ray(settings), "dispatcher": dispatcher}
     return {
         "mode": "shared",
         "home": str(settings.home),
@@ -76,12 +77,25 @@ def _shared(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _shared_redis(settings: Settings) -> dict[str, Any]:
+def _shared_redis_and_dispatcher(settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        open_connection(settings).close()
+        store = connect(settings)
+        try:
+            leader = store.dispatcher()
+        finally:
+            store.close()
     except BertjobsError as e:
-        return _line("unreachable", address=settings.redis_url, problem=str(e))
-    return _line("up", address=settings.redis_url)
+        unknown = "Redis, which knows the leader, was not reached."
+        return (
+            _line("unreachable", address=settings.redis_url, problem=str(e)),
+            _line("unreachable", problem=unknown),
+        )
+    redis = _line("up", address=settings.redis_url)
+    if leader is None:
+        problem = "None leads: no job is started or supervised. Start `bertjobs dispatcher`."
+        return redis, _line("down", problem=problem)
+    host, *_ = leader.split(":")
+    return redis, _line("up", address=host)
 
 
 def _shared_ray(settings: Settings) -> dict[str, Any]:

@@ -197,9 +197,11 @@ class SharedCluster:
             "from bertjobs.jobs.ray.code_package import code_to_send;"
             "from bertjobs.jobs.ray.api import RayApi, ray_token;"
             "from bertjobs.settings import load_settings;"
+            "from bertjobs.stack.doctor.examine import driver_launch;"
             "from bertjobs.stack.doctor.node_checks import probe_nodes;"
             "s = load_settings();"
-            "print(probe_nodes(s, RayApi(s.ray_address, token=ray_token(), code=code_to_send(s))))"
+            "ray = RayApi(s.ray_address, token=ray_token(), code=code_to_send(s));"
+            "print(probe_nodes(ray, storage=s.storage, drivers=driver_launch(s)))"
         )
         done = self.hosts["desk"].run([sys.executable, "-c", ask], env=self.desk_env(**env))
         marked = [line for line in done.stdout.splitlines() if line.startswith(MARK)]

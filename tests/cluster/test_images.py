@@ -154,6 +154,47 @@ def test_secrets_come_from_the_files_that_make_secrets_makes(tmp_path):
     assert (tmp_path / "secrets" / "ray-token").read_text() == before
 
 
+def make_secrets(folder, *, umask="022"):
+    script = f'umask {umask}; exec sh "$0" "$1"'
+    return subprocess.run(
+        ["sh", "-c", script, str(DOCKER / "make-secrets.sh"), str(folder)], capture_output=True, text=True
+    )
+
+
+def test_secrets_can_be_read_in_containers_whatever_the_umask_but_not_the_key_of_the_authority(tmp_path):
+    folder = tmp_path / "secrets"
+    assert make_secrets(folder, umask="077").returncode == 0
+    modes = {
+        path.name: path.stat().st_mode & 0o777
+        for path in [*folder.iterdir(), *(folder / "redis-tls").iterdir()]
+    }
+    assert modes.pop("redis-ca.key") == 0o600
+    assert modes.pop("redis-tls") == 0o755
+    assert set(modes.values()) == {0o644}
+
+
+def test_a_renewed_certificate_is_signed_by_the_same_authority(tmp_path):
+    folder = tmp_path / "secrets"
+    tls = folder / "redis-tls"
+    assert make_secrets(folder).returncode == 0
+    authority, certificate = (tls / "ca.crt").read_text(), (tls / "tls.crt").read_text()
+    (tls / "tls.crt").unlink()
+    assert make_secrets(folder).returncode == 0
+    assert (tls / "ca.crt").read_text() == authority
+    assert (tls / "tls.crt").read_text() != certificate
+    subprocess.run(["openssl", "verify", "-CAfile", tls / "ca.crt", tls / "tls.crt"], check=True)
+
+
+def test_a_certificate_is_not_renewed_without_the_key_of_its_authority(tmp_path):
+    folder = tmp_path / "secrets"
+    assert make_secrets(folder).returncode == 0
+    (folder / "redis-ca.key").unlink()
+    (folder / "redis-tls" / "tls.crt").unlink()
+    done = make_secrets(folder)
+    assert done.returncode == 1 and "redis-ca.key is missing" in done.stderr
+    assert not (folder / "redis-tls" / "tls.crt").exists()
+
+
 def test_no_environment_holds_a_secret():
     for service in compose()["services"].values():
         for name, value in service.get("environment", {}).items():

@@ -13,15 +13,17 @@ import redis
 from redis_rights import JOBS, READERS, SCRIPTS_BESIDE, STORES, granted, needed, scripts_of
 
 from bertjobs.errors import ConfigError, QueueError
+from bertjobs.jobs.dispatcher.loop import run as run_dispatcher
 from bertjobs.jobs.driver.session import JobSession
 from bertjobs.jobs.job import Grant, State
 from bertjobs.jobs.quotas import QuotaStore
 from bertjobs.jobs.retention import Retention
 from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.scheduling.types import WaitReason
-from bertjobs.jobs.store.connection import open_connection
+from bertjobs.jobs.store.connection import AccessRefused, open_connection
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.jobs.store.records import DriverLaunch
 from bertjobs.settings import Settings, load_settings
 from bertjobs.stack.doctor.service_checks import check_queue, check_redis
 from bertjobs.storage import StorageRoots
@@ -169,6 +171,24 @@ def test_the_dispatcher_may_read_and_change_the_jobs_of_users(connect):
     for job in submitted:
         assert users.retry(job.id).state is State.QUEUED
         users.cancel(job.id)
+
+
+def test_a_dispatcher_that_lacks_a_right_ends_and_names_it(as_user, tmp_path):
+    # Port 9 of this machine: no Ray answers there, and none is needed to be refused.
+    settings = replace(as_user("cli"), ray_address="http://127.0.0.1:9", storage=str(tmp_path))
+    with pytest.raises(AccessRefused, match="does not let user cli do this"):
+        run_dispatcher(settings, should_stop=lambda: False)
+
+
+def test_users_may_read_how_drivers_are_started(connect):
+    drivers = DriverLaunch(
+        python="/opt/bertjobs/bin/python", env={"BERTJOBS_REDIS_URL": "rediss://redis:6380/0"}
+    )
+    dispatcher = DispatchStore(connect("dispatcher"), owner="c", lease_s=60, drivers=drivers)
+    assert dispatcher.lead()
+    assert JobStore(connect("cli")).drivers() == drivers
+    dispatcher.resign()
+    assert JobStore(connect("cli")).drivers() == drivers, "doctor needs no leader to check the nodes"
 
 
 def test_users_may_set_quotas_and_drivers_may_not(connect):

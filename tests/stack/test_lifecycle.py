@@ -203,6 +203,7 @@ def test_shared_addresses_start_nothing(tmp_path):
     assert {m: v["state"] for m, v in found["members"].items()} == {
         "redis": "unreachable",
         "ray": "unreachable",
+        "dispatcher": "unreachable",
     }
     assert "cannot be reached" in found["members"]["redis"]["problem"]
     with pytest.raises(ConfigError, match="not stopped from here"):

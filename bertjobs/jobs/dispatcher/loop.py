@@ -41,6 +41,7 @@ from bertjobs.jobs.scheduling.types import (
     WaitReason,
 )
 from bertjobs.jobs.store.connection import (
+    AccessRefused,
     NotLeader,
     RecordInvalid,
     RedisDown,
@@ -49,6 +50,7 @@ from bertjobs.jobs.store.connection import (
     retry_while_down,
 )
 from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.jobs.store.records import DriverLaunch
 from bertjobs.settings import Settings, load_settings, thread_environment
 from bertjobs.storage import StorageRoots
 
@@ -258,7 +260,7 @@ def driver_environment(settings: Settings) -> dict[str, str]:
 def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
     """Dispatch until `should_stop`.
 
-    Raises: ConfigError: an address is missing. QueueError: Redis refuses us.
+    Raises: ConfigError: an address is missing. AccessRefused: Redis refuses us, now or later.
     """
     if settings.ray_address is None:
         raise ConfigError(
@@ -270,7 +272,8 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
         connection = retry_while_down(lambda: open_connection(settings), for_s=60.0)
         cleanup.callback(connection.close)
         owner = f"{socket.gethostname()}:{os.getpid()}:{time.time_ns()}"
-        store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S)
+        drivers = DriverLaunch(python=settings.node_python, env=driver_environment(settings))
+        store = DispatchStore(connection, owner=owner, lease_s=LEADER_LEASE_S, drivers=drivers)
         ray = RayApi(
             settings.ray_address,
             token=ray_token(),
@@ -289,8 +292,8 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             store,
             ray,
             poller,
-            env=driver_environment(settings),
-            python=settings.node_python,
+            env=drivers.env,
+            python=drivers.python,
             timeouts=Timeouts(lease_s=settings.lease_s, start_s=settings.start_deadline_s),
             observer=_observer(settings, store, cleanup),
             max_drivers=settings.max_drivers,
@@ -335,12 +338,15 @@ def _resign(store: DispatchStore) -> None:
 
 
 def _run_pass(dispatcher: Dispatcher, store: DispatchStore) -> None:
+    """Make a pass, and wait for the next one. Raises: AccessRefused: no later pass would do better."""
     try:
         if not dispatcher.run_pass():
             time.sleep(PASS_INTERVAL_S)
         elif not dispatcher.has_more:
             store.wait(timeout_s=PASS_INTERVAL_S)
         return
+    except AccessRefused:
+        raise
     except NotLeader:
         logger.warning("another dispatcher has taken over; standing by")
     except RedisDown as e:

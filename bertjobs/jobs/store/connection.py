@@ -66,6 +66,10 @@ class RolledBack(RedisDown):
     was read before counts, and no heartbeat may have arrived."""
 
 
+class AccessRefused(QueueError):
+    """Redis does not know our user or its password, or does not let it do this. Waiting does not help."""
+
+
 class NotLeader(QueueError):
     """Another dispatcher has taken over; this one must not write."""
 
@@ -161,7 +165,7 @@ class Connection:
                 raise self._forbidden(found[0]) from e
             raise
 
-    def _unknown_user(self, error: str) -> QueueError:
+    def _unknown_user(self, error: str) -> AccessRefused:
         # What Redis answers to the first command of a client without a password.
         has_no_password = "HELLO must be called" in error
         cause = (
@@ -169,14 +173,14 @@ class Connection:
             if has_no_password
             else f"{self._user()} has another password, or does not exist"
         )
-        return QueueError(
+        return AccessRefused(
             f"Redis at {self.where} refuses us: {cause}",
             hint="Set BERTJOBS_REDIS_USER to a user of its access list, and BERTJOBS_REDIS_PASSWORD_FILE to "
             "a file with this user's password.",
         )
 
-    def _forbidden(self, error: str) -> QueueError:
-        return QueueError(
+    def _forbidden(self, error: str) -> AccessRefused:
+        return AccessRefused(
             f"Redis at {self.where} does not let {self._user()} do this: {error}",
             hint="Set BERTJOBS_REDIS_USER to a user with that right (cli, dispatcher and driver are in "
             "cluster/redis/users.acl), or have it granted.",

@@ -20,6 +20,7 @@ from bertjobs.jobs.store.connection import REPLY_TIMEOUT_S, Connection, RecordIn
 from bertjobs.jobs.store.lease_store import decision_fields
 from bertjobs.jobs.store.records import (
     Changes,
+    DriverLaunch,
     QueuedJob,
     UnfinishedLog,
     changes_of,
@@ -40,12 +41,16 @@ MAX_SKIPPED = 1000
 class DispatchStore:
     """Redis under one term of leadership."""
 
-    def __init__(self, connection: Connection, *, owner: str, lease_s: float) -> None:
+    def __init__(
+        self, connection: Connection, *, owner: str, lease_s: float, drivers: DriverLaunch | None = None
+    ) -> None:
+        """Lead as `owner`. `drivers` is published with the leadership, for `bertjobs doctor`."""
         self.connection = connection
         self.owner = owner
         self.term = 0
         """Of our leadership; 0 while another one leads."""
         self._lease_ms = int(lease_s * 1000)
+        self._drivers = None if drivers is None else json.dumps(asdict(drivers))
         self._leads_until = 0.0
         self._mark = ""
         """What the last call of `changes` left in Redis."""
@@ -55,7 +60,9 @@ class DispatchStore:
     def lead(self) -> bool:
         """Take or renew the leadership. Returns whether we lead. Raises: RedisDown."""
         asked_at = time.monotonic()
-        term, _ = self.connection.run("lead", owner=self.owner, lease_ms=self._lease_ms)
+        term, _ = self.connection.run(
+            "lead", owner=self.owner, lease_ms=self._lease_ms, drivers=self._drivers
+        )
         # A script refuses a write whose term is not the newest, so a leader that was paused cannot write.
         self.term = int(term)
         self._leads_until = asked_at + self._lease_ms / 1000 if self.term else 0.0

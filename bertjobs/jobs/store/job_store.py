@@ -23,6 +23,7 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
                               move them to storage
     bj:idempotency            hash [user, key] -> job id
     bj:leader, bj:term        the leading dispatcher (expires), and a counter of leaders: the fencing token
+    bj:drivers                how the last leader starts drivers: JSON, for `doctor`
     bj:wake                   list of at most one entry; pushed when the dispatcher should look
     bj:job:<id>               hash: the job
     bj:job:<id>:a<n>          hash: its n-th attempt, with the token, the grant and the driver's command
@@ -42,7 +43,14 @@ from typing import Any
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Event, Job, JobSummary, State, new_job_id
 from bertjobs.jobs.store.connection import Connection, IdTaken, KeyTaken, WrongState, open_connection
-from bertjobs.jobs.store.records import SUMMARY_COLUMNS, event_of, job_of, summaries_of
+from bertjobs.jobs.store.records import (
+    SUMMARY_COLUMNS,
+    DriverLaunch,
+    driver_launch_of,
+    event_of,
+    job_of,
+    summaries_of,
+)
 from bertjobs.jobs.store.series import stored_entries, stream_entries
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
@@ -224,6 +232,15 @@ class JobStore:
         with self.connection.errors():
             leader: Any = self.connection.client.get("bj:leader")
         return None if leader is None else str(leader)
+
+    def drivers(self) -> DriverLaunch | None:
+        """Return how the last dispatcher that led starts drivers; None where none has said so.
+
+        Raises: RecordInvalid.
+        """
+        with self.connection.errors():
+            found: Any = self.connection.client.get("bj:drivers")
+        return None if found is None else driver_launch_of(found)
 
     def count(self) -> dict[State, int]:
         """Count the jobs in each state."""

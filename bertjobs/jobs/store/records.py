@@ -55,6 +55,26 @@ SUMMARY_COLUMNS = (
 """Fields of a job's hash that a list reads; a row also has the place in the queue and the id."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DriverLaunch:
+    """How a dispatcher starts drivers on the nodes of Ray."""
+
+    python: str
+    """The Python there that has bertjobs."""
+    env: Mapping[str, str]
+    """What a driver gets besides the environment of its node."""
+
+
+def driver_launch_of(text: str) -> DriverLaunch:
+    """Read what a dispatcher has published. Raises: RecordInvalid: no version of ours has written it."""
+    try:
+        found = json.loads(text)
+        env = {str(name): str(value) for name, value in found["env"].items()}
+        return DriverLaunch(python=str(found["python"]), env=env)
+    except _MALFORMED as e:
+        raise RecordInvalid("bj:drivers") from e
+
+
 def pairs(flat: Sequence[str]) -> dict[str, str]:
     """Make a mapping of a flat reply (name, value, name, value), which HGETALL returns inside a script."""
     return dict(zip(flat[::2], flat[1::2], strict=True))

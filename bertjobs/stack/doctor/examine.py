@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bertjobs.errors import BertjobsError
+from bertjobs.jobs.dispatcher.loop import driver_environment
 from bertjobs.jobs.ray.api import RayApi, ray_token
 from bertjobs.jobs.ray.code_package import code_to_send
 from bertjobs.jobs.store.connection import open_connection
+from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.jobs.store.records import DriverLaunch
 from bertjobs.settings import Settings
 from bertjobs.stack import ray_head
 from bertjobs.stack.doctor.check import Check, broken, unknown
@@ -62,7 +65,25 @@ def _ray_and_nodes(settings: Settings, *, token: str | None, on_nodes: bool) -> 
     if settings.redis_url is None or any(check.verdict == "broken" for check in checks):
         yield unknown("nodes", "not checked, because Redis or Ray is not reachable")
     elif on_nodes:
-        yield from check_nodes(settings, ray)
+        try:
+            drivers = driver_launch(settings)
+        except BertjobsError as e:
+            yield broken("nodes", f"how drivers are started is not known: {e.message}", e.hint)
+            return
+        yield from check_nodes(ray, storage=settings.storage, drivers=drivers)
+
+
+def driver_launch(settings: Settings) -> DriverLaunch:
+    """Return how drivers are started: as the dispatcher has published, for this machine may be no node.
+
+    Raises: QueueError: Redis is down, or what it holds is not valid.
+    """
+    connection = open_connection(settings)
+    try:
+        published = JobStore(connection).drivers()
+    finally:
+        connection.close()
+    return published or DriverLaunch(python=settings.node_python, env=driver_environment(settings))
 
 
 def _token(settings: Settings) -> str | None:

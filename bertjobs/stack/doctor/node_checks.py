@@ -9,11 +9,10 @@ from typing import Any
 
 from bertjobs import __version__
 from bertjobs.errors import BertjobsError, StorageError
-from bertjobs.jobs.dispatcher.loop import driver_environment
 from bertjobs.jobs.ray.api import RayApi
 from bertjobs.jobs.scheduling.sizing import count_of
+from bertjobs.jobs.store.records import DriverLaunch
 from bertjobs.runs.node_probe import MARK
-from bertjobs.settings import Settings
 from bertjobs.stack.doctor.check import Check, broken, ok, warning
 from bertjobs.stack.doctor.service_checks import check_clock
 from bertjobs.storage import JobDir
@@ -31,20 +30,23 @@ def check_storage_here(storage: str) -> Check:
     return ok("storage", f"{storage} can be written from here")
 
 
-def check_nodes(settings: Settings, ray: RayApi) -> Iterator[Check]:
-    """Run the probe on every node, and turn its results into checks."""
+def check_nodes(ray: RayApi, *, storage: str, drivers: DriverLaunch) -> Iterator[Check]:
+    """Run the probe on every node as drivers are run there, and turn its results into checks."""
     try:
-        log = probe_nodes(settings, ray)
+        log = probe_nodes(ray, storage=storage, drivers=drivers)
     except BertjobsError as e:
         yield broken("nodes", e.message, e.hint or "See Ray's dashboard.")
         return
     answers = [json.loads(line.removeprefix(MARK)) for line in log.splitlines() if line.startswith(MARK)]
     if not answers:
         tail = " ".join(log.split())[-300:] or "nothing"
-        remedy = "Install bertjobs on Ray's nodes, for the Python that BERTJOBS_NODE_PYTHON names."
+        remedy = (
+            f"Install bertjobs on Ray's nodes for {drivers.python}, or set BERTJOBS_NODE_PYTHON where the "
+            "dispatcher runs."
+        )
         yield broken("nodes", f"the job that checks them could not run: {tail}", remedy)
         return
-    yield from checks_of(answers, storage=settings.storage)
+    yield from checks_of(answers, storage=storage)
 
 
 def checks_of(answers: Sequence[dict[str, Any]], *, storage: str) -> Iterator[Check]:
@@ -80,13 +82,13 @@ def _of_node(answer: dict[str, Any]) -> Iterator[Check]:
         yield warning("nodes", found, remedy)
 
 
-def probe_nodes(settings: Settings, ray: RayApi) -> str:
+def probe_nodes(ray: RayApi, *, storage: str, drivers: DriverLaunch) -> str:
     """Run the probe as a Ray Job. Returns its log. Raises: RayUnreachable, RayRefused."""
     job = f"bj-doctor-{uuid.uuid4().hex[:8]}"
     ray.start(
         job,
-        entrypoint=f"{settings.node_python} -m bertjobs.runs.node_probe {shlex.quote(settings.storage)}",
-        env=driver_environment(settings),
+        entrypoint=f"{shlex.quote(drivers.python)} -m bertjobs.runs.node_probe {shlex.quote(storage)}",
+        env=drivers.env,
         metadata={"bertjobs": "doctor"},
     )
     deadline = time.monotonic() + TIMEOUT_S
