@@ -7,6 +7,7 @@ import pytest
 
 from bertjobs.errors import ConfigError
 from bertjobs.text.datasets.readers import Columns
+from bertjobs.text.datasets.splits import expand_splits, find_split
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.datasets.tasks import resolve_task
 
@@ -74,3 +75,66 @@ def test_a_wrong_task_file_is_refused_with_its_cause(tmp_path: Path, content: st
 def test_a_missing_task_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--task .*none\.yaml cannot be read: No such file or directory"):
         resolve_task(str(tmp_path / "none.yaml"))
+
+
+def test_a_regression_has_a_range_and_no_labels(tmp_path: Path) -> None:
+    content = BASE + "type: regression\nrange: [0, 5]\nmetric: spearman"
+    task = resolve_task(write(tmp_path, content))
+    assert (task.type, task.score_range, task.metric, task.labels) == (
+        "regression",
+        (0.0, 5.0),
+        "spearman",
+        (),
+    )
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def test_the_labels_of_multiple_choice_are_the_numbers_of_its_endings(tmp_path: Path) -> None:
+    content = (
+        "type: multiple_choice\ncolumns: {text_a: t, endings: [x, y, z], label: l}\nlabel_smoothing: 0.1"
+    )
+    task = resolve_task(write(tmp_path, content))
+    assert (task.columns.endings, task.labels, task.metric) == (("x", "y", "z"), ("0", "1", "2"), "accuracy")
+    assert task.label_smoothing == 0.1 and task.is_pair
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def test_weights_and_splits_of_ones_own_are_read(tmp_path: Path) -> None:
+    content = (
+        BASE + "labels: [a, b]\nclass_weights: {b: 3}\nfiles: {hard: hard.csv}\ngroups: {dev: [dev, hard]}"
+    )
+    task = resolve_task(write(tmp_path, content))
+    assert task.class_weights == (1.0, 3.0)
+    assert expand_splits(task, "dev") == ("dev", "hard")
+    (tmp_path / "hard.csv").write_text("t,l\nx,a\n")
+    assert find_split(task, str(tmp_path), split="hard", cache=tmp_path).path == tmp_path / "hard.csv"
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+LABELS = BASE + "labels: [a, b]\n"
+REGRESSION = BASE + "type: regression"
+CHOICE = "type: multiple_choice\ncolumns: {text_a: t, endings: %s, label: l}"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BASE + "type: ranking", "type 'ranking' is not known. Choose one of classification, regression, "),
+        (REGRESSION + "\nlabels: [a, b]", "unknown key 'labels'. Known are: name, type, columns, "),
+        (REGRESSION + "\nrange: [5, 0]", "range: 5 is not less than 0. Give the lowest score first."),
+        (REGRESSION + "\nrange: 5", "range must be two numbers, but is 5. It looks like: range: "),
+        (REGRESSION + "\nmetric: f1", "metric 'f1' is not known. Choose one of pearson, spearman."),
+        (BASE + "type: multiple_choice", "the column 'endings' is missing."),
+        (CHOICE % "[x]", "columns.endings must list the columns of at least two endings, but is ['x']."),
+        (LABELS + "class_weights: {c: 1}", "class_weights: 'c' is not a label. The labels are: a, b."),
+        (LABELS + "class_weights: {a: 0}", "class_weights: 0 is not a positive number."),
+        (LABELS + "label_smoothing: 1", "label_smoothing must be from 0 up to less than 1"),
+        (LABELS + "groups: {dev: [odd]}", "groups.dev must list splits, but is ['odd']."),
+        (LABELS + "files: {a/b: c.csv}", "the split 'a/b' is not a name."),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_of_a_type_is_refused_with_its_cause(tmp_path: Path, content: str, message: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(ConfigError) as e:
+        resolve_task(path)
+    assert str(e.value).startswith(f"--task {path}: {message}")
