@@ -39,6 +39,22 @@ def test_half_precision_is_near_fp32_and_one_rank_of_ddp_changes_nothing(script:
     assert script.check_ddp(bench).startswith("gloo: gradients differ by")
 
 
+def test_another_weight_of_attention_is_noticed(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = script.Bench("cpu", is_tiny=True)
+    assert script.check_transformers(bench).startswith("logits of up to ")
+    made = script.hugging_face_model
+
+    def changed(*args: object, **given: object) -> torch.nn.Module:
+        model = made(*args, **given)
+        with torch.no_grad():
+            model.bert.encoder.layer[0].attention.self.query.weight.mul_(1.5)
+        return model
+
+    monkeypatch.setattr(script, "hugging_face_model", changed)
+    with pytest.raises(AssertionError, match="differ by"):
+        script.check_transformers(bench)
+
+
 def test_a_check_that_fails_is_told_and_the_others_go_on(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
