@@ -385,3 +385,17 @@ def test_a_ray_job_has_the_job_and_its_user_as_metadata(world, submit):
         "name": "first",
         "user": "ada",
     }
+
+
+def test_an_attempt_whose_end_redis_has_lost_is_not_taken_for_gone(world, submit):
+    job_id = running(world, submit)
+    world.turn()
+    (live,) = world.dispatcher._cache.attempts.all()
+    # The race: its end was seen, then Redis was rolled back to before it.
+    world.dispatcher._store.note_gone(live)
+    client = world.connection.client
+    assert client.smembers("bj:live") == {f"{job_id} 1"}
+    assert not client.hexists(f"bj:job:{job_id}:a1", "gone_at")
+    finish(world, job_id)
+    world.dispatcher._store.note_gone(live)
+    assert not client.smembers("bj:live")
