@@ -104,9 +104,11 @@ FLAGS: dict[str, dict[str, str]] = {
         "--seed": "train.seed",
         "--precision": "train.precision",
         "--compile": "train.compile",
+        "--grad-exchange": "train.grad_exchange",
         "--deterministic": "train.deterministic",
         "--checkpoint-steps": "train.checkpoint_steps",
         "--patience": "train.patience",
+        "--keep-weights": "train.keep_weights",
     },
     "Search": {
         "--from-trial": "origin.from_trial",

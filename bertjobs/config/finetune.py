@@ -1,7 +1,10 @@
 """The parameters of fine-tuning and of evaluation, and the rules over several of them."""
 
+from typing import Literal
+
 from bertjobs.config.rules import (
     DECAY_RATIO_UNUSED,
+    GRAD_EXCHANGE_UNUSED,
     NUM_HEADS_UNUSED,
     TOO_MANY_WORKERS,
     TRAINING_CONFLICTS,
@@ -128,6 +131,9 @@ class TrainSection(LoopSection):
     """Examples per optimizer step, over all workers and accumulation; 32 as in BERT, appendix A.3."""
     seed: Seed = 0
     """Seed of new weights, order of the examples and dropout."""
+    keep_weights: Literal["best", "last"] = "best"
+    """Which weights the model has at the end: those of the `best` evaluation on the development split, or the
+    `last`."""
     checkpoint_steps: Count | None = None
     """Write a checkpoint every N optimizer steps, and after each epoch; default: only after each epoch."""
     eval_steps: Count | None = None
@@ -172,6 +178,7 @@ FINETUNE_CONFLICTS: tuple[Conflict, ...] = TRAINING_CONFLICTS
 
 FINETUNE_UNUSED: tuple[UnusedValue, ...] = (
     DECAY_RATIO_UNUSED,
+    GRAD_EXCHANGE_UNUSED,
     UnusedValue(
         path="train.epochs",
         applies=lambda c: c.train.max_steps is not None,

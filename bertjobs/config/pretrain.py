@@ -7,6 +7,7 @@ from pydantic import Field
 
 from bertjobs.config.rules import (
     DECAY_RATIO_UNUSED,
+    GRAD_EXCHANGE_UNUSED,
     NUM_HEADS_UNUSED,
     TRAINING_CONFLICTS,
     Conflict,
@@ -184,6 +185,7 @@ PRETRAIN_CONFLICTS: tuple[Conflict, ...] = (
 
 PRETRAIN_UNUSED: tuple[UnusedValue, ...] = (
     DECAY_RATIO_UNUSED,
+    GRAD_EXCHANGE_UNUSED,
     UnusedValue(
         path="train.epochs",
         applies=lambda c: bool(_budgets(c)),

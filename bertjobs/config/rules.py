@@ -72,6 +72,12 @@ MICROBATCH_TOO_SMALL = Conflict(
 TRAINING_CONFLICTS = (TOO_MANY_WORKERS, UNEVEN_GPUS, BATCH_TOO_SMALL, WSD_TOO_LONG, MICROBATCH_TOO_SMALL)
 """What fine-tuning and pretraining check."""
 
+GRAD_EXCHANGE_UNUSED = UnusedValue(
+    path="train.grad_exchange",
+    applies=lambda c: num_workers(c) == 1,
+    reason="one worker has nobody to exchange gradients with",
+)
+
 DECAY_RATIO_UNUSED = UnusedValue(
     path="optim.decay_ratio",
     applies=lambda c: c.optim.schedule != "wsd",

@@ -35,6 +35,8 @@ NOT_SEARCHABLE: Mapping[str, str] = {
     "train.activation_checkpointing": _SAME_RESULT,
     "train.compile": _SAME_RESULT,
     "train.deterministic": _SAME_RESULT,
+    "train.grad_exchange": _SAME_RESULT,
+    "train.keep_weights": "a search keeps the best weights of each trial",
     "train.eval_steps": "trials are compared while they run, so all must be evaluated equally often",
 }
 """Sections and paths that cannot be varied inside one search, and why."""

@@ -12,6 +12,7 @@ PAIR_TRUNCATIONS: tuple[Truncation, ...] = ("only_first", "only_second", "ratio"
 """Strategies that differ from `longest_first` for pairs of texts only."""
 Schedule = Literal["linear", "cosine", "constant", "wsd"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+GradExchange = Literal["auto", "fp32", "bf16"]
 OnBadRow = Literal["error", "skip"]
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -102,6 +103,10 @@ class LoopSection(Section):
     compile: bool = False
     """Compile forward and backward pass with torch.compile; the first steps take minutes. Where that fails,
     training goes on without, and says so."""
+    grad_exchange: GradExchange = "auto"
+    """How several workers sum their gradients. `fp32` and `bf16`: by DistributedDataParallel, in that format,
+    while the backward pass runs. `auto` is `fp32` on GPUs; on CPUs it is one sum in fp32 after the backward
+    pass, without rows of the word table that the batch does not use."""
     deterministic: bool = False
     """Use only deterministic kernels; slower on CUDA, no difference on a CPU."""
 

@@ -119,6 +119,7 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
             job_dir=work.job_dir,
             hooks=TrainingHooks(reporter, metric=inputs.task.metric, device=device),
             resume=work.checkpoint,
+            data_parallel=ray_train.data_parallel,
         )
         if result.metrics is None or result.stopped not in (None, "early stopping"):
             return {"stopped": result.stopped}

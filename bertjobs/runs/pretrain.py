@@ -132,6 +132,7 @@ def pretrain_worker(work: PretrainWork) -> dict[str, Any]:
             job_dir=work.job_dir,
             hooks=TrainingHooks(reporter, metric=METRIC, device=device),
             resume=work.checkpoint,
+            data_parallel=ray_train.data_parallel,
         )
         if result.metrics is None or result.stopped is not None:
             return {"stopped": result.stopped}

@@ -26,6 +26,7 @@ from bertjobs.runs.ray_internals import Trainer
 from bertjobs.runs.run_context import Reporter
 from bertjobs.settings import Settings
 from bertjobs.training import activity
+from bertjobs.training.gradient_exchange import DDP_OPTIONS
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,14 @@ def set_up_worker(grant: Grant, *, workers_on_node: int | None = None) -> torch.
         return torch.device("cpu")
     # Ray Train shows each worker all GPUs of its group on the node, and knows which one is its own.
     return ray.train.torch.get_device() if is_in_group else torch.device("cuda")
+
+
+def data_parallel(module: torch.nn.Module) -> torch.nn.Module:
+    """Wrap a module in DistributedDataParallel, as Ray Train prepares it for the workers of a group."""
+    prepared: torch.nn.Module = ray.train.torch.prepare_model(
+        module, move_to_device=False, parallel_strategy_kwargs=dict(DDP_OPTIONS)
+    )
+    return prepared
 
 
 def num_threads(grant: Grant, *, workers_on_node: int, cores: int) -> int:

@@ -39,7 +39,9 @@ class StepOptimizer(Protocol):
         """What losses are multiplied by before the backward pass, in fp16."""
 
     def zero_grad(self) -> None: ...
-    def sum_gradients(self, ranks: Ranks, *, token_ids_T: Tensor | None) -> Tensor: ...
+    def sum_gradients(
+        self, ranks: Ranks, *, token_ids_T: Tensor | None, are_summed: bool = False
+    ) -> Tensor: ...
     def step(self, *, lr: float, grad_norm: Tensor) -> None: ...
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None: ...
     def broadcast_weights(self, model: nn.Module, ranks: Ranks) -> None: ...
@@ -55,14 +57,16 @@ def make_optimizer(
     dtype: torch.dtype,
     word_table: nn.Embedding | None = None,
     token_ids_U: Tensor | None = None,
+    uses_ddp: bool = False,
 ) -> StepOptimizer:
     """Freeze layers, and build the optimizer that is fast on the model's device.
 
     dtype: of the products; fp16 needs loss scaling. word_table, token_ids_U: as `build_optimizer`.
+    uses_ddp: whether DDP sums the gradients, each where autograd puts it.
 
     Raises: ConfigError: there are more layers to freeze than the model has.
     """
-    if next(model.parameters()).device.type == "cpu":
+    if next(model.parameters()).device.type == "cpu" and not uses_ddp:
         return build_optimizer(
             model, num_layers=num_layers, optim=optim, word_table=word_table, token_ids_U=token_ids_U
         )
@@ -118,17 +122,18 @@ class AdamW:
         self._adamw.zero_grad()
         self.scalars.zero_()
 
-    def sum_gradients(self, ranks: Ranks, *, token_ids_T: Tensor | None) -> Tensor:
+    def sum_gradients(self, ranks: Ranks, *, token_ids_T: Tensor | None, are_summed: bool = False) -> Tensor:
         """Sum gradients and scalars over the ranks; return the global L2 norm, a tensor of one number.
 
-        token_ids_T: ignored; the whole gradient of the word table is summed.
+        token_ids_T: ignored; the whole gradient of the word table is summed. are_summed: gradients are sums
+            over the ranks already, only the scalars are not.
         """
         for parameter in self._trained.values():
             # A rank without rows has none; it takes part in the sum all the same.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         gradients = [parameter.grad for parameter in self._trained.values() if parameter.grad is not None]
-        ranks.all_reduce(self.scalars, *gradients)
+        ranks.all_reduce(self.scalars, *([] if are_summed else gradients))
         norm = nn.utils.get_total_norm(gradients)  # by foreach where the device has it
         return norm if self.loss_scale is None else norm / self.loss_scale.scale
 

@@ -19,6 +19,7 @@ from bertjobs.training.adamw import make_optimizer
 from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch, make_batch_sampler
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
+from bertjobs.training.gradient_exchange import DataParallel, uses_ddp
 from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_finetuning
 from bertjobs.training.precision import fp32_products, training_dtype
@@ -40,13 +41,15 @@ def finetune(
     job_dir: JobDir,
     hooks: Hooks,
     resume: str | None = None,
+    data_parallel: DataParallel | None = None,
     draws: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> FinetuneResult:
-    """Train a model, already on its device, on `train`; leave it with the weights that were best on `valid`.
+    """Train a model, already on its device, on `train`; leave it with the best weights or the last.
 
     metric: decides which weights are best: one of the task's, or `loss`. resume: the name of a
-    published checkpoint of `job_dir`. draws: whether to plot the curves at the end; a search plots its own.
+    published checkpoint of `job_dir`. data_parallel: as `make_exchange`. draws: whether to plot the curves at
+    the end; a search plots its own.
     Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `plots/`; the caller writes `model/`.
 
     Raises:
@@ -63,15 +66,17 @@ def finetune(
         objective = _TaskObjective(model, config=config, train=train, validation=validation)
         device = next(model.parameters()).device
         check_memory(model, memory_need(model, config=config, lengths=objective.loader.lengths))
+        has_ddp = uses_ddp(config.train.grad_exchange, ranks=current_ranks(), device=device)
         optimizer = make_optimizer(
             model,
+            uses_ddp=has_ddp,
             num_layers=model.config.num_hidden_layers,
             dtype=training_dtype(config.train.precision, device),
             word_table=model.bert.embeddings.word_embeddings,
             token_ids_U=objective.loader.token_ids(),
             optim=config.optim,
         )
-        if state_of(model) is not None:
+        if state_of(model) is not None and not has_ddp:
             write_gradients(model)  # straight into the optimizer's buffers
         loop = TrainLoop(
             model,
@@ -82,11 +87,13 @@ def finetune(
             job_dir=job_dir,
             hooks=hooks,
             clock=clock,
+            data_parallel=data_parallel,
         )
         loop.begin(resume)
         try:
             loop.train()
-            return _finish(loop, validation=validation, job_dir=job_dir, draws=draws)
+            keeps_best = config.train.keep_weights == "best"
+            return _finish(loop, validation=validation, job_dir=job_dir, draws=draws, keeps_best=keeps_best)
         finally:
             loop.close()
 
@@ -176,7 +183,8 @@ class _TaskObjective:
         return patience is not None and state.num_worse >= patience
 
     def step_to_keep(self, state: RunState) -> int | None:
-        return state.best.step if state.best else None
+        keeps_best = self._config.train.keep_weights == "best"
+        return state.best.step if state.best and keeps_best else None
 
 
 def memory_need(model: TaskModel, *, config: FinetuneConfig, lengths: Int64s) -> MemoryNeed:
@@ -202,21 +210,25 @@ def memory_need(model: TaskModel, *, config: FinetuneConfig, lengths: Int64s) ->
     )
 
 
-def _finish(loop: TrainLoop, *, validation: Validation, job_dir: JobDir, draws: bool) -> FinetuneResult:
-    """Load the best weights into the model, and plot the curves."""
+def _finish(
+    loop: TrainLoop, *, validation: Validation, job_dir: JobDir, draws: bool, keeps_best: bool
+) -> FinetuneResult:
+    """Load the best weights into the model, unless the last are to be kept; plot the curves."""
     best, plots = loop.state.best, tuple[str, ...]()
-    if loop.stopped is None and best:
-        if best.step != loop.state.num_done:
-            loop.load_checkpoint_weights(best.step)
+    kept = best if keeps_best else loop.state.last
+    if loop.stopped is None and kept:
+        if kept.step != loop.state.num_done:
+            loop.load_checkpoint_weights(kept.step)
         if draws and loop.lines is not None:
             from bertjobs.training.plots import save_plots  # matplotlib: paid at the end, not at the start
 
-            images = validation.task.plots(best.metrics, title="Development split, best weights")
+            title = f"Development split, {'best' if keeps_best else 'last'} weights"
+            images = validation.task.plots(kept.metrics, title=title)
             plots = save_plots(job_dir, loop.lines, images, metric=validation.metric)
     is_early = not loop.is_finished and loop.stopped is None
     return FinetuneResult(
         num_steps=loop.state.num_done,
-        metrics=best.metrics if best else None,
+        metrics=kept.metrics if kept else None,
         best_step=best.step if best else 0,
         stopped="early stopping" if is_early else loop.stopped,
         plots=plots,

@@ -37,6 +37,7 @@ from bertjobs.training.checkpoint import (
 )
 from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import current_ranks
+from bertjobs.training.gradient_exchange import DataParallel, make_exchange
 from bertjobs.training.memory import memory_errors
 from bertjobs.training.metrics_log import MetricsLine, MetricsLog
 from bertjobs.training.objective import AnyStepBatch, Objective
@@ -62,11 +63,16 @@ class TrainLoop:
         job_dir: JobDir,
         hooks: Hooks,
         clock: Callable[[], float],
+        data_parallel: DataParallel | None = None,
     ) -> None:
+        """Build it after the optimizer, which freezes parameters. data_parallel: as `make_exchange`."""
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._optim, self._train = optim, train
         self._job_dir, self._hooks = job_dir, hooks
         self._ranks = current_ranks()
+        self._exchange = make_exchange(
+            model, by=train.grad_exchange, ranks=self._ranks, data_parallel=data_parallel
+        )
         self._device = next(model.parameters()).device
         self._dtype = training_dtype(train.precision, self._device)
         self._step_taker = StepTaker(objective.losses, is_compiled=train.compile)
@@ -172,6 +178,7 @@ class TrainLoop:
         with memory_errors(self._train):
             grad_norm = self._step_taker.step(
                 batch,
+                exchange=self._exchange,
                 optimizer=self._optimizer,
                 ranks=self._ranks,
                 dtype=self._dtype,

@@ -17,6 +17,7 @@ from bertjobs.text.pretraining.pairing import Pairing
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.adamw import make_optimizer
 from bertjobs.training.distributed import current_ranks
+from bertjobs.training.gradient_exchange import DataParallel, uses_ddp
 from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
 from bertjobs.training.precision import fp32_products, training_dtype
@@ -64,11 +65,13 @@ def pretrain(
     job_dir: JobDir,
     hooks: Hooks,
     resume: str | None = None,
+    data_parallel: DataParallel | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> PretrainResult:
     """Train a model, already on its device, on `train`; leave it with its last weights.
 
     resume: the name of a published checkpoint of `job_dir`. clock: in seconds; a budget by time follows it.
+    data_parallel: as `make_exchange`.
     Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `plots/`; the caller writes `model/`.
 
     Raises:
@@ -83,11 +86,14 @@ def pretrain(
         objective = _Pretraining(model, config=config, train=train, valid=valid, tokenizer=tokenizer)
         _prepare(model, config=config)
         check_memory(model, memory_need(model, config=config))
+        device = next(model.parameters()).device
+        has_ddp = uses_ddp(config.train.grad_exchange, ranks=current_ranks(), device=device)
         optimizer = make_optimizer(
             model,
+            uses_ddp=has_ddp,
             num_layers=model.config.num_hidden_layers,
             optim=config.optim,
-            dtype=training_dtype(config.train.precision, next(model.parameters()).device),
+            dtype=training_dtype(config.train.precision, device),
         )
         loop = TrainLoop(
             model,
@@ -98,8 +104,9 @@ def pretrain(
             job_dir=job_dir,
             hooks=hooks,
             clock=clock,
+            data_parallel=data_parallel,
         )
-        if state_of(model) is not None:
+        if state_of(model) is not None and not has_ddp:
             write_gradients(model, tables=True)  # straight into the optimizer's buffers
         loop.begin(resume)
         try:

@@ -5,6 +5,7 @@ Shape suffixes: K: parts of the loss (one, or MLM and NSP). T: unique wordpieces
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import torch
@@ -14,13 +15,11 @@ from bertjobs.errors import BertjobsError
 from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
 from bertjobs.training.adamw import StepOptimizer
 from bertjobs.training.distributed import Ranks
+from bertjobs.training.gradient_exchange import AFTER_BACKWARD, GradientExchange, LossesOf
 from bertjobs.training.objective import AnyStepBatch
 from bertjobs.training.precision import autocast
 
 logger = logging.getLogger(__name__)
-
-LossesOf = Callable[[Any, Any], Tensor]
-"""Returns a microbatch's shares (K) of the parts of the global batch's mean loss."""
 
 
 class StepTaker:
@@ -58,38 +57,45 @@ class StepTaker:
 def train_step(
     batch: AnyStepBatch,
     *,
-    losses: Callable[[Any, Any], Tensor],
+    losses: LossesOf,
     optimizer: StepOptimizer,
     ranks: Ranks,
     dtype: torch.dtype,
     lr: float,
     requests_stop: bool = False,
     elapsed_s: Callable[[], float] = lambda: 0.0,
+    exchange: GradientExchange = AFTER_BACKWARD,
 ) -> Tensor:
     """Take one optimizer step; return the global gradient norm before clipping, a tensor of one number.
 
     losses: returns a microbatch's shares (K) of the parts of the global batch's mean loss. Gradients then add
         up over microbatches and ranks to the gradient of the mean, whatever their sizes.
-    elapsed_s: this rank's contribution to the clock that all ranks read.
+    elapsed_s: this rank's contribution to the clock that all ranks read. exchange: how gradients are summed.
     """
     optimizer.zero_grad()  # the losses too: they lie in the gradient buffer
     scalars = optimizer.scalars
     # One autocast block around all microbatches: what autocast casts (the heads) is cast once per step. The
     # encoder's layers cast their weights themselves, once per microbatch.
-    with autocast(scalars.device, dtype):
-        for microbatch in batch.microbatches:
-            losses_K = losses(microbatch, batch)
+    # Closing ends DDP's `no_sync` where a pass raises: the step may be taken again.
+    with (
+        autocast(scalars.device, dtype),
+        closing(exchange.rounds(batch.microbatches)) as rounds,
+    ):
+        for microbatch in rounds:
+            losses_K = exchange.losses(losses, microbatch, batch)
             # The loss stays on the device, where the host does not wait for it.
             scalars[LOSSES : LOSSES + len(losses_K)] += losses_K.detach()
             # The backward pass runs in the dtypes of the forward pass; autocast would choose again.
             with autocast(scalars.device, torch.float32):
-                loss = losses_K.sum()
+                loss = losses_K.sum() * exchange.loss_factor
                 (loss if optimizer.loss_scale is None else loss * optimizer.loss_scale.scale).backward()
     # Set before the all-reduce that sums the gradients, which takes them along. `fill_` takes a number of the
     # host as an argument of its kernel; an assignment would copy it, and wait.
     scalars[STOP].fill_(float(requests_stop))
     scalars[CLOCK].fill_(elapsed_s())
-    grad_norm = optimizer.sum_gradients(ranks, token_ids_T=batch.token_ids_T)
+    grad_norm = optimizer.sum_gradients(
+        ranks, token_ids_T=batch.token_ids_T, are_summed=exchange.sums_gradients
+    )
     optimizer.step(lr=lr, grad_norm=grad_norm)
     return grad_norm
 

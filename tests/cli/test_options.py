@@ -69,6 +69,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "optim.decay_ratio": {"optim.schedule": "wsd"},
     "resources.workers": {"train.batch_size": 128},
     "resources.gpus": {"train.batch_size": 128},
+    "train.grad_exchange": {"resources.workers": 2},
     "train.accumulation": {"train.batch_size": 128},
     "model.num_heads": {"model.source": "bert.zip"},
 }

@@ -9,7 +9,7 @@ from bertjobs.errors import ConfigError
 
 def test_the_presets_are_these() -> None:
     assert preset_names("finetune") == [
-        *("cola", "demo", "mnli", "mrpc", "qnli", "qqp", "rte"),
+        *("cola", "demo", "hf-trainer", "mnli", "mrpc", "qnli", "qqp", "rte"),
         *("snli", "snli-d2l", "squad", "squad-v2", "sst2", "stsb", "swag", "wnli"),
     ]
 
@@ -48,6 +48,6 @@ def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
         preset_layer("finetune", "colla")
     assert e.value.message == "--preset colla: finetune has no such preset"
     assert e.value.hint == (
-        "Did you mean cola? Known are cola, demo, mnli, mrpc, qnli, qqp, rte, snli, snli-d2l, squad, "
-        "squad-v2, sst2, stsb, swag, wnli."
+        "Did you mean cola? Known are cola, demo, hf-trainer, mnli, mrpc, qnli, qqp, rte, snli, snli-d2l, "
+        "squad, squad-v2, sst2, stsb, swag, wnli."
     )

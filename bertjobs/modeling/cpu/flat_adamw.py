@@ -120,12 +120,14 @@ class FlatAdamW:
         if self._sparse_rows:
             self._sparse_rows.zero_grad()
 
-    def sum_gradients(self, ranks: Ranks, *, token_ids_T: Tensor | None) -> Tensor:
+    def sum_gradients(self, ranks: Ranks, *, token_ids_T: Tensor | None, are_summed: bool = False) -> Tensor:
         """Sum gradients and scalars over the ranks; return the global L2 norm, a tensor of one number.
 
         token_ids_T: unique ids of at least all wordpieces of the global batch, the same on all ranks; ignored
-            where the whole gradient of the word table is summed.
+            where the whole gradient of the word table is summed. are_summed: always false; DDP does not see
+            gradients that are written in place.
         """
+        assert not are_summed
         ranks.all_reduce(self._exchanged)
         square = torch.dot(self._dense_gradients, self._dense_gradients)  # half the time of vector_norm
         if self._sparse_rows:

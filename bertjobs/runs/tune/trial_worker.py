@@ -99,9 +99,11 @@ def _train(
     )
     resume = hooks.load_checkpoint()
     model = inputs.build_model(config, device=device)
+    # A search compares best evaluations, and its model is that of the best one.
+    best = config.train.model_copy(update={"keep_weights": "best"})
     finetune(
         model,
-        config=config,
+        config=config.model_copy(update={"train": best}),
         train=train,
         valid=inputs.valid_table(config.text),
         task=task_type(inputs.task),
@@ -110,6 +112,7 @@ def _train(
         job_dir=folder,
         hooks=hooks,
         resume=resume,
+        data_parallel=ray_train.data_parallel,
         draws=False,
     )
     if not current_ranks().is_first:
