@@ -105,7 +105,12 @@ def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FlashOnCpu]:
 
 
 def _torchs_adamw(
-    model: torch.nn.Module, *, word_table: Any = None, token_ids_U: Any = None, **given: Any
+    model: torch.nn.Module,
+    *,
+    word_table: Any = None,
+    token_ids_U: Any = None,
+    uses_ddp: bool = False,
+    **given: Any,
 ) -> Any:
     return build_adamw(model, **given)
 
