@@ -62,7 +62,7 @@ def build_optimizer(
     return FlatAdamW(dict(model.named_parameters()), groups=groups, sparse_rows=sparse_rows, optim=optim)
 
 
-class Ranks(Protocol):
+class Communicator(Protocol):
     """The processes that train the same model; `training.distributed.Ranks` is one."""
 
     def all_reduce(self, *tensors: Tensor) -> None:
@@ -120,7 +120,9 @@ class FlatAdamW:
         if self._sparse_rows:
             self._sparse_rows.zero_grad()
 
-    def sum_gradients(self, ranks: Ranks, *, token_ids_T: Tensor | None, are_summed: bool = False) -> Tensor:
+    def sum_gradients(
+        self, ranks: Communicator, *, token_ids_T: Tensor | None, are_summed: bool = False
+    ) -> Tensor:
         """Sum gradients and scalars over the ranks; return the global L2 norm, a tensor of one number.
 
         token_ids_T: unique ids of at least all wordpieces of the global batch, the same on all ranks; ignored
@@ -157,7 +159,7 @@ class FlatAdamW:
         if self._sparse_rows:
             self._sparse_rows.copy_from_table()
 
-    def broadcast_weights(self, model: nn.Module, ranks: Ranks) -> None:
+    def broadcast_weights(self, model: nn.Module, ranks: Communicator) -> None:
         """Copy rank 0's weights to all ranks, frozen ones included."""
         ranks.broadcast(*(parameter.data for parameter in model.parameters()))
         if self._sparse_rows:
