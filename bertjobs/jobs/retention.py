@@ -31,7 +31,7 @@ from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.records import Skip, readable
 from bertjobs.jobs.uploads import clean_uploads, keys_in
 from bertjobs.storage import JobDir, StorageRoots
-from bertjobs.training.checkpoint_names import step_of
+from bertjobs.training.checkpoints.checkpoint_names import step_of
 
 logger = logging.getLogger(__name__)
 

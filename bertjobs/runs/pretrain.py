@@ -32,7 +32,7 @@ from bertjobs.text.source_file import SourceFile
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.vocabulary import make_vocabulary
 from bertjobs.training.distributed import current_ranks
-from bertjobs.training.pretrain import pretrain
+from bertjobs.training.pretraining.pretrain import pretrain
 
 log = logging.getLogger(__name__)
 

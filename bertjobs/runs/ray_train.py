@@ -25,8 +25,8 @@ from bertjobs.jobs.scheduling.free_resources import QUANTUM
 from bertjobs.runs.ray_internals import Trainer
 from bertjobs.runs.run_context import Reporter
 from bertjobs.settings import Settings
-from bertjobs.training import activity
 from bertjobs.training.gradient_exchange import DDP_OPTIONS
+from bertjobs.training.monitoring import activity
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from bertjobs.jobs.driver.throttle import Throttle, is_last_step
 from bertjobs.jobs.job import JobSummary
 from bertjobs.runs.run_context import Reporter
 from bertjobs.settings import load_settings
-from bertjobs.training import activity
-from bertjobs.training.progress import EpochResult, Progress
+from bertjobs.training.monitoring import activity
+from bertjobs.training.monitoring.progress import EpochResult, Progress
 
 SERIES_INTERVAL_S = 0.5
 """Least time between two points of the live series; the whole series is in metrics.jsonl."""

@@ -15,10 +15,10 @@ from bertjobs.modeling.cpu import accelerate
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
 from bertjobs.text.tokenizer import Tokenizer
-from bertjobs.training import activity
 from bertjobs.training.batches import BatchLoader, Microbatch
 from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import current_ranks
+from bertjobs.training.monitoring import activity
 from bertjobs.training.precision import autocast, inference_dtype
 from bertjobs.training.tasks.task_type import M, TaskModel, TaskType
 

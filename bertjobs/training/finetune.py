@@ -17,14 +17,14 @@ from bertjobs.text.ragged import Int64s
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.adamw import make_optimizer
 from bertjobs.training.batches import BatchLoader, Microbatch, StepBatch, make_batch_sampler
+from bertjobs.training.checkpoints.run_state import RunState
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.gradient_exchange import DataParallel, uses_ddp
 from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_finetuning
+from bertjobs.training.monitoring.progress import FinetuneResult, Hooks
 from bertjobs.training.precision import fp32_products, training_dtype
-from bertjobs.training.progress import FinetuneResult, Hooks
-from bertjobs.training.run_state import RunState
 from bertjobs.training.schedule import Budget, check_schedule
 from bertjobs.training.tasks.task_type import TaskMetrics, TaskModel, TaskType
 
@@ -220,7 +220,9 @@ def _finish(
         if kept.step != loop.state.num_done:
             loop.load_checkpoint_weights(kept.step)
         if draws and loop.lines is not None:
-            from bertjobs.training.plots import save_plots  # matplotlib: paid at the end, not at the start
+            from bertjobs.training.monitoring.plots import (
+                save_plots,  # matplotlib: paid at the end, not at the start
+            )
 
             title = f"Development split, {'best' if keeps_best else 'last'} weights"
             images = validation.task.plots(kept.metrics, title=title)

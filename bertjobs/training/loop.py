@@ -26,24 +26,24 @@ from bertjobs.modeling.cpu import DropoutPool, set_dropout, state_of
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.modeling.span_head import BertForQuestionAnswering
 from bertjobs.storage import JobDir
-from bertjobs.training import activity
 from bertjobs.training.adamw import StepOptimizer
-from bertjobs.training.checkpoint import (
+from bertjobs.training.checkpoints.checkpoint import (
     Checkpoint,
     find_checkpoint,
     publish_checkpoint,
     read_checkpoint_or_earlier,
     read_published_checkpoint,
 )
+from bertjobs.training.checkpoints.run_state import RunState
 from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.gradient_exchange import DataParallel, make_exchange
 from bertjobs.training.memory import memory_errors
-from bertjobs.training.metrics_log import MetricsLine, MetricsLog
+from bertjobs.training.monitoring import activity
+from bertjobs.training.monitoring.metrics_log import MetricsLine, MetricsLog
+from bertjobs.training.monitoring.progress import EpochResult, Hooks, ProgressMeter, Stopwatch
 from bertjobs.training.objective import AnyStepBatch, Objective
 from bertjobs.training.precision import training_dtype
-from bertjobs.training.progress import EpochResult, Hooks, ProgressMeter, Stopwatch
-from bertjobs.training.run_state import RunState
 from bertjobs.training.step import StepTaker
 
 logger = logging.getLogger(__name__)

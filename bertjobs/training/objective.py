@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from bertjobs.training.checkpoints.run_state import RunState, Scores
 from bertjobs.training.distributed import Ranks
-from bertjobs.training.run_state import RunState, Scores
 from bertjobs.training.schedule import Budget
 
 

@@ -32,9 +32,9 @@ from bertjobs.text.corpus.files import find_files
 from bertjobs.text.corpus.shards import plan_shards
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.tokenizer_files import load_tokenizer
+from bertjobs.training.monitoring.progress import EpochResult, Progress
 from bertjobs.training.precision import training_dtype
-from bertjobs.training.pretrain import pretrain
-from bertjobs.training.progress import EpochResult, Progress
+from bertjobs.training.pretraining.pretrain import pretrain
 
 HERE = Path(__file__).parent
 BESIDE = {"none": "masked_lm", "nsp": "pre_training"}

@@ -38,8 +38,8 @@ from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.batches import Microbatch
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.finetune import finetune
+from bertjobs.training.monitoring.progress import EpochResult, Progress
 from bertjobs.training.precision import training_dtype
-from bertjobs.training.progress import EpochResult, Progress
 from bertjobs.training.tasks.span import Span, SpanMetrics
 
 VARIANTS = ("ours", "loop", "padded")

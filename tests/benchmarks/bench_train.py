@@ -29,8 +29,8 @@ from bertjobs.text.datasets.snli import SNLI
 from bertjobs.text.encoding import EncodedTable, encode_table
 from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.finetune import finetune
+from bertjobs.training.monitoring.progress import EpochResult, Progress
 from bertjobs.training.precision import training_dtype
-from bertjobs.training.progress import EpochResult, Progress
 from bertjobs.training.tasks.types import task_type
 
 HERE = Path(__file__).parent

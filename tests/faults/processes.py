@@ -21,7 +21,7 @@ from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.runs import driver as real_driver
 from bertjobs.storage import JobDir, StorageRoots
-from bertjobs.training.checkpoint_names import checkpoint_name, superseded
+from bertjobs.training.checkpoints.checkpoint_names import checkpoint_name, superseded
 from faults.virtual_time import VirtualConnection
 
 LEASE_S = 15.0
@@ -155,7 +155,7 @@ class HeartbeatProcess(Process):
 
 
 class DriverProcess(Process):
-    """One attempt: the order of effects is that of `runs.driver` and `training.checkpoint`."""
+    """One attempt: the order of effects is that of `runs.driver` and `training.checkpoints.checkpoint`."""
 
     def __init__(self, world: Any, *, job_id: str, attempt: int, token: int) -> None:
         super().__init__(world, "driver", next_at=world.now + 1.5)

@@ -9,7 +9,7 @@ import torch
 from bertjobs.jobs.dispatcher import metrics as names
 from bertjobs.runs import reporting
 from bertjobs.runs.reporting import TrainingGauges, TrainingHooks
-from bertjobs.training.progress import EpochResult, Progress
+from bertjobs.training.monitoring.progress import EpochResult, Progress
 
 PROGRESS = Progress(
     step=10,

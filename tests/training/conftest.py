@@ -41,7 +41,7 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Drawing takes longer than these runs do; tests of the pictures ask for the fixture `pictures`."""
     if "pictures" not in request.fixturenames:
         for name in ("save_plots", "save_pretraining_plots"):
-            monkeypatch.setattr(f"bertjobs.training.plots.{name}", lambda *_, **__: ())
+            monkeypatch.setattr(f"bertjobs.training.monitoring.plots.{name}", lambda *_, **__: ())
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import tiny_pretrain
 import torch
 import torch.distributed as dist
 
-from bertjobs.training import plots
+from bertjobs.training.monitoring import plots
 
 
 def main(spec_path: str, rank: int) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.config.sections import OptimSection
-from bertjobs.training.pretrain import budget_of
+from bertjobs.training.pretraining.pretrain import budget_of
 from bertjobs.training.schedule import Budget, RunTotals, lr_at, lr_at_share
 
 

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bertjobs.modeling import attention
-from bertjobs.training import evaluate, finetune, pretrain, pretrain_metrics
+from bertjobs.training import evaluate, finetune
 from bertjobs.training.adamw import build_adamw
+from bertjobs.training.pretraining import pretrain, pretrain_metrics
 from cuda_autocast import CudaAutocast, fake_cuda_autocast
 from flash_on_cpu import FlashOnCpu
 

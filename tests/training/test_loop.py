@@ -16,7 +16,7 @@ from bertjobs.config import FinetuneConfig
 from bertjobs.errors import ConfigError, LeaseLost, ModelError, OutOfMemory, TrainingError
 from bertjobs.storage import JobDir
 from bertjobs.training.batches import make_batch_sampler
-from bertjobs.training.checkpoint import read_checkpoint
+from bertjobs.training.checkpoints.checkpoint import read_checkpoint
 from bertjobs.training.schedule import lr_at
 
 

@@ -20,7 +20,7 @@ from bertjobs.text.datasets.readers import Columns
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.finetune import finetune
-from bertjobs.training.progress import EpochResult, FinetuneResult, Progress
+from bertjobs.training.monitoring.progress import EpochResult, FinetuneResult, Progress
 from bertjobs.training.tasks.classification import Classification
 
 VOCAB_SIZE = 120

@@ -16,7 +16,7 @@ from bertjobs.config.pretrain import PretrainConfig
 from bertjobs.modeling import BertConfig, BertForPreTraining, build_pretraining
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.blocks import Block, BlockInfo
-from bertjobs.training.pretrain import PretrainResult, pretrain
+from bertjobs.training.pretraining.pretrain import PretrainResult, pretrain
 
 VOCAB_SIZE = 90
 

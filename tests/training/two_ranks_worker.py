@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from bertjobs.training import plots
+from bertjobs.training.monitoring import plots
 
 
 def main(spec_path: str, rank: int) -> None:

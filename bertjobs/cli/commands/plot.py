@@ -85,7 +85,7 @@ def _no_picture(job: Job) -> DataError:
 
 
 def _draw_finetuning(store: JobStore, job: Job) -> bytes:
-    from bertjobs.training.plots import draw_curves  # matplotlib: half a second
+    from bertjobs.training.monitoring.plots import draw_curves  # matplotlib: half a second
 
     metric = resolve_task(job.config["task"]["name"]).metric
     lines = _series(store, job)
@@ -107,7 +107,7 @@ def _draw_search(job: Job) -> list[str]:
 
 def _series(store: JobStore, job: Job) -> list[dict[str, Any]]:
     """Return the metrics saved with the last checkpoint, and what Redis has received since then."""
-    from bertjobs.training.metrics_log import read_metrics_log  # torch
+    from bertjobs.training.monitoring.metrics_log import read_metrics_log  # torch
 
     saved = [dict(line) for line in read_metrics_log(job.job_dir)]
     last_step = saved[-1]["step"] if saved else 0

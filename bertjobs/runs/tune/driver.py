@@ -30,7 +30,7 @@ from bertjobs.runs.tune.trial_worker import TrialWork, cut_ratio
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import configured_task
 from bertjobs.training.batches import make_batch_sampler
-from bertjobs.training.checkpoint import find_checkpoint, read_published_checkpoint
+from bertjobs.training.checkpoints.checkpoint import find_checkpoint, read_published_checkpoint
 from bertjobs.training.tasks.task_type import TaskMetrics
 
 LARGE_HIDDEN_SIZE = 768

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from bertjobs.config.dimensions import Choice, Dimension, LogRange, parse_space
 from bertjobs.runs.tune.trial_records import Search, Trial, rank
 from bertjobs.storage import JobDir
-from bertjobs.training.plots import style_axes, to_png
+from bertjobs.training.monitoring.plots import style_axes, to_png
 
 _BEST, _OTHER = "#c8541b", "#7a7a7a"
 _COLOURS = colormaps["viridis"]

@@ -97,7 +97,9 @@ class Classification(TaskType[Metrics]):
         return Metrics.from_json(content)
 
     def plots(self, metrics: Metrics, *, title: str) -> dict[str, bytes]:
-        from bertjobs.training.plots import draw_confusion  # matplotlib: paid at the end, not at the start
+        from bertjobs.training.monitoring.plots import (
+            draw_confusion,  # matplotlib: paid at the end, not at the start
+        )
 
         return {CONFUSION: draw_confusion(metrics, title=title)} if metrics.num_examples else {}
 

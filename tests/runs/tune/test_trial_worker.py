@@ -17,7 +17,7 @@ from bertjobs.storage import JobDir
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.training.batches import make_batch_sampler
 from bertjobs.training.metrics import metrics_of
-from bertjobs.training.progress import EpochResult, Progress
+from bertjobs.training.monitoring.progress import EpochResult, Progress
 
 
 class Actor:

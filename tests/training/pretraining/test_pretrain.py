@@ -15,7 +15,7 @@ from transformers import BertConfig as TheirConfig
 from transformers import BertForPreTraining as TheirModel
 
 from bertjobs.errors import DataError, ModelError, OutOfMemory
-from bertjobs.training.pretrain import _Pretraining, pretrain
+from bertjobs.training.pretraining.pretrain import _Pretraining, pretrain
 from bertjobs.training.schedule import lr_at
 
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from bertjobs.config.sections import Precision
 from bertjobs.modeling.cpu import accelerate
 from bertjobs.modeling.heads import BertForPreTraining
-from bertjobs.training import activity
 from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import Ranks
+from bertjobs.training.monitoring import activity
 from bertjobs.training.precision import autocast, inference_dtype
-from bertjobs.training.pretrain_batches import PretrainBatchLoader
+from bertjobs.training.pretraining.pretrain_batches import PretrainBatchLoader
 
 VALID_SEED = 2018
 """Seed of order, pairs and masks of the validation corpus."""

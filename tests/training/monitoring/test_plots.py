@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bertjobs.training.metrics import metrics_of
-from bertjobs.training.plots import draw_confusion, draw_curves
+from bertjobs.training.monitoring.plots import draw_confusion, draw_curves
 
 
 def _step(step: int, loss: float) -> dict[str, Any]:

@@ -24,13 +24,13 @@ from safetensors.torch import load_file, save_file
 
 from bertjobs.errors import ModelError
 from bertjobs.storage import JobDir, sha256_of
-from bertjobs.training.checkpoint_names import (
+from bertjobs.training.checkpoints.checkpoint_names import (
     checkpoint_name,
     checkpoints_at,
     checkpoints_before,
     superseded,
 )
-from bertjobs.training.progress import Hooks
+from bertjobs.training.monitoring.progress import Hooks
 
 logger = logging.getLogger(__name__)
 

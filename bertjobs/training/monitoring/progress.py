@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bertjobs.errors import TrainingError
 from bertjobs.modeling.cpu.flat_adamw import CLOCK, LOSSES, STOP
+from bertjobs.training.checkpoints.run_state import RunState
 from bertjobs.training.objective import AnyStepBatch, Objective
-from bertjobs.training.run_state import RunState
 
 
 @dataclass(frozen=True, kw_only=True)

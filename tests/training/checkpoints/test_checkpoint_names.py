@@ -1,6 +1,6 @@
 """Checkpoints have names of their own in each attempt, and two of them are kept."""
 
-from bertjobs.training.checkpoint_names import (
+from bertjobs.training.checkpoints.checkpoint_names import (
     checkpoint_name,
     checkpoints_at,
     checkpoints_before,

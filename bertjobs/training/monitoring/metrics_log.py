@@ -12,7 +12,7 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from bertjobs.storage import JobDir
-from bertjobs.training.progress import EpochResult, Progress
+from bertjobs.training.monitoring.progress import EpochResult, Progress
 
 MetricsLine = Mapping[str, Any]
 """`{"kind": "step", "step", "epoch", "loss", "lr", ...}` or `{"kind": "epoch", "step", "accuracy", ...}`."""

@@ -16,21 +16,21 @@ from bertjobs.text.pretraining.masking import Masker
 from bertjobs.text.pretraining.pairing import Pairing
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.adamw import make_optimizer
+from bertjobs.training.checkpoints.run_state import RunState
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.gradient_exchange import DataParallel, uses_ddp
 from bertjobs.training.loop import TrainLoop, determinism
 from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
+from bertjobs.training.monitoring.progress import Hooks
 from bertjobs.training.precision import fp32_products, training_dtype
-from bertjobs.training.pretrain_batches import (
+from bertjobs.training.pretraining.pretrain_batches import (
     BlockSource,
     Corpus,
     PretrainBatchLoader,
     PretrainMicrobatch,
     PretrainStepBatch,
 )
-from bertjobs.training.pretrain_metrics import VALID_SEED, PretrainMetrics, evaluate_pretraining
-from bertjobs.training.progress import Hooks
-from bertjobs.training.run_state import RunState
+from bertjobs.training.pretraining.pretrain_metrics import VALID_SEED, PretrainMetrics, evaluate_pretraining
 from bertjobs.training.schedule import Budget, check_schedule
 
 _STEPS_PER_MASK_POOL = 1000
@@ -264,7 +264,7 @@ def _finish(loop: TrainLoop, *, job_dir: JobDir) -> PretrainResult:
     """Plot the curves."""
     state, plots = loop.state, tuple[str, ...]()
     if loop.stopped is None and loop.lines is not None:
-        from bertjobs.training.plots import save_pretraining_plots  # matplotlib: paid at the end
+        from bertjobs.training.monitoring.plots import save_pretraining_plots  # matplotlib: paid at the end
 
         plots = save_pretraining_plots(job_dir, loop.lines)
     return PretrainResult(

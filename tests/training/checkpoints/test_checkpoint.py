@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bertjobs.errors import ModelError
-from bertjobs.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from bertjobs.training.checkpoints.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
