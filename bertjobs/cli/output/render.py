@@ -6,7 +6,7 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,7 @@ from bertjobs.cli.output.formatting import (
     trial_table,
 )
 from bertjobs.jobs.job import Event, Job, JobSummary, State
+from bertjobs.jobs.scheduling.sizing import count_of
 from bertjobs.stack.doctor.check import Check
 
 COLOURS = {
@@ -188,7 +189,7 @@ def _facts(job: Job, now: datetime) -> list[tuple[str, str]]:
         ("time limit", "" if job.time_limit_s is None else format_seconds(job.time_limit_s)),
         ("stall timeout", "" if job.stall_timeout_s is None else format_seconds(job.stall_timeout_s)),
         ("kept", "" if job.keep_s is None else f"until {format_seconds(job.keep_s)} after its end"),
-        ("requested", ", ".join(f"{v} {k.replace('_', ' ')}" for k, v in job.resources.items() if v)),
+        ("requested", _requested_text(job.resources)),
         ("attempts", str(job.num_attempts) if job.num_attempts else ""),
         ("ray job", attempt.submission_id if attempt else ""),
         ("checkpoint", "" if job.checkpoint is None else f"{job.checkpoint} (step {job.checkpoint_step})"),
@@ -230,3 +231,11 @@ def _cut(text: str, width: int) -> str:
             break
         kept.append(c)
     return "".join(kept) + "…"
+
+
+def _requested_text(resources: Mapping[str, Any]) -> str:
+    units = {"gpus": "GPU", "workers": "worker", "cpus_per_worker": "CPU"}
+    found = {name: count_of(resources[name], unit) for name, unit in units.items() if resources.get(name)}
+    if "cpus_per_worker" in found:
+        found["cpus_per_worker"] += " per worker"
+    return ", ".join(found.values())
