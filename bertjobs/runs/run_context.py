@@ -13,6 +13,7 @@ from bertjobs.config.load import Config
 from bertjobs.jobs.job import Grant
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
+from bertjobs.training.checkpoints.checkpoint_names import last_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +86,19 @@ class Outcome:
 
 
 def remaining_checkpoint(job_dir: JobDir, name: str | None) -> str | None:
-    """Return the published checkpoint's name, or None where its folder was removed.
+    """Return the published checkpoint's name; where its folder was removed, that of the last one that
+    remains, or None.
 
-    Removing a damaged checkpoint is what its error message tells the user to do: the work then starts from
-    the beginning.
+    Removing a damaged checkpoint is what its error message tells the user to do. A Redis that has lost its
+    last minute names one that was removed when later ones were published. Each is a state of the same run.
     """
     if name is None or job_dir.exists(f"checkpoints/{name}"):
         return name
-    log.warning("checkpoint %s is no longer in %s: starting from the beginning", name, job_dir.uri)
-    return None
+    remaining = last_checkpoint(job_dir.list("checkpoints"))
+    log.warning(
+        "checkpoint %s is no longer in %s: %s",
+        name,
+        job_dir.uri,
+        f"resuming from {remaining}" if remaining else "starting from the beginning",
+    )
+    return remaining

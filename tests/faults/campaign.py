@@ -12,8 +12,9 @@ from faults.world import World
 
 def connect(socket: Path) -> Any:
     """Connect to the campaign's Redis, with a second client for what is not text."""
-    client: Any = redis.Redis(unix_socket_path=str(socket), decode_responses=True)
-    client.bytes_client = redis.Redis(unix_socket_path=str(socket))
+    address: Any = {"unix_socket_path": str(socket), "single_connection_client": True}
+    client: Any = redis.Redis(decode_responses=True, **address)
+    client.bytes_client = redis.Redis(**address)
     return client
 
 

@@ -20,6 +20,7 @@ from bertjobs.jobs.store.connection import NotLeader, RedisDown
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.runs import driver as real_driver
+from bertjobs.runs.run_context import remaining_checkpoint
 from bertjobs.storage import JobDir, StorageRoots
 from bertjobs.training.checkpoints.checkpoint_names import checkpoint_name, superseded
 from faults.virtual_time import VirtualConnection
@@ -240,9 +241,9 @@ class DriverProcess(Process):
 
     def _train(self, session: JobSession, job_dir: JobDir) -> Any:
         steps: list[int] = []
-        if session.job.checkpoint is not None:
-            self._published = session.job.checkpoint
-            steps = list(job_dir.read_json(f"checkpoints/{session.job.checkpoint}")["steps"])
+        if (name := remaining_checkpoint(job_dir, session.job.checkpoint)) is not None:
+            self._published = name
+            steps = list(job_dir.read_json(f"checkpoints/{name}")["steps"])
         while len(steps) < NUM_STEPS:
             self.kind = "rank"
             try:
@@ -264,7 +265,6 @@ class DriverProcess(Process):
         name = self._checkpoint_name(len(steps))
         self._write(job_dir, f"checkpoints/{name}", steps)
         session.publish_checkpoint(name, len(steps))
-        self.world.journal.published(self, f"checkpoints/{name}")
         names = job_dir.list("checkpoints")
         for old in superseded(names, published=name, previous=self._published, best_step=None):
             job_dir.remove(f"checkpoints/{old}")
@@ -307,5 +307,7 @@ class Task(Process):
         self._call = call
 
     def step(self) -> None:
-        self.is_alive = False
-        self._call()
+        try:
+            self._call()
+        finally:
+            self.is_alive = False

@@ -12,6 +12,7 @@ from bertjobs.jobs.store import connection as connection_module
 from faults.campaign import connect, print_cells, run_seed
 from faults.plan import APPLICABLE
 from faults.processes import DriverProcess
+from faults.report import tables
 from redis_process import RedisProcess
 
 pytestmark = pytest.mark.redis
@@ -43,6 +44,40 @@ def test_no_seed_violates_an_invariant(client, part):
     print_cells(cells)
     assert not failed, "replay with `python -m tests.faults.replay SEED`"
     assert len(cells) > sum(map(len, APPLICABLE.values())) / 3, "faults happen"
+
+
+FAILED_ONCE = {
+    6331: "more was granted than the cluster has: a claim by a count from before a rollback",
+    3011: "the campaign: an `undrain` that a rollback took back",
+    3076: "a checkpoint that a rolled back Redis names was gone, others were there",
+    5046: "the campaign: a publication was written down after a pause",
+}
+"""Seeds beyond the first that violated an invariant, and why."""
+
+
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_a_seed_that_failed_once_holds(client, seed):
+    assert not run_seed(client, seed).violations, FAILED_ONCE[seed]
+
+
+def test_it_sees_a_claim_by_a_count_from_before_a_rollback(client, broken_script):
+    broken_script("arg.last_mark and redis.call('GET', 'bj:mark') ~= arg.last_mark", "false")
+    assert any("CPUs are granted" in violation for violation in run_seed(client, 6331).violations)
+
+
+def test_the_tables_count_seeds_faults_and_points(client):
+    world = run_seed(client, 7)
+    piece = {
+        "num_seeds": 1,
+        "failed": {"7": ["x"]},
+        "cells": {"|".join(fault.cell): 1 for fault in world.faults if fault.has_happened},
+        "points": {"|".join(point): number for point, number in world.points.items()},
+    }
+    text = tables([piece, piece])
+    assert text.startswith(f"2 seeds, {2 * len(world.points)} faults at {len(world.points)} points")
+    assert "2 seeds violated an invariant: 7, 7." in text
+    ((_, fault, _), *_) = world.points
+    assert f"| {fault} |" in text and "| redis." in text
 
 
 def test_a_seed_gives_the_same_run_again(client):

@@ -53,7 +53,7 @@ class DispatchStore:
         self._drivers = None if drivers is None else json.dumps(asdict(drivers))
         self._leads_until = 0.0
         self._mark = ""
-        """What the last call of `changes` left in Redis."""
+        """What our last call of `changes` or `claim` left in Redis. Found there, Redis has lost nothing since."""
         # Bounded by MAX_SKIPPED: whoever fills Redis with bad records must not fill our memory.
         self._skipped: set[str] = set()
 
@@ -143,8 +143,10 @@ class DispatchStore:
     def claim(self, job_id: str, *, grant: Grant, placement: Placement) -> LiveAttempt:
         """Start a queued job's next attempt. Returns the attempt.
 
-        Raises: WrongState: the job was cancelled or held meanwhile; RecordInvalid; NotLeader, RedisDown.
+        Raises: WrongState: the job was cancelled or held meanwhile; RecordInvalid; NotLeader, RedisDown;
+            RolledBack: what admission counted may not be so any more.
         """
+        mark = uuid.uuid4().hex
         now_ms, document = self.connection.run(
             "claim",
             id=job_id,
@@ -156,7 +158,10 @@ class DispatchStore:
             nonce=uuid.uuid4().hex,
             lease_ms=self._lease_ms,
             message=f"Granted {describe_gang(grant)}, {count_of(grant.data_cpus, 'CPU')} for reading data.",
+            mark=mark,
+            last_mark=self._mark or None,
         )
+        self._mark = self._mark and mark
         rows = [json.loads(document)]
         # One row at most; none where the record is not valid.
         for claimed in readable(rows, lambda row: live_of(row, now_ms=int(now_ms)), skip=self.skip):

@@ -14,7 +14,8 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
     bj:version, bj:changed    counter of changes, and sorted set of the changed jobs by its value at that
     time:
                               what the dispatcher has not read yet
-    bj:mark                   left by the dispatcher when it last read changes: shows what Redis lost since
+    bj:mark                   left by the dispatcher when it last read changes or claimed a job: shows whether
+                              Redis has lost anything since
     bj:reasons                hash group -> [word, sentence]: why the QUEUED jobs of the group wait
     bj:limits                 hash user -> GPUs that the user's jobs may hold together
     bj:drain                  hash by, at: while it exists nothing starts

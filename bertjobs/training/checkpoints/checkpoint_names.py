@@ -39,6 +39,11 @@ def checkpoints_before(names: Iterable[str], name: str) -> list[str]:
     return sorted(others, key=_order, reverse=True)
 
 
+def last_checkpoint(names: Iterable[str]) -> str | None:
+    """Return the one after the most steps; None where there is none."""
+    return max((name for name in names if step_of(name) is not None), key=_order, default=None)
+
+
 def superseded(
     names: Iterable[str], *, published: str, previous: str | None, best_step: int | None
 ) -> Collection[str]:

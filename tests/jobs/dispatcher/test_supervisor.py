@@ -7,14 +7,16 @@ import pytest
 from bertjobs.errors import LeaseLost
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.dispatcher.log_copier import MAX_TRIES
-from bertjobs.jobs.job import State
+from bertjobs.jobs.job import Grant, State
 from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.scheduling.admission import MAX_STARTS
 from bertjobs.jobs.scheduling.types import Node
-from bertjobs.jobs.store.connection import NotLeader, WrongState
+from bertjobs.jobs.store.connection import NotLeader, RolledBack, WrongState
+from bertjobs.jobs.store.dispatch_store import DispatchStore
 
 pytestmark = pytest.mark.redis
 
+GRANT = Grant(workers=1, cpus_per_worker=1.0, gpus_per_worker=0, data_cpus=1.0)
 DONE = RetryDecision(state=State.SUCCEEDED, reason="", message="")
 
 
@@ -399,3 +401,30 @@ def test_an_attempt_whose_end_redis_has_lost_is_not_taken_for_gone(world, submit
     finish(world, job_id)
     world.dispatcher._store.note_gone(live)
     assert not client.smembers("bj:live")
+
+
+@pytest.fixture
+def dispatch_store(connection):
+    """A leader that has read the changes once, as at the start of a pass."""
+    store = DispatchStore(connection, owner="d1", lease_s=3600)
+    store.lead()
+    store.changes(since=-1)
+    return store
+
+
+@pytest.mark.parametrize("what", ["changes", "a claim"])
+def test_nothing_is_claimed_once_redis_has_lost_what_admission_counted(
+    dispatch_store, connection, submit, what
+):
+    first, second = submit(), submit()
+    mark_before = connection.client.get("bj:mark")
+    if what == "changes":
+        dispatch_store.changes(since=0)
+    else:
+        dispatch_store.claim(first, grant=GRANT, placement={})
+    connection.client.set("bj:mark", mark_before)  # what a Redis holds that was rolled back to before
+    with pytest.raises(RolledBack, match="Redis has lost its last seconds"):
+        dispatch_store.claim(second, grant=GRANT, placement={})
+    assert connection.client.hget(f"bj:job:{second}", "state") == "QUEUED"
+    dispatch_store.changes(since=-1)  # everything is read again
+    assert dispatch_store.claim(second, grant=GRANT, placement={}).number == 1

@@ -1,7 +1,7 @@
 -- Give a queued job its next attempt: a number, a token that outdates all earlier ones, and its grant.
--- ARGV: term, id, grant, plan, version, nonce, lease_ms, message.
+-- ARGV: term, id, grant, plan, version, nonce, lease_ms, message, mark, last_mark (as in `changes`; optional).
 -- Reply: now, JSON live row of the attempt.
--- Errors: NOT_LEADER, UNKNOWN, INVALID (a field that no version of ours wrote), STATE (not queued, or the queue is drained), ALIVE (its last attempt).
+-- Errors: NOT_LEADER, ROLLED_BACK, UNKNOWN, INVALID (a field that no version of ours wrote), STATE (not queued, or the queue is drained), ALIVE (its last attempt).
 if not leads(arg.term) then return {'NOT_LEADER', arg.id} end
 local key = job_key(arg.id)
 local state, n, token = unpack(redis.call('HMGET', key, 'state', 'num_attempts', 'token'))
@@ -13,6 +13,9 @@ end
 if state == 'STARTING' and redis.call('HGET', attempt_key(arg.id, n), 'nonce') == arg.nonce then
   return {'OK', now_ms(), cjson.encode(live_row(arg.id, n))}  -- our own call, sent again
 end
+-- The race: since admission counted what is granted, Redis lost its last seconds. An attempt whose end is lost holds its
+-- grant again, and an attempt that was claimed a moment ago may never have been.
+if arg.last_mark and redis.call('GET', 'bj:mark') ~= arg.last_mark then return {'ROLLED_BACK', arg.id} end
 -- The races: since admission read the queue, a user may have cancelled or held the job, or drained the queue.
 if state ~= 'QUEUED' then return {'STATE', state} end
 if redis.call('EXISTS', 'bj:drain') == 1 then return {'STATE', 'held back: the queue is drained'} end
@@ -26,6 +29,7 @@ redis.call('HDEL', key, 'phase', 'progress')
 redis.call('HSET', attempt_key(arg.id, n), 'number', n, 'token', token, 'submission_id', 'bj-' .. arg.id .. '-a' .. n,
   'grant', arg.grant, 'plan', arg.plan, 'version', arg.version, 'nonce', arg.nonce, 'claimed_at', now, 'alive_at', now)
 redis.call('SADD', 'bj:live', arg.id .. ' ' .. n)
+if arg.last_mark then redis.call('SET', 'bj:mark', arg.mark) end
 redis.call('ZADD', 'bj:leases', now + arg.lease_ms, arg.id)
 move(arg.id, 'STARTING', 'Admitted', arg.message)
 return {'OK', now, cjson.encode(live_row(arg.id, n))}
