@@ -1,7 +1,7 @@
 """Many seeds in pieces, and the tables of docs/faults.md.
 
-    python -m tests.faults.report run 0:100000 FOLDER     # a file for each piece; pieces that are there are skipped
-    python -m tests.faults.report write FOLDER            # the tables of all pieces, into docs/faults.md
+    python -m tests.faults.report run 0:100000 FOLDER     # a file for each piece; those there are skipped
+    python -m tests.faults.report write FOLDER            # the tables, into docs/faults.md
 
 Several may run at a time, over different ranges.
 """
