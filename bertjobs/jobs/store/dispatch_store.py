@@ -53,7 +53,7 @@ class DispatchStore:
         self._drivers = None if drivers is None else json.dumps(asdict(drivers))
         self._leads_until = 0.0
         self._mark = ""
-        """What our last `changes` or `claim` left in Redis. Where it is there, Redis has lost nothing since."""
+        """What our last `changes` or `claim` left in Redis; another value shows that Redis lost it."""
         # Bounded by MAX_SKIPPED: whoever fills Redis with bad records must not fill our memory.
         self._skipped: set[str] = set()
 
