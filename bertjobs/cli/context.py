@@ -2,12 +2,13 @@
 
 import getpass
 import os
+from dataclasses import replace
 
 from bertjobs.cli.output.render import print_note
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store.job_store import JobStore, connect
 from bertjobs.settings import Settings, load_settings
-from bertjobs.stack import ensure
+from bertjobs.stack import ensure, running_redis
 
 
 def open_queue(*, settings: Settings | None = None, needs_ray: bool = False) -> JobStore:
@@ -20,6 +21,17 @@ def open_queue(*, settings: Settings | None = None, needs_ray: bool = False) -> 
     settings = settings or load_settings()
     addresses = ensure(settings, announce=print_note, need_ray=needs_ray)
     return connect(addresses.fill(settings))
+
+
+def open_running_queue(*, timeout_s: float) -> JobStore:
+    """Open the job store if it answers soon; never start a stack.
+
+    Raises: ConfigError, QueueError: there is none, or it does not answer in time.
+    """
+    settings = load_settings()
+    if settings.is_embedded:
+        settings = replace(settings, redis_url=running_redis(settings))
+    return connect(settings, timeout_s=timeout_s)
 
 
 def dashboard_page(job: Job) -> str | None:

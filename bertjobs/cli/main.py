@@ -2,8 +2,10 @@
 messages and exit codes. Imports only click, so that `bertjobs --help` is immediate."""
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, NoReturn
 
 import click
@@ -13,6 +15,8 @@ from bertjobs import __version__
 from bertjobs.errors import BertjobsError
 
 INTERRUPTED = 130
+COMPLETE_VARIABLE = "_BERTJOBS_COMPLETE"
+"""Set by the scripts of shell completion: click then answers the shell and runs no command."""
 
 # Section of `--help` -> command -> (where it is, its line of help). The line is here so that `--help`
 # imports no command.
@@ -52,6 +56,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "The stack": {
         "cluster": ("commands.cluster:cluster", "Start, show and stop the local Redis, Ray and dispatcher."),
         "dispatcher": ("commands.cluster:dispatcher", "Run the dispatcher of a shared Redis and Ray."),
+        "completion": (
+            "commands.completion:completion",
+            "Print the script that makes a shell complete what is typed.",
+        ),
         "doctor": (
             "commands.cluster:doctor",
             "Check everything that jobs need; say how to fix what is wrong.",
@@ -89,6 +97,8 @@ class RootGroup(click.Group):
                 formatter.write_dl([(name.ljust(width), line) for name, (_, line) in commands.items()])
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        if os.environ.get(COMPLETE_VARIABLE):
+            _complete(self)
         try:
             code = super().main(args, prog_name or "bertjobs", **{**extra, "standalone_mode": False})
         except BertjobsError as e:
@@ -103,6 +113,20 @@ class RootGroup(click.Group):
         except click.Abort:
             code = INTERRUPTED
         sys.exit(code)
+
+
+def _complete(command: click.Command) -> NoReturn:
+    """Answer a shell that asks for completions. Whatever goes wrong, nothing is printed into its line."""
+    from click.shell_completion import shell_complete
+
+    from bertjobs.cli import shells
+
+    shells.register()
+    code = 0
+    with suppress(Exception):
+        code = shell_complete(command, {}, "bertjobs", COMPLETE_VARIABLE, os.environ[COMPLETE_VARIABLE])
+    sys.stdout.flush()
+    os._exit(code)  # without waiting for a queue that does not answer
 
 
 def print_error(message: str, hint: str = "") -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from bertjobs.cli.completion import complete_assignment, complete_preset, complete_value
 from bertjobs.cli.search_job import from_trial_of, trial_layer
 from bertjobs.config import (
     ConfigLayer,
@@ -137,15 +138,14 @@ class UncheckedValue(click.ParamType[str]):
     """A value as it was typed. The schema checks it, so that a flag and `--set` give the same error."""
 
     def __init__(self, parameter: Parameter) -> None:
+        self.path = parameter.path
         self.choices = parameter.choices or ()
         self.name = "choice" if self.choices else {int: "int", float: "float"}.get(parameter.type, "text")
 
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        if not self.choices:
-            return [CompletionItem(incomplete, type="file")]
-        return [CompletionItem(choice) for choice in self.choices if choice.startswith(incomplete)]
+        return complete_value(self.path, self.choices)(ctx, param, incomplete)
 
 
 class ConfigOption(click.Option):
@@ -284,7 +284,10 @@ def config_layers(
 
 def _merging(kind: str) -> list[click.Option]:
     preset = click.Option(
-        ["--preset"], metavar="NAME", help="Start from a preset; see `bertjobs presets list`."
+        ["--preset"],
+        metavar="NAME",
+        shell_complete=complete_preset(kind),
+        help="Start from a preset; see `bertjobs presets list`.",
     )
     return [
         *([preset] if preset_names(kind) else []),
@@ -298,6 +301,7 @@ def _merging(kind: str) -> list[click.Option]:
             ["--set", "assign"],
             multiple=True,
             metavar="PATH=VALUE",
+            shell_complete=complete_assignment(kind),
             help="Set one parameter, as in optim.lr=3e-5.",
         ),
     ]

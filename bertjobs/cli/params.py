@@ -1,13 +1,30 @@
 """Options and types that several commands share: `--json`, times in units, arguments that name jobs."""
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import click
 
+from bertjobs.cli.completion import complete_jobs
+from bertjobs.jobs.job import State
+
 JSON_HELP = "Print one JSON document."
 json_option = click.option("--json", "as_json", is_flag=True, help=JSON_HELP)
-jobs_argument = click.argument("jobs", nargs=-1, required=True, metavar="JOB...")
+
+
+def job_argument(
+    *, required: bool = True, states: Iterable[State] | None = None, kinds: Iterable[str] | None = None
+) -> Callable[..., Any]:
+    """Return the argument `job`; the shell completes jobs in these states and of these kinds."""
+    return click.argument("job", required=required, shell_complete=complete_jobs(states=states, kinds=kinds))
+
+
+def jobs_argument(*, states: Iterable[State] | None = None) -> Callable[..., Any]:
+    """Return the argument `jobs`, one or more; the shell completes jobs in these states."""
+    return click.argument(
+        "jobs", nargs=-1, required=True, metavar="JOB...", shell_complete=complete_jobs(states=states)
+    )
 
 
 class Duration(click.ParamType[float]):

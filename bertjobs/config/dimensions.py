@@ -227,3 +227,5 @@ _READERS: Mapping[str, Callable[[str, str, list[str]], Dimension]] = {
     "loguniform": _reader_of(LogRange),
     "randint": _reader_of(IntegerRange),
 }
+DIMENSION_KINDS = tuple(_READERS)
+"""What may stand before the colon of a dimension."""

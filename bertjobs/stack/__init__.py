@@ -3,7 +3,7 @@
 With no `BERTJOBS_REDIS_URL` and no `BERTJOBS_RAY_ADDRESS` the first command that needs them starts them.
 """
 
-from bertjobs.stack.lifecycle import StackAddresses, down, ensure, up
+from bertjobs.stack.lifecycle import StackAddresses, down, ensure, running_redis, up
 from bertjobs.stack.status import status
 
-__all__ = ["StackAddresses", "down", "ensure", "status", "up"]
+__all__ = ["StackAddresses", "down", "ensure", "running_redis", "status", "up"]

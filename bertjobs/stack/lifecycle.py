@@ -66,6 +66,12 @@ def ensure(settings: Settings, *, announce: Announce, need_ray: bool = True) -> 
     return StackAddresses(redis_server.url_of(paths), None if ray is None else ray.address)
 
 
+def running_redis(settings: Settings) -> str | None:
+    """Return the address of the embedded Redis; None where it was not started."""
+    paths = stack_paths(settings)
+    return redis_server.url_of(paths) if paths.redis_socket.exists() else None
+
+
 def up(settings: Settings, *, announce: Announce, timeout_s: float = _RAY_START_S) -> StackAddresses:
     """Start the missing members, and wait until Ray accepts jobs.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from bertjobs.cli.completion import complete_users
 from bertjobs.cli.context import current_user, dashboard_page, open_queue
 from bertjobs.cli.output.formatting import format_number, printable
 from bertjobs.cli.output.render import (
@@ -17,7 +18,7 @@ from bertjobs.cli.output.render import (
     print_note,
     print_table,
 )
-from bertjobs.cli.params import Duration, json_option
+from bertjobs.cli.params import Duration, job_argument, json_option
 from bertjobs.errors import QueueError
 from bertjobs.jobs.quotas import QuotaReport, QuotaStore
 from bertjobs.settings import load_settings
@@ -61,7 +62,7 @@ def down() -> None:
 
 
 @cluster.command("dashboard")
-@click.argument("job", required=False)
+@job_argument(required=False)
 def dashboard(job: str | None) -> None:
     """Print the address of Ray's dashboard, or of a job's page on it."""
     from bertjobs import stack
@@ -113,7 +114,7 @@ def undrain(as_json: bool) -> None:
 
 
 @cluster.command("limit")
-@click.argument("user", required=False)
+@click.argument("user", required=False, shell_complete=complete_users)
 @click.option(
     "--gpus", type=click.IntRange(min=0), metavar="INT", help="Most GPUs that the user's jobs use at a time."
 )

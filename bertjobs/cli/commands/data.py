@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import click
 
+from bertjobs.cli.completion import complete_value
 from bertjobs.cli.options import resolve, with_config_options
 from bertjobs.cli.output.render import print_json, print_line, print_note
 from bertjobs.cli.output.reports import print_corpora, print_splits
@@ -65,7 +66,14 @@ def sample(folder: Path, seed: int) -> None:
 
 
 @data.command("inspect")
-@click.option("--task", "task_name", default="snli", show_default=True, help="As in `submit finetune`.")
+@click.option(
+    "--task",
+    "task_name",
+    default="snli",
+    show_default=True,
+    shell_complete=complete_value("task.name", ()),
+    help="As in `submit finetune`.",
+)
 @click.option("--data", "path", metavar="PATH", help="Folder, zip or file; default: the downloaded data.")
 @click.option("--split", "splits", multiple=True, help="Split or file; default: every split found.")
 @click.option("--vocab", metavar="PATH", type=Path, help="Folder or file of a tokenizer; default: words.")

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import click
 
+from bertjobs.cli.completion import NOT_ENDED, RETRIABLE, WAITING, complete_users
 from bertjobs.cli.context import current_user, dashboard_page, open_queue
 from bertjobs.cli.main import print_error
 from bertjobs.cli.output.follow import choose_display, wait_for
 from bertjobs.cli.output.render import print_job, print_jobs, print_json, print_line, print_note
-from bertjobs.cli.params import jobs_argument, json_option
+from bertjobs.cli.params import job_argument, jobs_argument, json_option
 from bertjobs.errors import QueueError
 from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store.connection import RedisDown
@@ -27,7 +28,7 @@ DEFAULT_LIMIT = 50
     help="Only jobs in this state; can be repeated.",
 )
 @click.option("--mine", is_flag=True, help="Only my own jobs.")
-@click.option("--user", help="Only this user's jobs.")
+@click.option("--user", shell_complete=complete_users, help="Only this user's jobs.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -65,7 +66,7 @@ def list_jobs(
 
 
 @click.command()
-@click.argument("job")
+@job_argument()
 @json_option
 def status(job: str, as_json: bool) -> None:
     """Show one job: settings, results and timeline."""
@@ -81,7 +82,7 @@ def status(job: str, as_json: bool) -> None:
 
 
 @click.command()
-@jobs_argument
+@jobs_argument(states=NOT_ENDED)
 @json_option
 def cancel(jobs: tuple[str, ...], as_json: bool) -> int:
     """Cancel jobs: a waiting one at once, a running one as soon as its driver has stopped."""
@@ -90,7 +91,7 @@ def cancel(jobs: tuple[str, ...], as_json: bool) -> int:
 
 
 @click.command()
-@jobs_argument
+@jobs_argument(states=RETRIABLE)
 @json_option
 def retry(jobs: tuple[str, ...], as_json: bool) -> int:
     """Queue failed, cancelled or timed out jobs again; they resume from their last checkpoint."""
@@ -98,7 +99,7 @@ def retry(jobs: tuple[str, ...], as_json: bool) -> int:
 
 
 @click.command()
-@jobs_argument
+@jobs_argument(states=WAITING)
 @json_option
 def hold(jobs: tuple[str, ...], as_json: bool) -> int:
     """Keep waiting jobs from starting."""
@@ -107,7 +108,7 @@ def hold(jobs: tuple[str, ...], as_json: bool) -> int:
 
 
 @click.command()
-@jobs_argument
+@jobs_argument(states=(State.HELD,))
 @json_option
 def release(jobs: tuple[str, ...], as_json: bool) -> int:
     """Let held jobs start."""
@@ -138,7 +139,7 @@ def _for_each(jobs: tuple[str, ...], change: Callable[[str], Job], *, as_json: b
 
 
 @click.command()
-@click.argument("job")
+@job_argument(states=NOT_ENDED)
 @json_option
 def wait(job: str, as_json: bool) -> int:
     """Wait until a job has ended; exit 1 if it did not succeed.
@@ -149,7 +150,7 @@ def wait(job: str, as_json: bool) -> int:
 
 
 @click.command()
-@click.argument("job")
+@job_argument(states=NOT_ENDED)
 def watch(job: str) -> int:
     """Follow one job live: step, loss, examples/s, time left.
 

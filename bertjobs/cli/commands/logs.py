@@ -7,6 +7,7 @@ import click
 from bertjobs.cli.context import open_queue
 from bertjobs.cli.main import INTERRUPTED
 from bertjobs.cli.output.render import print_bytes, print_note
+from bertjobs.cli.params import job_argument
 from bertjobs.errors import QueueError
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import Job
@@ -16,7 +17,7 @@ POLL_S = 0.5
 
 
 @click.command()
-@click.argument("job")
+@job_argument()
 @click.option("-f", "--follow", is_flag=True, help="Print what is added until the job has ended.")
 @click.option("--attempt", type=click.IntRange(min=1), help="Log of this attempt; default: the latest.")
 def logs(job: str, follow: bool, attempt: int | None) -> int:

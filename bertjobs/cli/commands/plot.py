@@ -8,7 +8,7 @@ import click
 from bertjobs.cli.context import open_queue
 from bertjobs.cli.output.formatting import printable
 from bertjobs.cli.output.render import print_json, print_line
-from bertjobs.cli.params import json_option
+from bertjobs.cli.params import job_argument, json_option
 from bertjobs.cli.search_job import read_trials_of
 from bertjobs.errors import DataError, StorageError
 from bertjobs.jobs.job import Job
@@ -19,7 +19,7 @@ CURVES = "plots/curves.png"
 
 
 @click.command()
-@click.argument("job")
+@job_argument()
 @click.option(
     "-o", "--output", type=Path, metavar="FILE", help="Write the picture to this PNG file; not for a search."
 )

@@ -4,6 +4,7 @@ import difflib
 
 import click
 
+from bertjobs.cli.completion import complete_names
 from bertjobs.cli.output.render import print_json, print_line, print_table
 from bertjobs.cli.params import json_option
 from bertjobs.config import CONFIG_OF_KIND
@@ -31,7 +32,9 @@ def list_presets(as_json: bool) -> None:
 
 
 @presets.command("show")
-@click.argument("name")
+@click.argument(
+    "name", shell_complete=complete_names(lambda: dict.fromkeys(name for _, name in _kinds_and_names()))
+)
 @click.option(
     "--kind",
     type=click.Choice(list(CONFIG_OF_KIND)),

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bertjobs.cli.completion import NOT_ENDED, complete_jobs
 from bertjobs.cli.context import current_user, open_queue
 from bertjobs.cli.options import JobCommand
 from bertjobs.cli.output.follow import wait_for
@@ -42,7 +43,13 @@ def submit_options() -> list[click.Parameter]:
     return [
         click.Option(["--name"], default="", help="Name of the job, shown in lists."),
         click.Option(["--priority"], type=priorities, metavar="INT", default=0, help=_PRIORITY),
-        click.Option(["--after"], multiple=True, metavar="JOB", help="Start after this job has succeeded."),
+        click.Option(
+            ["--after"],
+            multiple=True,
+            metavar="JOB",
+            shell_complete=complete_jobs(states=NOT_ENDED),
+            help="Start after this job has succeeded.",
+        ),
         click.Option(["--hold"], is_flag=True, help="Do not start it before `bertjobs release`."),
         click.Option(
             ["--idempotency-key"], metavar="KEY", help="Return the first job with this key, if any."

@@ -8,7 +8,7 @@ import click
 from bertjobs.cli.context import open_queue
 from bertjobs.cli.output.formatting import format_number, printable, reason_text, trial_columns
 from bertjobs.cli.output.render import print_json, print_line, print_note, print_table
-from bertjobs.cli.params import json_option
+from bertjobs.cli.params import job_argument, json_option
 from bertjobs.cli.search_job import read_trials_of
 from bertjobs.jobs.job import Job
 from bertjobs.runs.tune.trial_records import (
@@ -21,7 +21,7 @@ from bertjobs.runs.tune.trial_records import (
 
 
 @click.command()
-@click.argument("job")
+@job_argument(kinds=("tune",))
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
 @json_option
 def trials(job: str, as_csv: bool, as_json: bool) -> None:

@@ -195,14 +195,17 @@ class Connection:
         self.client.close()
 
 
-def open_connection(settings: Settings) -> Connection:
+def open_connection(settings: Settings, *, timeout_s: float | None = None) -> Connection:
     """Connect to the configured Redis and ping it.
+
+    timeout_s: for who would rather have no answer than wait: limits the connection and each reply, without a
+        second try.
 
     Raises: ConfigError: the address is missing, invalid or contains a password. QueueError: Redis is down,
         refuses us, or only one of the two sides uses TLS.
     """
     url = _checked_url(settings)
-    _import_redis_alone()
+    import_redis_alone()
     import redis
     from redis.backoff import ExponentialBackoff
     from redis.retry import Retry
@@ -212,11 +215,11 @@ def open_connection(settings: Settings) -> Connection:
         username=settings.redis_user,
         password=settings.redis_password,
         decode_responses=True,
-        socket_timeout=REPLY_TIMEOUT_S,
-        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        socket_timeout=timeout_s or REPLY_TIMEOUT_S,
+        socket_connect_timeout=timeout_s or CONNECT_TIMEOUT_S,
         # One retry, as Redis may have closed an idle connection. A script may so run twice: those that must
         # not have effect twice recognise the call by a nonce or a line number.
-        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 1),
+        retry=Retry(ExponentialBackoff(cap=0.5, base=0.05), 0 if timeout_s else 1),
         health_check_interval=30,
         **_tls_options(settings),
     )
@@ -260,7 +263,7 @@ def _refusal(error: "RedisError") -> str | None:
     return found[1] if found else None
 
 
-def _import_redis_alone() -> None:
+def import_redis_alone() -> None:
     """Import redis-py without OpenTelemetry, which it imports where it is installed, as it is with Ray.
 
     That would take half of the import's time, in every command and heartbeat, for metrics that nobody reads.

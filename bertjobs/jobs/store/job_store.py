@@ -255,10 +255,10 @@ class JobStore:
         self.connection.close()
 
 
-def connect(settings: Settings) -> JobStore:
-    """Open the configured Redis.
+def connect(settings: Settings, *, timeout_s: float | None = None) -> JobStore:
+    """Open the configured Redis; `timeout_s` as in `open_connection`.
 
     Raises: ConfigError: no address, or a wrong one. QueueError: Redis is down, or refuses the password or the
     commands.
     """
-    return JobStore(open_connection(settings))
+    return JobStore(open_connection(settings, timeout_s=timeout_s))
