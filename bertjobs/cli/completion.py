@@ -1,7 +1,7 @@
 """What can stand at a place of a command line: job ids, presets, tasks, values of parameters.
 
-For shell completion. A press of Tab must neither hang nor print: nothing is started here, and a queue that does not answer at once
-has no jobs. How a shell asks, and how it is answered, is in `shells`.
+For shell completion. A press of Tab must neither hang nor print: nothing is started here, and a queue that
+does not answer at once has no jobs. How a shell asks, and how it is answered, is in `shells`.
 """
 
 import threading
@@ -31,7 +31,7 @@ RETRIABLE = frozenset({State.FAILED, State.CANCELLED, State.TIMED_OUT, State.RET
 
 
 def complete_jobs(*, states: Iterable[State] | None = None, kinds: Iterable[str] | None = None) -> Complete:
-    """Complete ids of jobs in these states and of these kinds; None: all. Their state and name are the help."""
+    """Complete ids of jobs in these states and of these kinds, None: all; state and name are the help."""
 
     def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         given = ctx.params.get(str(param.name)) or ()

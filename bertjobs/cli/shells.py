@@ -40,6 +40,15 @@ _PLAIN_TAB = ("9", "63", "33", "64")
 """`COMP_TYPE` where bash lists candidates; other types insert one, which must then be the word alone."""
 
 
+_ZSH_DESCRIBE = "_describe -V unsorted completions_with_descriptions -U"
+_ZSH_DESCRIBE_OURS = f"""\
+if [[ $completions_with_descriptions[1] == *=:* ]]; then
+            {_ZSH_DESCRIBE} -S ''
+        else
+            {_ZSH_DESCRIBE}
+        fi"""
+
+
 class OurBash(BashComplete):
     """Bash: knows what `=` and `:` do to its words, and shows the help of several candidates beside them."""
 
@@ -86,6 +95,8 @@ class _WholeWord(ShellComplete):
 
 class OurZsh(_WholeWord, ZshComplete):
     """Zsh."""
+
+    source_template: ClassVar[str] = ZshComplete.source_template.replace(_ZSH_DESCRIBE, _ZSH_DESCRIBE_OURS)
 
 
 class OurFish(_WholeWord, FishComplete):
