@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 
 from bertjobs.cli.output.render import print_note
+from bertjobs.jobs import documents
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store.job_store import JobStore, connect
 from bertjobs.settings import Settings, load_settings
@@ -18,9 +19,19 @@ def open_queue(*, settings: Settings | None = None, needs_ray: bool = False) -> 
 
     Raises: ConfigError, QueueError, StorageError: Redis is down or refuses us, or the stack does not start.
     """
+    filled, _ = stack_settings(settings=settings, needs_ray=needs_ray)
+    return connect(filled)
+
+
+def stack_settings(*, settings: Settings | None = None, needs_ray: bool = False) -> tuple[Settings, bool]:
+    """Return the settings with the addresses of Redis and Ray, and whether these are the embedded stack's;
+    start it where no addresses are set.
+
+    Raises: as `open_queue`.
+    """
     settings = settings or load_settings()
     addresses = ensure(settings, announce=print_note, need_ray=needs_ray)
-    return connect(addresses.fill(settings))
+    return addresses.fill(settings), settings.is_embedded
 
 
 def open_running_queue(*, timeout_s: float) -> JobStore:
@@ -35,14 +46,9 @@ def open_running_queue(*, timeout_s: float) -> JobStore:
 
 
 def dashboard_page(job: Job) -> str | None:
-    """Return the address of a job's latest attempt on Ray's dashboard; None before the first, or without Ray.
-
-    The address contains no token: the dashboard asks for it.
-    """
+    """Return the page of a job's latest attempt on Ray's dashboard; None before it, or without Ray."""
     address = ensure(load_settings(), announce=print_note, need_ray=False).dashboard_url
-    if job.attempt is None or address is None:
-        return None
-    return f"{address.rstrip('/')}/#/jobs/{job.attempt.submission_id}"
+    return documents.dashboard_page(job, address=address)
 
 
 def current_user() -> str:

@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": ("commands.logs:logs", "Print the log of a job; -f follows it."),
         "trials": ("commands.trials:trials", "Show the trials of a search."),
         "plot": ("commands.plot:plot", "Draw the curves of a job."),
+        "web": ("commands.web:web", "Show the queue in a browser; make tokens for its users."),
     },
     "Use a model": {
         "encode": ("commands.inference:encode", "Print the vectors of texts, and of words in them."),

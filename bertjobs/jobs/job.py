@@ -182,6 +182,7 @@ class JobSummary:
             "attempts": self.num_attempts,
             "phase": self.phase or None,
             "progress": self.progress,
+            "resources": self.resources,
             "submitted_at": iso(self.submitted_at),
             "started_at": iso(self.started_at),
             "ended_at": iso(self.ended_at),

@@ -9,12 +9,19 @@ ACL = Path(__file__).parents[2] / "cluster" / "redis" / "users.acl"
 
 # Who holds which store. The driver reads its job as a user does, and by nothing else of JobStore.
 STORES = {
-    "cli": ("store/job_store.py", "store/series.py", "quotas.py", "retention.py"),
+    "cli": (
+        "store/job_store.py",
+        "store/page_store.py",
+        "store/token_store.py",
+        "store/series.py",
+        "quotas.py",
+        "retention.py",
+    ),
     "dispatcher": ("store/dispatch_store.py", "store/series.py", "retention.py", "move_series.py"),
     "driver": ("store/lease_store.py",),
 }
 # Modules that read directly, and run no script.
-READERS = {"store/series.py"}
+READERS = {"store/series.py", "store/token_store.py"}
 # `bertjobs doctor` may be typed where the dispatcher runs; it tries its rights with a list.
 SCRIPTS_BESIDE = {"cli": set[str](), "dispatcher": {"list"}, "driver": {"get"}}
 # What connecting, finding out who one is, and running scripts takes.

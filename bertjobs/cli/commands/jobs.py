@@ -13,6 +13,7 @@ from bertjobs.cli.output.follow import choose_display, wait_for
 from bertjobs.cli.output.render import print_job, print_jobs, print_json, print_line, print_note
 from bertjobs.cli.params import job_argument, jobs_argument, json_option
 from bertjobs.errors import QueueError
+from bertjobs.jobs.documents import status_document
 from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store.connection import RedisDown
 
@@ -74,9 +75,7 @@ def status(job: str, as_json: bool) -> None:
     found = store.get(job)
     events = store.events(found.id)
     if as_json:
-        attempts = {"history": [a.to_json() for a in found.attempts], "events": [e.to_json() for e in events]}
-        page = {"dashboard_url": dashboard_page(found)}
-        print_json({**found.to_json(), "config": found.config, **attempts, **page})
+        print_json(status_document(found, events, dashboard_url=dashboard_page(found)))
     else:
         print_job(found, events, dashboard=dashboard_page(found))
 

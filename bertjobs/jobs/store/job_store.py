@@ -13,7 +13,7 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
     bj:logs                   set of "<id> <n>": attempts whose driver is gone and whose log is not copied yet
     bj:version, bj:changed    counter of changes, and sorted set of the changed jobs by its value at that
     time:
-                              what the dispatcher has not read yet
+                              what the dispatcher has not read yet, and the last 10,000 for the page's server
     bj:mark                   left by the dispatcher when it last read changes or claimed a job: shows whether
                               Redis has lost anything since
     bj:reasons                hash group -> [word, sentence]: why the QUEUED jobs of the group wait
@@ -24,6 +24,7 @@ Redis layout (prefix `bj:`; times are Redis' own clock, in ms since 1970; all pa
                               move them to storage
     bj:idempotency            hash [user, key] -> job id
     bj:leader, bj:term        the leading dispatcher (expires), and a counter of leaders: the fencing token
+    bj:tokens                 hash token id -> user, role and hash of a secret (`token_store.py`)
     bj:drivers                how the last leader starts drivers: JSON, for `doctor`
     bj:wake                   list of at most one entry; pushed when the dispatcher should look
     bj:job:<id>               hash: the job

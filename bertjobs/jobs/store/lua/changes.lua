@@ -11,11 +11,10 @@ local mark = redis.call('GET', 'bj:mark')
 local is_first = arg.since < 0 or mark == arg.mark  -- or our own call, sent again
 if not is_first and mark ~= arg.last_mark then return {'ROLLED_BACK', ''} end
 redis.call('SET', 'bj:mark', arg.mark)
--- Changes that the caller has read are deleted. Only the leader reads them, and a new leader starts with the whole
--- queue, so nobody else misses them.
+-- Changes that the caller has read are deleted, but for the last ones, which the page's server reads as well.
 local version = redis.call('GET', 'bj:version') or '0'
 local since = arg.since < 0 and version or tostring(arg.since)
-redis.call('ZREMRANGEBYSCORE', 'bj:changed', '-inf', since)
+redis.call('ZREMRANGEBYSCORE', 'bj:changed', '-inf', since - KEPT_CHANGES)
 local touched = redis.call('ZRANGEBYSCORE', 'bj:changed', '(' .. since, '+inf', 'WITHSCORES', 'LIMIT', 0, arg.limit)
 local rows = {}
 for i = 1, #touched, 2 do rows[#rows + 1] = {waiting_row(touched[i]), live_row_of_job(touched[i])} end

@@ -24,6 +24,9 @@ local WAITING = {HELD = 1, QUEUED = 1, RETRYING = 1}
 
 local MAX_EVENTS, MAX_METRICS = 1000, 20000
 
+-- How many changes bj:changed keeps after the dispatcher has read them, for readers beside it (read_changed.lua).
+local KEPT_CHANGES = 10000
+
 local function now_ms()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
@@ -68,6 +71,19 @@ local function read(id)
     attempts[n] = redis.call('HGETALL', attempt_key(id, n))
   end
   return cjson.encode({fields, redis.call('ZRANK', 'bj:queue', id) or -1, attempts})
+end
+
+-- Return columns of a job for a list (false: not set), its place in the queue and its id.
+local function listed_row(id, columns)
+  local row = redis.call('HMGET', job_key(id), unpack(columns))
+  local word, message = shared_reason(redis.call('HGET', job_key(id), 'group'))
+  for i, column in ipairs(word and columns or {}) do
+    if column == 'reason' then row[i], row[i + 1] = word, message end  -- the message is the next column
+  end
+  local rank = redis.call('ZRANK', 'bj:queue', id)
+  row[#row + 1] = rank and rank + 1 or false
+  row[#row + 1] = id
+  return row
 end
 
 -- Return what the dispatcher needs to know about a job in the queue; {id, false} if it is not queued.

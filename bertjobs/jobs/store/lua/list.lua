@@ -24,28 +24,13 @@ else
   add('bj:all')
 end
 
-local reason_at
-for i, column in ipairs(arg.columns) do
-  if column == 'reason' then reason_at = i end  -- and the message after it
-end
-local function columns_of(id)
-  local row = redis.call('HMGET', job_key(id), unpack(arg.columns))
-  local word, message = shared_reason(redis.call('HGET', job_key(id), 'group'))
-  if word then row[reason_at], row[reason_at + 1] = word, message end
-  return row
-end
-
 local rows, last = {}, nil
 for i = 1, math.min(#found, arg.slice) do
   if arg.limit >= 0 and #rows >= arg.limit then break end
   local id = found[i]
   last = seq_of[id]
   if not arg.user or redis.call('HGET', job_key(id), 'user') == arg.user then
-    local row = columns_of(id)
-    local rank = redis.call('ZRANK', 'bj:queue', id)
-    row[#row + 1] = rank and rank + 1 or false
-    row[#row + 1] = id
-    rows[#rows + 1] = row
+    rows[#rows + 1] = listed_row(id, arg.columns)
   end
 end
 local is_last = #found < arg.slice or (arg.limit >= 0 and #rows >= arg.limit)

@@ -1,0 +1,113 @@
+"""The list of jobs, a page at a time, and everything about one job."""
+
+from typing import Any
+
+from aiohttp import web
+
+from bertjobs.jobs.access import Identity, may_change
+from bertjobs.jobs.documents import dashboard_page, status_document
+from bertjobs.jobs.job import REOPENED_BY_RETRY, Job, JobSummary, State
+from bertjobs.web.answers import ApiError, json_answer
+from bertjobs.web.job_index import SORT_KEYS, JobFilter
+from bertjobs.web.security import IDENTITY
+from bertjobs.web.services import SERVICES, Services
+
+routes = web.RouteTableDef()
+
+DEFAULT_LIMIT, MAX_LIMIT = 50, 500
+
+
+@routes.get("/api/v1/jobs")
+async def list_jobs(request: web.Request) -> web.StreamResponse:
+    """Answer with one page of the jobs."""
+    services, query = request.app[SERVICES], request.query
+    wanted = JobFilter(
+        states=[_state(text) for text in query.getall("state", [])],
+        kinds=query.getall("kind", []),
+        users=query.getall("user", []),
+        words=query.get("q", "").lower().split(),
+        pipeline=query.get("pipeline"),
+    )
+    sort = query.get("sort", "-submitted_at")
+    if sort.removeprefix("-") not in SORT_KEYS:
+        raise ApiError(
+            400, "BadRequest", f"sort={sort} is unknown", hint=f"Known are {', '.join(SORT_KEYS)}."
+        )
+    offset = int_in(query.get("offset"), 0, 2**31, default=0, name="offset")
+    limit = int_in(query.get("limit"), 1, MAX_LIMIT, default=DEFAULT_LIMIT, name="limit")
+    return json_answer(await services.run(_page, services, wanted, sort=sort, offset=offset, limit=limit))
+
+
+def _page(services: Services, wanted: JobFilter, *, sort: str, offset: int, limit: int) -> dict[str, Any]:
+    services.index.refresh()
+    selection = services.index.select(wanted, sort=sort, offset=offset, limit=limit)
+    return {
+        "jobs": [job.to_json() for job in services.page.summaries(selection.ids)],
+        "total": selection.total,
+        "offset": offset,
+        "limit": limit,
+        "counts": counts_document(services),
+        **services.index.facets(),
+    }
+
+
+def counts_document(services: Services) -> dict[str, int]:
+    """Return the number of jobs in each state, as of the index's last refresh."""
+    return {str(state): services.index.counts.get(state, 0) for state in State}
+
+
+@routes.get("/api/v1/jobs/{job}")
+async def show_job(request: web.Request) -> web.StreamResponse:
+    """Answer with everything about one job."""
+    services, identity = request.app[SERVICES], request[IDENTITY]
+    return json_answer(await services.run(_job_document, services, request.match_info["job"], identity))
+
+
+def _job_document(services: Services, named: str, identity: Identity) -> dict[str, Any]:
+    job = services.store.get(named)
+    document = status_document(
+        job,
+        services.store.events(job.id),
+        dashboard_url=dashboard_page(job, address=services.settings.ray_address),
+    )
+    return {
+        **document,
+        "followers": services.page.followers(job.id),
+        "dashboard": dashboard_page(job, address="ray") if services.settings.ray_address else None,
+        "may_act": may_change(identity, owner=job.user),
+        "actions": possible_actions(job, identity),
+    }
+
+
+def possible_actions(job: Job | JobSummary, identity: Identity) -> list[str]:
+    """Return what this user can do with the job now."""
+    if not may_change(identity, owner=job.user):
+        return []
+    possible = {
+        "cancel": not job.state.is_terminal and job.state is not State.CANCELLING,
+        "retry": job.state in REOPENED_BY_RETRY or job.state is State.RETRYING,
+        "hold": job.state in (State.QUEUED, State.RETRYING),
+        "release": job.state is State.HELD,
+    }
+    return [action for action, is_possible in possible.items() if is_possible]
+
+
+def int_in(text: str | None, low: int, high: int, *, default: int, name: str) -> int:
+    """Read a number of a query. Raises: ApiError: it is none, or out of bounds."""
+    if text is None:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise ApiError(400, "BadRequest", f"{name}={text} is not a whole number from {low} to {high}")
+    return value
+
+
+def _state(text: str) -> State:
+    try:
+        return State(text.upper())
+    except ValueError as e:
+        hint = f"Known are {', '.join(map(str, State))}."
+        raise ApiError(400, "BadRequest", f"state={text} is unknown", hint=hint) from e

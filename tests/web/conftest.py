@@ -1,0 +1,208 @@
+"""A server on a real Redis, in a thread of its own, and browsers and programs that ask it."""
+
+import asyncio
+import http.client
+import json
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from bertjobs.jobs.access import Role
+from bertjobs.jobs.job import Grant, State
+from bertjobs.jobs.retry import RetryDecision
+from bertjobs.jobs.store.connection import Connection, open_connection
+from bertjobs.jobs.store.dispatch_store import DispatchStore
+from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.jobs.store.lease_store import LeaseStore
+from bertjobs.jobs.store.token_store import TokenStore
+from bertjobs.settings import Settings
+from bertjobs.web.app import build_app
+from bertjobs.web.identity import LocalToken
+from bertjobs.web.security import PublicAddress
+from bertjobs.web.services import Services, open_services
+from redis_process import RedisProcess
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server has answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Browser:
+    """Sends requests as a page of ours does; keeps its cookies."""
+
+    port: int
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent with each request."""
+    cookie: str = ""
+
+    def get(self, path: str, **headers: str) -> Answer:
+        return self.send("GET", path, headers=headers)
+
+    def post(self, path: str, body: Any = None, **headers: str) -> Answer:
+        own = {"Origin": f"http://127.0.0.1:{self.port}", "Content-Type": "application/json"}
+        return self.send("POST", path, body=json.dumps(body or {}), headers=own | headers)
+
+    def send(self, method: str, path: str, *, body: str | None = None, headers: Mapping[str, str]) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            cookie = {"Cookie": self.cookie} if self.cookie else {}
+            given = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body=body, headers={**cookie, **self.headers, **given})
+            response = connection.getresponse()
+            answer = Answer(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+        if (cookie_given := answer.headers.get("Set-Cookie")) is not None:
+            self.cookie = cookie_given.partition(";")[0]
+        return answer
+
+    def log_in(self, token: str) -> "Browser":
+        answer = self.post("/api/v1/login", {"token": token})
+        assert answer.status == 200, answer.body
+        return self
+
+
+@contextmanager
+def serving(services: Services) -> Iterator[int]:
+    """Serve in a thread; yield the port."""
+    loop = asyncio.new_event_loop()
+    started: list[web.AppRunner] = []
+
+    async def start() -> int:
+        runner = web.AppRunner(build_app(services), access_log=None, shutdown_timeout=0.1)
+        started.append(runner)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return int(runner.addresses[0][1])
+
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=30)
+    finally:
+        asyncio.run_coroutine_threadsafe(started[0].cleanup(), loop).result(timeout=30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture
+def settings(redis_server: RedisProcess) -> Settings:
+    return redis_server.settings()
+
+
+@pytest.fixture
+def connection(settings: Settings) -> Iterator[Connection]:
+    connection = open_connection(settings)
+    connection.client.flushall()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def store(connection: Connection) -> JobStore:
+    return JobStore(connection)
+
+
+@pytest.fixture
+def submit(store: JobStore, tmp_path: Path) -> Callable[..., str]:
+    """Submit a small job and return its id; what a test does not care about is filled in."""
+
+    def submit(kind: str = "finetune", config: Mapping[str, Any] | None = None, **given: Any) -> str:
+        arguments: dict[str, Any] = {
+            "storage": str(tmp_path / "jobs"),
+            "user": "ada",
+            "resources": {},
+            **given,
+        }
+        job, _ = store.submit(kind, config or {"task": {"name": "snli"}}, **arguments)
+        return job.id
+
+    return submit
+
+
+@pytest.fixture
+def services(settings: Settings, connection: Connection) -> Services:
+    """The parts of the server; it closes them."""
+    public = PublicAddress.of(host="127.0.0.1", url=None)
+    return open_services(settings, public=public, local=LocalToken("ada"))
+
+
+@pytest.fixture
+def port(services: Services) -> Iterator[int]:
+    """A running server."""
+    with serving(services) as port:
+        yield port
+
+
+@pytest.fixture
+def stranger(port: int) -> Browser:
+    """A browser that is not logged in."""
+    return Browser(port)
+
+
+@pytest.fixture
+def browser(port: int, services: Services) -> Browser:
+    """A browser that is logged in with the link that `bertjobs web` prints."""
+    local = services.logins.local
+    assert local is not None
+    return Browser(port).log_in(local.text)
+
+
+@pytest.fixture
+def logged_in(port: int, connection: Connection) -> Callable[..., Browser]:
+    """Log somebody in with a token: `logged_in("bob", Role.USER)`."""
+
+    def log_in(user: str, role: Role) -> Browser:
+        _, text = TokenStore(connection).add(user, role=role, expires_s=3600, by="ada")
+        return Browser(port).log_in(text)
+
+    return log_in
+
+
+class Driver:
+    """Plays the dispatcher and the driver in one attempt at a job."""
+
+    def __init__(self, connection: Connection, job_id: str) -> None:
+        self._dispatcher = DispatchStore(connection, owner="test", lease_s=60)
+        assert self._dispatcher.lead()
+        grant = Grant(workers=1, gpus_per_worker=1, cpus_per_worker=2, data_cpus=1)
+        live = self._dispatcher.claim(job_id, grant=grant, placement={"n1": (3.0, 1.0)})
+        self.lease = LeaseStore(connection, job_id=job_id, attempt=live.number, token=live.token, lease_s=60)
+        self._job_id = job_id
+
+    def step(self, step: int, *, loss: float = 0.5) -> None:
+        report = {"step": step, "num_steps": 40, "epoch": 0, "loss": loss, "lr": 1e-4, "grad_norm": 1.0}
+        report |= {"examples_per_s": 123.4, "tokens_per_s": 3000.0, "eta_s": 65.0}
+        self.lease.report(progress=report)
+        self.lease.log_metrics(report)
+
+    def end(self, state: State, *, reason: str = "", message: str = "", **results: Any) -> None:
+        results = {"metrics": {}, "artifacts": {}, **results}
+        self.lease.end(RetryDecision(state=state, reason=reason, message=message), nonce="once", **results)
+        for live in self._dispatcher.live()[1]:
+            if live.job_id == self._job_id:
+                self._dispatcher.note_gone(live)
+                self._dispatcher.note_log(live.job_id, live.number, outcome="complete")
+
+
+@pytest.fixture
+def drive(connection: Connection) -> Callable[[str], Driver]:
+    """Start an attempt at a job: `drive(job_id).step(3)`."""
+    return lambda job_id: Driver(connection, job_id)
