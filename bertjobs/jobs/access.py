@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from bertjobs.errors import ConfigError, UsageError
+from bertjobs.errors import ConfigError, QueueError
 from bertjobs.jobs.job import iso
 
 _TOKEN = re.compile(r"bjt_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")
@@ -31,7 +31,7 @@ class Role(StrEnum):
     """Also change other users' jobs."""
 
 
-class AccessDenied(UsageError):
+class AccessDenied(QueueError):
     """The user's role does not allow it."""
 
 
