@@ -38,6 +38,7 @@ export function number(value) {
 export function configValue(value) {
   if (value === null || value === undefined) return "null";
   if (typeof value === "string") return value;
+  if (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3) return value.toExponential().replace("e+", "e");
   return JSON.stringify(value);
 }
 

@@ -94,7 +94,7 @@ export async function pipelinePanel(container, job) {
   const link = h("a", { href: address(["queue"], { pipeline: job.id }) }, "in the queue");
   const show = (known) => {
     const items = (ids) => h("ul", { class: "neighbours" }, ids.map((id) => neighbour(id, known.get(id))));
-    panel(container, "Pipeline", h("div", { class: "panel-body" }, job.after?.length ? [h("h3", {}, "Starts after"), items(job.after)] : null, job.followers?.length ? [h("h3", {}, "Before"), items(job.followers)] : null));
+    panel(container, "Pipeline", h("div", { class: "panel-body" }, job.after?.length ? [h("h3", {}, "Starts after"), items(job.after)] : null, job.followers?.length ? [h("h3", {}, "Followed by"), items(job.followers)] : null));
     container.querySelector("h2").append(link);
   };
   show(new Map());
