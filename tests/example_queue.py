@@ -1,4 +1,4 @@
-"""A queue with jobs in every state, as a page can show it: a real Redis, and what plays dispatcher and drivers."""
+"""A queue with jobs in every state: a real Redis, and what plays the dispatcher and the drivers."""
 
 import math
 import random
@@ -67,7 +67,9 @@ class ExampleJob:
     def end(self, state: State, *, reason: str, message: str, metrics: dict[str, Any] | None = None) -> None:
         decision = RetryDecision(state=state, reason=reason, message=message)
         artifacts = {"dir": self.job_dir.path_of("").rstrip("/"), "model": self.job_dir.path_of("model")}
-        self._driver.end(decision, nonce=f"end-{self.id}-{self.attempt}", metrics=metrics or {}, artifacts=artifacts)
+        self._driver.end(
+            decision, nonce=f"end-{self.id}-{self.attempt}", metrics=metrics or {}, artifacts=artifacts
+        )
 
 
 def step_line(step: int, num_steps: int, *, lr: float, seed: int) -> dict[str, Any]:
@@ -97,7 +99,9 @@ class ExampleQueue:
         self.dispatch = DispatchStore(connection, owner="example:1", lease_s=LEASE_S)
         assert self.dispatch.lead()
 
-    def submit(self, kind: str = "finetune", config: dict[str, Any] | None = None, **given: Any) -> ExampleJob:
+    def submit(
+        self, kind: str = "finetune", config: dict[str, Any] | None = None, **given: Any
+    ) -> ExampleJob:
         """Submit a job; what a test does not care about is filled in."""
         arguments: dict[str, Any] = {"storage": str(self.folder), "user": "ada", **given}
         arguments["resources"] = {
@@ -106,7 +110,9 @@ class ExampleQueue:
             "cpus_per_worker": None,
             **given.get("resources", {}),
         }
-        job, _ = self.store.submit(kind, config or {"task": {"name": "snli"}, "train": {"epochs": 3}}, **arguments)
+        job, _ = self.store.submit(
+            kind, config or {"task": {"name": "snli"}, "train": {"epochs": 3}}, **arguments
+        )
         return ExampleJob(job.id, self.connection, self.folder)
 
     def start(self, job: ExampleJob, *, node: str = "n1", gpus: int = 0) -> ExampleJob:

@@ -101,7 +101,9 @@ function confirm(action, jobs) {
       wantsPriority ? h("label", { for: "new-priority" }, "Priority") : null,
       wantsPriority ? field : null,
     ],
-    confirm: wantsPriority ? "Set priority" : `${verb} ${jobs.length === 1 ? "job" : counted(jobs.length, "job")}`,
+    confirm: wantsPriority
+      ? "Set priority"
+      : `${verb} ${jobs.length === 1 ? "job" : counted(jobs.length, "job")}`,
     danger: action.danger,
     value: () => (wantsPriority ? { priority: Number(field.value) } : {}),
   });
@@ -130,7 +132,14 @@ function showRefused(refused) {
 }
 
 /** Show a dialog; resolves to `value()` when it is confirmed, to null when it is dismissed. */
-export function dialog({ title, body, confirm: label = null, dismiss = "Back", danger = false, value = () => ({}) }) {
+export function dialog({
+  title,
+  body,
+  confirm: label = null,
+  dismiss = "Back",
+  danger = false,
+  value = () => ({}),
+}) {
   return new Promise((resolve) => {
     let result = null;
     const form = h(

@@ -58,7 +58,10 @@ async function request(path, options) {
     body = { error: { code: "NoJson", message: `The server answered ${response.status} without JSON` } };
   }
   if (response.ok) return body;
-  const error = new ApiError(response.status, body.error ?? { code: "Unknown", message: `Status ${response.status}` });
+  const error = new ApiError(
+    response.status,
+    body.error ?? { code: "Unknown", message: `Status ${response.status}` },
+  );
   if (response.status === 401 && path !== "login") whenLoggedOut();
   throw error;
 }

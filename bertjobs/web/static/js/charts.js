@@ -73,7 +73,8 @@ export class Chart {
 
   resize() {
     const width = this.place.clientWidth;
-    if (this.plot !== null && width > 0 && width !== this.plot.width) this.plot.setSize({ width, height: this.height });
+    if (this.plot !== null && width > 0 && width !== this.plot.width)
+      this.plot.setSize({ width, height: this.height });
   }
 
   async draw() {
@@ -98,8 +99,16 @@ export class Chart {
       cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } },
       scales: { x: { time: false }, y: { distr: this.isLog ? 3 : 1 } },
       axes: [
-        { ...axis, size: 24, values: (_, splits) => splits.map((value) => (this.isTime ? duration(value) : number(value))) },
-        { ...axis, size: 54, values: (_, splits) => splits.map((value) => (value === null ? "" : number(value))) },
+        {
+          ...axis,
+          size: 24,
+          values: (_, splits) => splits.map((value) => (this.isTime ? duration(value) : number(value))),
+        },
+        {
+          ...axis,
+          size: 54,
+          values: (_, splits) => splits.map((value) => (value === null ? "" : number(value))),
+        },
       ],
       series: [
         {},

@@ -12,7 +12,12 @@ export class ClusterMap {
   constructor() {
     this.body = h("div", { class: "nodes" });
     this.title = h("span", {}, "Cluster");
-    this.element = h("section", { class: "panel cluster-map", "aria-label": "Who holds the cluster", hidden: true }, h("h2", {}, this.title, h("a", { href: address(["cluster"]) }, "details")), this.body);
+    this.element = h(
+      "section",
+      { class: "panel cluster-map", "aria-label": "Who holds the cluster", hidden: true },
+      h("h2", {}, this.title, h("a", { href: address(["cluster"]) }, "details")),
+      this.body,
+    );
     this.timer = setInterval(() => this.refresh(), REFRESH_MS);
     this.soon = null;
     this.refresh();
@@ -39,7 +44,10 @@ export class ClusterMap {
     this.signature = signature;
     this.element.hidden = nodes.length === 0;
     fill(this.title, clusterSummary(nodes));
-    fill(this.body, nodes.map((node, index) => nodeCard(node, index + 1)));
+    fill(
+      this.body,
+      nodes.map((node, index) => nodeCard(node, index + 1)),
+    );
   }
 
   close() {
@@ -65,7 +73,12 @@ export function nodeCard(node, position) {
   return h(
     "article",
     { class: "node" },
-    h("h3", { title: node.id }, `node ${position}`, h("span", { class: "muted" }, `${number(node[`held_${unit}`])}/${number(node[unit])} ${noun}`)),
+    h(
+      "h3",
+      { title: node.id },
+      `node ${position}`,
+      h("span", { class: "muted" }, `${number(node[`held_${unit}`])}/${number(node[unit])} ${noun}`),
+    ),
     unit === "gpus" ? gpuCells(node, jobs) : cpuBar(node, jobs),
     h(
       "ul",
@@ -79,7 +92,9 @@ export function nodeCard(node, position) {
           h("span", { class: "muted" }, `${job.user} · ${number(job[unit])}`),
         ),
       ),
-      jobs.length === 0 ? h("li", { class: "muted" }, node[`used_${unit}`] > 0 ? "used outside bertjobs" : "free") : null,
+      jobs.length === 0
+        ? h("li", { class: "muted" }, node[`used_${unit}`] > 0 ? "used outside bertjobs" : "free")
+        : null,
     ),
   );
 }
@@ -91,9 +106,18 @@ function gpuCells(node, jobs) {
   for (let gpu = 0; gpu < Math.ceil(node.gpus); gpu++) {
     const holder = ends.findIndex((each) => each > gpu + 0.001);
     const job = jobs[holder];
-    if (job) cells.push(h("a", { class: `cell series-${(holder % 8) + 1}`, href: jobAddress(job.id), title: `${job.name || job.id}, ${job.user}`, "aria-label": `GPU held by ${job.name || job.id}, ${job.user}` }));
+    if (job)
+      cells.push(
+        h("a", {
+          class: `cell series-${(holder % 8) + 1}`,
+          href: jobAddress(job.id),
+          title: `${job.name || job.id}, ${job.user}`,
+          "aria-label": `GPU held by ${job.name || job.id}, ${job.user}`,
+        }),
+      );
     // Ray gave it to somebody whom the dispatcher does not know.
-    else if (gpu < node.used_gpus - 0.001) cells.push(h("span", { class: "cell other", title: "used outside bertjobs" }));
+    else if (gpu < node.used_gpus - 0.001)
+      cells.push(h("span", { class: "cell other", title: "used outside bertjobs" }));
     else cells.push(h("span", { class: "cell", title: "free" }));
   }
   return h("div", { class: "cells" }, cells);
@@ -101,7 +125,12 @@ function gpuCells(node, jobs) {
 
 function cpuBar(node, jobs) {
   const parts = jobs.map((job, index) => {
-    const part = h("a", { class: `series-${(index % 8) + 1}`, href: jobAddress(job.id), title: `${job.name || job.id}, ${job.user}: ${number(job.cpus)} CPUs`, "aria-label": `${number(job.cpus)} CPUs held by ${job.name || job.id}` });
+    const part = h("a", {
+      class: `series-${(index % 8) + 1}`,
+      href: jobAddress(job.id),
+      title: `${job.name || job.id}, ${job.user}: ${number(job.cpus)} CPUs`,
+      "aria-label": `${number(job.cpus)} CPUs held by ${job.name || job.id}`,
+    });
     part.style.width = `${(100 * job.cpus) / node.cpus}%`;
     return part;
   });

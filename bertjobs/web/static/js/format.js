@@ -29,7 +29,11 @@ export function number(value) {
   if (!Number.isFinite(value)) return String(value);
   if (Number.isInteger(value) && Math.abs(value) < 1e9) return WHOLE.format(value);
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
+  if (size !== 0 && (size < 1e-3 || size >= 1e6))
+    return value
+      .toExponential(2)
+      .replace(/\.?0+e/, "e")
+      .replace("e+", "e");
   if (size >= 1000) return WHOLE.format(Math.round(value));
   return Number(value.toPrecision(4)).toString();
 }
@@ -38,7 +42,8 @@ export function number(value) {
 export function configValue(value) {
   if (value === null || value === undefined) return "null";
   if (typeof value === "string") return value;
-  if (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3) return value.toExponential().replace("e+", "e");
+  if (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3)
+    return value.toExponential().replace("e+", "e");
   return JSON.stringify(value);
 }
 

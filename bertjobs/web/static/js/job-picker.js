@@ -53,7 +53,18 @@ export class JobPicker {
       this.list,
       jobs.length
         ? jobs.map((job, index) =>
-            h("li", { role: "option", id: `picked-${index}`, onmousedown: (event) => event.preventDefault(), onclick: () => this.pick(job) }, h("b", {}, job.name || job.id), h("code", {}, job.id), stateLabel(job.state)),
+            h(
+              "li",
+              {
+                role: "option",
+                id: `picked-${index}`,
+                onmousedown: (event) => event.preventDefault(),
+                onclick: () => this.pick(job),
+              },
+              h("b", {}, job.name || job.id),
+              h("code", {}, job.id),
+              stateLabel(job.state),
+            ),
           )
         : h("li", { class: "muted" }, "No job matches"),
     );
@@ -73,7 +84,8 @@ export class JobPicker {
   }
 
   mark() {
-    for (const [index, item] of [...this.list.children].entries()) item.setAttribute("aria-selected", String(index === this.at));
+    for (const [index, item] of [...this.list.children].entries())
+      item.setAttribute("aria-selected", String(index === this.at));
     if (this.at >= 0) this.field.setAttribute("aria-activedescendant", `picked-${this.at}`);
     else this.field.removeAttribute("aria-activedescendant");
   }

@@ -19,9 +19,28 @@ const COLUMNS = [
   },
   { name: "kind", label: "Kind", sort: "kind", shows: (job) => [job.kind], build: (job) => job.kind },
   { name: "user", label: "User", sort: "user", shows: (job) => [job.user], build: (job) => job.user },
-  { name: "resources", label: "Needs", shows: (job) => [job.resources], build: (job) => resources(job.resources) },
-  { name: "priority", label: "Prio", title: "Priority", sort: "priority", shows: (job) => [job.priority], build: (job) => String(job.priority) },
-  { name: "age", label: "Submitted", sort: "submitted_at", isDescendingFirst: true, shows: (job) => [job.submitted_at], build: (job) => ago(job.submitted_at) },
+  {
+    name: "resources",
+    label: "Needs",
+    shows: (job) => [job.resources],
+    build: (job) => resources(job.resources),
+  },
+  {
+    name: "priority",
+    label: "Prio",
+    title: "Priority",
+    sort: "priority",
+    shows: (job) => [job.priority],
+    build: (job) => String(job.priority),
+  },
+  {
+    name: "age",
+    label: "Submitted",
+    sort: "submitted_at",
+    isDescendingFirst: true,
+    shows: (job) => [job.submitted_at],
+    build: (job) => ago(job.submitted_at),
+  },
   {
     name: "runtime",
     label: "Runtime",
@@ -45,7 +64,12 @@ export class JobTable {
     this.element = h(
       "div",
       { class: "table-wrap" },
-      h("table", { class: "jobs" }, h("thead", {}, h("tr", {}, h("th", { class: "col-select", scope: "col" }, this.all), this.heads)), this.body),
+      h(
+        "table",
+        { class: "jobs" },
+        h("thead", {}, h("tr", {}, h("th", { class: "col-select", scope: "col" }, this.all), this.heads)),
+        this.body,
+      ),
     );
   }
 
@@ -61,7 +85,8 @@ export class JobTable {
     this.sort = sort;
     for (const [index, column] of COLUMNS.entries()) {
       const isSorted = column.sort && sort.replace("-", "") === column.sort;
-      if (isSorted) this.heads[index].setAttribute("aria-sort", sort.startsWith("-") ? "descending" : "ascending");
+      if (isSorted)
+        this.heads[index].setAttribute("aria-sort", sort.startsWith("-") ? "descending" : "ascending");
       else this.heads[index].removeAttribute("aria-sort");
     }
   }
@@ -76,7 +101,9 @@ export class JobTable {
     }
     this.rows = wanted;
     const elements = [...wanted.values()].map((row) => row.element);
-    const isSame = elements.length === this.body.children.length && elements.every((each, at) => each === this.body.children[at]);
+    const isSame =
+      elements.length === this.body.children.length &&
+      elements.every((each, at) => each === this.body.children[at]);
     if (!isSame) this.body.replaceChildren(...elements);
     this.tellSelection();
   }
@@ -141,7 +168,12 @@ class Row {
     this.box = h("input", { type: "checkbox", onclick: onCheck });
     this.cells = COLUMNS.map((column) => h("td", { class: `col-${column.name}` }));
     this.signatures = COLUMNS.map(() => null);
-    this.element = h("tr", { "data-job": job.id }, h("td", { class: "col-select" }, h("label", {}, this.box)), this.cells);
+    this.element = h(
+      "tr",
+      { "data-job": job.id },
+      h("td", { class: "col-select" }, h("label", {}, this.box)),
+      this.cells,
+    );
   }
 
   set(job) {
@@ -167,16 +199,29 @@ function head(column, onClick) {
   return h(
     "th",
     { class: `col-${column.name}`, scope: "col" },
-    h("button", { type: "button", class: "sort", title: column.title ?? null, onclick: onClick }, column.label, icon("up", { class: "icon sort-mark" })),
+    h(
+      "button",
+      { type: "button", class: "sort", title: column.title ?? null, onclick: onClick },
+      column.label,
+      icon("up", { class: "icon sort-mark" }),
+    ),
   );
 }
 
 function stateCell(job) {
-  return [stateLabel(job.state), job.place ? h("span", { class: "place", title: "Place in the queue" }, `#${job.place}`) : null];
+  return [
+    stateLabel(job.state),
+    job.place ? h("span", { class: "place", title: "Place in the queue" }, `#${job.place}`) : null,
+  ];
 }
 
 function jobCell(job) {
-  return h("a", { class: "job-link", href: jobAddress(job.id) }, h("b", {}, job.name || job.id), job.name ? h("code", {}, job.id) : null);
+  return h(
+    "a",
+    { class: "job-link", href: jobAddress(job.id) },
+    h("b", {}, job.name || job.id),
+    job.name ? h("code", {}, job.id) : null,
+  );
 }
 
 function runtimeCell(job) {
@@ -214,15 +259,19 @@ function runningText(job) {
 
 function summary(progress) {
   if (!progress) return "";
-  if (progress.num_trials) return `${count(progress.num_trials)} trials${progress.metric && progress.best !== null ? `, best is ${progress.best}` : ""}`;
-  if (progress.num_steps) return `${count(progress.num_steps)} steps${progress.loss !== undefined ? `, loss ${number(progress.loss)}` : ""}`;
+  if (progress.num_trials)
+    return `${count(progress.num_trials)} trials${progress.metric && progress.best !== null ? `, best is ${progress.best}` : ""}`;
+  if (progress.num_steps)
+    return `${count(progress.num_steps)} steps${progress.loss !== undefined ? `, loss ${number(progress.loss)}` : ""}`;
   return "";
 }
 
 /** Return how far a job is, from 0 to 1; null where it does not say. */
 export function progressRatio(progress) {
   if (!progress) return null;
-  const [done, all] = progress.num_steps ? [progress.step, progress.num_steps] : [progress.num_ended, progress.num_trials];
+  const [done, all] = progress.num_steps
+    ? [progress.step, progress.num_steps]
+    : [progress.num_ended, progress.num_trials];
   return all ? Math.min(1, Math.max(0, (done ?? 0) / all)) : null;
 }
 
@@ -230,5 +279,15 @@ export function progressRatio(progress) {
 export function bar(ratio) {
   const inside = h("i", {});
   inside.style.width = `${ratio * 100}%`;
-  return h("span", { class: "bar", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.floor(ratio * 100) }, inside);
+  return h(
+    "span",
+    {
+      class: "bar",
+      role: "progressbar",
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+      "aria-valuenow": Math.floor(ratio * 100),
+    },
+    inside,
+  );
 }

@@ -122,7 +122,12 @@ function setLive(state) {
 }
 
 function showTop() {
-  live = h("span", { class: "live", role: "status", "data-state": "lost" }, h("i", {}), h("span", {}, "connecting"));
+  live = h(
+    "span",
+    { class: "live", role: "status", "data-state": "lost" },
+    h("i", {}),
+    h("span", {}, "connecting"),
+  );
   fill(
     top,
     h("a", { class: "brand", href: "#/queue" }, "bertjobs"),
@@ -139,7 +144,14 @@ function showTop() {
       themeButton(),
       h(
         "button",
-        { type: "button", class: "icon-button", id: "logout", title: "Log out", "aria-label": "Log out", onclick: logOut },
+        {
+          type: "button",
+          class: "icon-button",
+          id: "logout",
+          title: "Log out",
+          "aria-label": "Log out",
+          onclick: logOut,
+        },
         icon("exit"),
       ),
     ),

@@ -24,14 +24,24 @@ export function notice(text, { tone = "plain", hint = "" } = {}) {
     { type: "button", class: "icon-button", "aria-label": "Dismiss", onclick: () => toast.remove() },
     icon("cross"),
   );
-  const toast = h("div", { class: `toast tone-${tone}` }, h("div", {}, text, hint ? h("small", {}, withCode(hint)) : null), close);
+  const toast = h(
+    "div",
+    { class: `toast tone-${tone}` },
+    h("div", {}, text, hint ? h("small", {}, withCode(hint)) : null),
+    close,
+  );
   document.getElementById("toasts").append(toast);
   setTimeout(() => toast.remove(), tone === "bad" ? 2 * SHOWN_MS : SHOWN_MS);
 }
 
 /** Show what is missing, and the command that would make it. */
 export function empty(title, ...rest) {
-  return h("div", { class: "empty" }, h("h2", {}, title), rest.map((each) => (typeof each === "string" ? h("p", {}, withCode(each)) : each)));
+  return h(
+    "div",
+    { class: "empty" },
+    h("h2", {}, title),
+    rest.map((each) => (typeof each === "string" ? h("p", {}, withCode(each)) : each)),
+  );
 }
 
 /** Return a text's parts; what stands between backticks is code. */

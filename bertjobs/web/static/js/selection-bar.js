@@ -15,13 +15,23 @@ export class SelectionBar {
     this.text = h("b", { role: "status" });
     this.compare = h("a", { class: "button", href: "#/compare" }, "Compare");
     this.buttons = ACTIONS.map((action) =>
-      h("button", { type: "button", class: action.danger ? "danger-text" : null, onclick: () => this.run(action.name) }, action.label),
+      h(
+        "button",
+        { type: "button", class: action.danger ? "danger-text" : null, onclick: () => this.run(action.name) },
+        action.label,
+      ),
     );
     this.element = h(
       "div",
       { class: "selection", role: "toolbar", "aria-label": "Actions for the selected jobs", hidden: true },
       this.text,
-      h("div", { class: "selection-buttons" }, this.buttons, this.compare, h("button", { type: "button", class: "plain", onclick: onCleared }, "Clear")),
+      h(
+        "div",
+        { class: "selection-buttons" },
+        this.buttons,
+        this.compare,
+        h("button", { type: "button", class: "plain", onclick: onCleared }, "Clear"),
+      ),
     );
   }
 
@@ -33,9 +43,16 @@ export class SelectionBar {
     for (const [index, action] of ACTIONS.entries()) {
       const able = this.able(action.name).length;
       this.buttons[index].disabled = able === 0;
-      fill(this.buttons[index], action.label, able && able < jobs.length ? h("span", { class: "count" }, able) : null);
+      fill(
+        this.buttons[index],
+        action.label,
+        able && able < jobs.length ? h("span", { class: "count" }, able) : null,
+      );
     }
-    this.compare.setAttribute("href", address(["compare"], { job: jobs.slice(0, MAX_COMPARED).map((job) => job.id) }));
+    this.compare.setAttribute(
+      "href",
+      address(["compare"], { job: jobs.slice(0, MAX_COMPARED).map((job) => job.id) }),
+    );
   }
 
   /** Take over new states of the selected jobs: what can be done depends on them. */

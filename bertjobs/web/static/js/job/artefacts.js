@@ -10,7 +10,12 @@ export class ArtefactPanel {
   constructor(id) {
     this.id = id;
     this.body = h("div", {});
-    this.element = h("section", { class: "panel", "aria-label": "Artefacts", id: "artefacts" }, h("h2", {}, "Artefacts"), this.body);
+    this.element = h(
+      "section",
+      { class: "panel", "aria-label": "Artefacts", id: "artefacts" },
+      h("h2", {}, "Artefacts"),
+      this.body,
+    );
   }
 
   async fetch() {
@@ -18,7 +23,14 @@ export class ArtefactPanel {
       const { files } = await get(`jobs/${encodeURIComponent(this.id)}/artifacts`);
       this.show(files);
     } catch (error) {
-      fill(this.body, h("p", { class: "panel-body muted" }, error.status === 404 ? "No file has been written" : error.message));
+      fill(
+        this.body,
+        h(
+          "p",
+          { class: "panel-body muted" },
+          error.status === 404 ? "No file has been written" : error.message,
+        ),
+      );
     }
   }
 
@@ -29,14 +41,45 @@ export class ArtefactPanel {
       this.body,
       files.length === 0 ? h("p", { class: "panel-body muted" }, "No file has been written") : null,
       pictures.length
-        ? h("div", { class: "pictures" }, pictures.slice(0, 6).map((file) => h("a", { href: this.addressOf(file), download: true, title: file.name }, h("img", { src: this.addressOf(file), alt: file.name, loading: "lazy" }))))
+        ? h(
+            "div",
+            { class: "pictures" },
+            pictures
+              .slice(0, 6)
+              .map((file) =>
+                h(
+                  "a",
+                  { href: this.addressOf(file), download: true, title: file.name },
+                  h("img", { src: this.addressOf(file), alt: file.name, loading: "lazy" }),
+                ),
+              ),
+          )
         : null,
       h(
         "ul",
         { class: "files" },
-        shown.map((file) => h("li", {}, h("a", { href: this.addressOf(file), download: true }, icon("download"), h("span", {}, file.name)), h("span", { class: "muted" }, bytes(file.size_bytes)), h("span", { class: "muted" }, ago(file.modified_at)))),
+        shown.map((file) =>
+          h(
+            "li",
+            {},
+            h(
+              "a",
+              { href: this.addressOf(file), download: true },
+              icon("download"),
+              h("span", {}, file.name),
+            ),
+            h("span", { class: "muted" }, bytes(file.size_bytes)),
+            h("span", { class: "muted" }, ago(file.modified_at)),
+          ),
+        ),
       ),
-      shown.length < files.length ? h("button", { type: "button", class: "plain", onclick: () => this.show(files, true) }, `Show all ${files.length}`) : null,
+      shown.length < files.length
+        ? h(
+            "button",
+            { type: "button", class: "plain", onclick: () => this.show(files, true) },
+            `Show all ${files.length}`,
+          )
+        : null,
     );
   }
 

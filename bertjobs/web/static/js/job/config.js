@@ -8,9 +8,22 @@ export class ConfigPanel {
     this.job = job;
     this.changed = new Map((job.changed_config ?? []).map((each) => [each.path, each]));
     this.rows = flatten(job.config ?? {});
-    for (const path of this.changed.keys()) if (!this.rows.some((row) => row.path === path)) this.rows.push({ path, value: this.changed.get(path).value });
-    this.onlyChanged = h("input", { type: "checkbox", checked: this.changed.size > 0, disabled: this.changed.size === 0, onchange: () => this.draw() });
-    this.words = h("input", { type: "text", placeholder: "Filter parameters", "aria-label": "Filter parameters", spellcheck: "false", oninput: () => this.draw() });
+    for (const path of this.changed.keys())
+      if (!this.rows.some((row) => row.path === path))
+        this.rows.push({ path, value: this.changed.get(path).value });
+    this.onlyChanged = h("input", {
+      type: "checkbox",
+      checked: this.changed.size > 0,
+      disabled: this.changed.size === 0,
+      onchange: () => this.draw(),
+    });
+    this.words = h("input", {
+      type: "text",
+      placeholder: "Filter parameters",
+      "aria-label": "Filter parameters",
+      spellcheck: "false",
+      oninput: () => this.draw(),
+    });
     this.body = h("tbody");
     this.nothing = h("p", { class: "muted panel-body" });
     const origin = job.preset ? ["preset ", h("code", {}, job.preset)] : "the defaults";
@@ -22,9 +35,33 @@ export class ConfigPanel {
         {},
         h("h2", {}, "Configuration"),
         h("span", { class: "muted" }, `${this.changed.size} of ${this.rows.length} differ from `, origin),
-        h("div", { class: "log-tools" }, h("label", { class: "check" }, this.onlyChanged, "Only these"), this.words),
+        h(
+          "div",
+          { class: "log-tools" },
+          h("label", { class: "check" }, this.onlyChanged, "Only these"),
+          this.words,
+        ),
       ),
-      h("div", { class: "table-wrap" }, h("table", { class: "config" }, h("thead", {}, h("tr", {}, ["Parameter", "Value", job.preset ? "Preset" : "Default"].map((title) => h("th", { scope: "col" }, title)))), this.body)),
+      h(
+        "div",
+        { class: "table-wrap" },
+        h(
+          "table",
+          { class: "config" },
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              ["Parameter", "Value", job.preset ? "Preset" : "Default"].map((title) =>
+                h("th", { scope: "col" }, title),
+              ),
+            ),
+          ),
+          this.body,
+        ),
+      ),
       this.nothing,
     );
     this.draw();
@@ -32,7 +69,11 @@ export class ConfigPanel {
 
   draw() {
     const words = this.words.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const wanted = this.rows.filter(({ path }) => (!this.onlyChanged.checked || this.changed.has(path)) && words.every((word) => path.toLowerCase().includes(word)));
+    const wanted = this.rows.filter(
+      ({ path }) =>
+        (!this.onlyChanged.checked || this.changed.has(path)) &&
+        words.every((word) => path.toLowerCase().includes(word)),
+    );
     this.nothing.hidden = wanted.length > 0;
     this.nothing.textContent = words.length ? "No parameter matches" : "Nothing differs";
     fill(
@@ -43,7 +84,12 @@ export class ConfigPanel {
           "tr",
           { class: change ? "changed" : null },
           h("th", { scope: "row" }, h("code", {}, path)),
-          h("td", {}, h("code", {}, configValue(value)), change ? h("span", { class: "visually-hidden" }, " differs") : null),
+          h(
+            "td",
+            {},
+            h("code", {}, configValue(value)),
+            change ? h("span", { class: "visually-hidden" }, " differs") : null,
+          ),
           h("td", {}, change ? h("code", { class: "muted" }, configValue(change.default)) : null),
         );
       }),
@@ -52,6 +98,7 @@ export class ConfigPanel {
 }
 
 function flatten(value, path = "") {
-  if (value === null || typeof value !== "object" || Array.isArray(value) || Object.keys(value).length === 0) return [{ path, value }];
+  if (value === null || typeof value !== "object" || Array.isArray(value) || Object.keys(value).length === 0)
+    return [{ path, value }];
   return Object.entries(value).flatMap(([name, inner]) => flatten(inner, path ? `${path}.${name}` : name));
 }

@@ -81,13 +81,17 @@ export class CurvePanel {
     this.element.hidden = false;
     const names = chartNames(lines);
     if (names.join() !== [...this.charts.keys()].join()) this.arrange(names);
-    for (const [name, chart] of this.charts) chart.set(curvesOf(lines, name, over), { isTime: over === "time" });
+    for (const [name, chart] of this.charts)
+      chart.set(curvesOf(lines, name, over), { isTime: over === "time" });
   }
 
   arrange(names) {
     for (const [name, chart] of this.charts) if (!names.includes(name)) chart.close();
     this.charts = new Map(names.map((name) => [name, this.charts.get(name) ?? new Chart(titleOf(name))]));
-    fill(this.body, [...this.charts.values()].map((chart) => chart.element));
+    fill(
+      this.body,
+      [...this.charts.values()].map((chart) => chart.element),
+    );
   }
 
   close() {
@@ -102,7 +106,9 @@ function curvesOf(lines, name, over) {
   const both = steps.length > 0 && evaluations.length > 0;
   return [
     steps.length ? { label: both ? "train" : name, points: steps, color: 0 } : null,
-    evaluations.length ? { label: both ? "evaluation" : name, points: evaluations, color: both ? 1 : 2, hasDots: true } : null,
+    evaluations.length
+      ? { label: both ? "evaluation" : name, points: evaluations, color: both ? 1 : 2, hasDots: true }
+      : null,
   ].filter(Boolean);
 }
 
@@ -111,7 +117,16 @@ const signature = (line) => `${line.kind} ${line.step} ${line.elapsed_s ?? ""} $
 /** Return the buttons that choose what the x axis is. */
 export function overChoice(onChange) {
   const buttons = ["step", "time"].map((over) =>
-    h("button", { type: "button", "aria-pressed": String(over === "step"), "data-over": over, onclick: () => choose(over) }, over === "step" ? "Steps" : "Time"),
+    h(
+      "button",
+      {
+        type: "button",
+        "aria-pressed": String(over === "step"),
+        "data-over": over,
+        onclick: () => choose(over),
+      },
+      over === "step" ? "Steps" : "Time",
+    ),
   );
   function choose(over) {
     for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.over === over));

@@ -16,13 +16,25 @@ function panel(container, title, ...children) {
 export function resultsPanel(container, { metrics }) {
   const entries = Object.entries(metrics ?? {});
   const plain = entries.filter(([, value]) => value === null || typeof value !== "object");
-  const tables = entries.filter(([, value]) => Array.isArray(value) && value.length && typeof value[0] === "object");
+  const tables = entries.filter(
+    ([, value]) => Array.isArray(value) && value.length && typeof value[0] === "object",
+  );
   container.hidden = plain.length + tables.length === 0;
   if (container.hidden) return;
   panel(
     container,
     "Results",
-    h("table", { class: "pairs" }, h("tbody", {}, plain.map(([name, value]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "number" }, number(value)))))),
+    h(
+      "table",
+      { class: "pairs" },
+      h(
+        "tbody",
+        {},
+        plain.map(([name, value]) =>
+          h("tr", {}, h("th", { scope: "row" }, name), h("td", { class: "number" }, number(value))),
+        ),
+      ),
+    ),
     tables.map(([name, rows]) => metricTable(name, rows)),
   );
 }
@@ -36,8 +48,36 @@ function metricTable(name, rows) {
     h(
       "table",
       { "aria-label": name.replaceAll("_", " ") },
-      h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col", class: isNumber(column) ? "number" : null }, column)))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, columns.map((column) => h("td", { class: isNumber(column) ? "number" : null }, typeof row[column] === "number" && !Number.isInteger(row[column]) ? row[column].toFixed(3) : number(row[column])))))),
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          columns.map((column) =>
+            h("th", { scope: "col", class: isNumber(column) ? "number" : null }, column),
+          ),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        rows.map((row) =>
+          h(
+            "tr",
+            {},
+            columns.map((column) =>
+              h(
+                "td",
+                { class: isNumber(column) ? "number" : null },
+                typeof row[column] === "number" && !Number.isInteger(row[column])
+                  ? row[column].toFixed(3)
+                  : number(row[column]),
+              ),
+            ),
+          ),
+        ),
+      ),
     ),
   );
 }
@@ -50,14 +90,29 @@ export function timelinePanel(container, { events }) {
     h(
       "ol",
       { class: "timeline" },
-      [...events].reverse().map((event) =>
-        h(
-          "li",
-          {},
-          h("div", {}, stateLabel(event.state), event.attempt > 1 ? h("span", { class: "muted" }, `attempt ${event.attempt}`) : null, h("time", { datetime: event.at, title: dateTime(event.at) }, clockTime(event.at))),
-          event.reason || event.message ? h("p", {}, event.reason ? h("b", {}, event.reason, " ") : null, h("span", { class: "muted" }, event.message)) : null,
+      [...events]
+        .reverse()
+        .map((event) =>
+          h(
+            "li",
+            {},
+            h(
+              "div",
+              {},
+              stateLabel(event.state),
+              event.attempt > 1 ? h("span", { class: "muted" }, `attempt ${event.attempt}`) : null,
+              h("time", { datetime: event.at, title: dateTime(event.at) }, clockTime(event.at)),
+            ),
+            event.reason || event.message
+              ? h(
+                  "p",
+                  {},
+                  event.reason ? h("b", {}, event.reason, " ") : null,
+                  h("span", { class: "muted" }, event.message),
+                )
+              : null,
+          ),
         ),
-      ),
     ),
   );
 }
@@ -72,15 +127,38 @@ export function attemptsPanel(container, { history }) {
     h(
       "ol",
       { class: "attempts" },
-      [...history].reverse().map((attempt) =>
-        h(
-          "li",
-          {},
-          h("div", {}, h("b", {}, `#${attempt.number}`), attempt.outcome ? stateLabel(attempt.outcome) : h("span", { class: "tone-active" }, "under way"), h("span", { class: "muted" }, duration(secondsBetween(attempt.claimed_at, attempt.ended_at)))),
-          attempt.reason ? h("p", {}, h("b", {}, attempt.reason, " "), h("span", { class: "muted" }, attempt.message)) : null,
-          h("p", { class: "muted" }, "started ", ago(attempt.claimed_at), attempt.nodes.length ? [` on ${attempt.nodes.length === 1 ? "node" : "nodes"} `, h("span", { class: "mono" }, attempt.nodes.map((node) => node.slice(0, 8)).join(", "))] : null),
+      [...history]
+        .reverse()
+        .map((attempt) =>
+          h(
+            "li",
+            {},
+            h(
+              "div",
+              {},
+              h("b", {}, `#${attempt.number}`),
+              attempt.outcome
+                ? stateLabel(attempt.outcome)
+                : h("span", { class: "tone-active" }, "under way"),
+              h("span", { class: "muted" }, duration(secondsBetween(attempt.claimed_at, attempt.ended_at))),
+            ),
+            attempt.reason
+              ? h("p", {}, h("b", {}, attempt.reason, " "), h("span", { class: "muted" }, attempt.message))
+              : null,
+            h(
+              "p",
+              { class: "muted" },
+              "started ",
+              ago(attempt.claimed_at),
+              attempt.nodes.length
+                ? [
+                    ` on ${attempt.nodes.length === 1 ? "node" : "nodes"} `,
+                    h("span", { class: "mono" }, attempt.nodes.map((node) => node.slice(0, 8)).join(", ")),
+                  ]
+                : null,
+            ),
+          ),
         ),
-      ),
     ),
   );
 }
@@ -93,8 +171,22 @@ export async function pipelinePanel(container, job) {
   }
   const link = h("a", { href: address(["queue"], { pipeline: job.id }) }, "in the queue");
   const show = (known) => {
-    const items = (ids) => h("ul", { class: "neighbours" }, ids.map((id) => neighbour(id, known.get(id))));
-    panel(container, "Pipeline", h("div", { class: "panel-body" }, job.after?.length ? [h("h3", {}, "Starts after"), items(job.after)] : null, job.followers?.length ? [h("h3", {}, "Followed by"), items(job.followers)] : null));
+    const items = (ids) =>
+      h(
+        "ul",
+        { class: "neighbours" },
+        ids.map((id) => neighbour(id, known.get(id))),
+      );
+    panel(
+      container,
+      "Pipeline",
+      h(
+        "div",
+        { class: "panel-body" },
+        job.after?.length ? [h("h3", {}, "Starts after"), items(job.after)] : null,
+        job.followers?.length ? [h("h3", {}, "Followed by"), items(job.followers)] : null,
+      ),
+    );
     container.querySelector("h2").append(link);
   };
   show(new Map());
@@ -107,5 +199,10 @@ export async function pipelinePanel(container, job) {
 }
 
 function neighbour(id, known) {
-  return h("li", {}, known ? stateLabel(known.state) : null, h("a", { href: jobAddress(id) }, known?.name || id));
+  return h(
+    "li",
+    {},
+    known ? stateLabel(known.state) : null,
+    h("a", { href: jobAddress(id) }, known?.name || id),
+  );
 }

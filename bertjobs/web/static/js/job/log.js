@@ -22,7 +22,11 @@ export class LogPanel {
       this.chosen = Number(this.attempts.value);
       this.fetch();
     });
-    this.earlier = h("button", { type: "button", class: "plain", hidden: true, onclick: () => this.fetchEarlier() }, "Load earlier lines");
+    this.earlier = h(
+      "button",
+      { type: "button", class: "plain", hidden: true, onclick: () => this.fetchEarlier() },
+      "Load earlier lines",
+    );
     this.text = h("pre", { class: "log", tabindex: 0, "aria-label": "Log" });
     this.size = h("span", { class: "muted" });
     this.text.addEventListener("scroll", () => {
@@ -32,7 +36,19 @@ export class LogPanel {
     this.element = h(
       "section",
       { class: "panel", "aria-label": "Log", id: "log" },
-      h("header", {}, h("h2", {}, "Log"), this.attempts, this.size, h("div", { class: "log-tools" }, this.earlier, h("label", { class: "check" }, this.follows, "Follow"))),
+      h(
+        "header",
+        {},
+        h("h2", {}, "Log"),
+        this.attempts,
+        this.size,
+        h(
+          "div",
+          { class: "log-tools" },
+          this.earlier,
+          h("label", { class: "check" }, this.follows, "Follow"),
+        ),
+      ),
       this.text,
     );
   }
@@ -42,7 +58,10 @@ export class LogPanel {
     this.latest = numbers.at(-1) ?? null;
     this.attempts.hidden = numbers.length < 2;
     if (this.attempts.options.length === numbers.length) return;
-    fill(this.attempts, numbers.map((value) => h("option", { value }, `attempt ${value}`)));
+    fill(
+      this.attempts,
+      numbers.map((value) => h("option", { value }, `attempt ${value}`)),
+    );
     this.attempts.value = String(this.chosen ?? this.latest ?? "");
   }
 

@@ -33,7 +33,8 @@ export class ParallelCoordinates {
       line.classList.toggle("lit", each === number);
       line.classList.toggle("dim", number !== null && each !== number);
     }
-    if (number !== null && this.lines.has(number)) this.lines.get(number).parentNode.append(this.lines.get(number));
+    if (number !== null && this.lines.has(number))
+      this.lines.get(number).parentNode.append(this.lines.get(number));
   }
 
   draw() {
@@ -41,8 +42,16 @@ export class ParallelCoordinates {
     if (!this.data || this.element.hidden || width === 0) return;
     const { trials, paths, metric, isSmallBetter } = this.data;
     const axes = [
-      ...paths.map((path) => axisOf(path, trials.map((trial) => trial.values[path]))),
-      axisOf(metric, trials.map((trial) => trial.value)),
+      ...paths.map((path) =>
+        axisOf(
+          path,
+          trials.map((trial) => trial.values[path]),
+        ),
+      ),
+      axisOf(
+        metric,
+        trials.map((trial) => trial.value),
+      ),
     ];
     // On a phone the picture is wider than the page, and scrolls.
     const inner = Math.max(width, axes.length * 92);
@@ -54,10 +63,19 @@ export class ParallelCoordinates {
       .sort((a, b) => (isSmallBetter ? b.value - a.value : a.value - b.value))
       .map((trial) => {
         const values = [...paths.map((path) => trial.values[path]), trial.value];
-        const points = values.map((value, index) => (value === undefined || value === null ? null : `${x(index).toFixed(1)},${y(axes[index].ratio(value)).toFixed(1)}`));
+        const points = values.map((value, index) =>
+          value === undefined || value === null
+            ? null
+            : `${x(index).toFixed(1)},${y(axes[index].ratio(value)).toFixed(1)}`,
+        );
         const line = s(
           "polyline",
-          { points: points.filter(Boolean).join(" "), stroke: shade(isSmallBetter ? 1 - score.ratio(trial.value) : score.ratio(trial.value)), onmouseenter: () => this.hover(trial.number), onmouseleave: () => this.hover(null) },
+          {
+            points: points.filter(Boolean).join(" "),
+            stroke: shade(isSmallBetter ? 1 - score.ratio(trial.value) : score.ratio(trial.value)),
+            onmouseenter: () => this.hover(trial.number),
+            onmouseleave: () => this.hover(null),
+          },
           s("title", {}, `trial ${trial.number}: ${metric} ${number(trial.value)}`),
         );
         this.lines.set(trial.number, line);
@@ -67,7 +85,13 @@ export class ParallelCoordinates {
       this.element,
       s(
         "svg",
-        { width: inner, height: HEIGHT, viewBox: `0 0 ${inner} ${HEIGHT}`, role: "img", "aria-label": `${trials.length} trials by ${paths.join(", ")} and ${metric}; the table has the values` },
+        {
+          width: inner,
+          height: HEIGHT,
+          viewBox: `0 0 ${inner} ${HEIGHT}`,
+          role: "img",
+          "aria-label": `${trials.length} trials by ${paths.join(", ")} and ${metric}; the table has the values`,
+        },
         s("g", { class: "parallel-lines" }, drawn),
         axes.map((axis, index) => drawAxis(axis, x(index), y)),
       ),
@@ -101,11 +125,25 @@ function axisOf(path, values) {
     const ratio = (value) => (span === 0 ? 0.5 : (place(value) - place(low)) / span);
     const middle = isLog ? Math.sqrt(low * high) : (low + high) / 2;
     const ticks = span === 0 ? [low] : [low, middle, high];
-    return { label, path, ratio, ticks: ticks.map((value) => ({ at: ratio(value), text: number(Number(value.toPrecision(3))) })) };
+    return {
+      label,
+      path,
+      ratio,
+      ticks: ticks.map((value) => ({ at: ratio(value), text: number(Number(value.toPrecision(3))) })),
+    };
   }
   const options = [...new Set(given.map(configValue))].sort();
-  const ratio = (value) => (options.length < 2 ? 0.5 : options.indexOf(configValue(value)) / (options.length - 1));
-  return { label, path, ratio, ticks: options.map((text, index) => ({ at: options.length < 2 ? 0.5 : index / (options.length - 1), text: text.length > 14 ? `${text.slice(0, 13)}…` : text })) };
+  const ratio = (value) =>
+    options.length < 2 ? 0.5 : options.indexOf(configValue(value)) / (options.length - 1);
+  return {
+    label,
+    path,
+    ratio,
+    ticks: options.map((text, index) => ({
+      at: options.length < 2 ? 0.5 : index / (options.length - 1),
+      text: text.length > 14 ? `${text.slice(0, 13)}…` : text,
+    })),
+  };
 }
 
 function drawAxis(axis, x, y) {

@@ -46,7 +46,12 @@ class ClusterPage {
       const signature = JSON.stringify(found);
       if (this.isClosed || signature === this.signature) return;
       this.signature = signature;
-      fill(this.body, warnings(found), nodesPanel(found), h("div", { class: "cluster-columns" }, waitingPanel(found), usersPanel(found), membersPanel(found)));
+      fill(
+        this.body,
+        warnings(found),
+        nodesPanel(found),
+        h("div", { class: "cluster-columns" }, waitingPanel(found), usersPanel(found), membersPanel(found)),
+      );
     } catch (error) {
       if (error.status !== 401) failure(this.body, error);
     }
@@ -62,11 +67,25 @@ class ClusterPage {
 
 function warnings({ ray, dispatcher, drained_by: drainedBy, drained_at: drainedAt }) {
   const texts = [
-    drainedBy ? ["The queue is drained: nothing starts", ["by ", drainedBy, drainedAt ? [", ", ago(drainedAt)] : null]] : null,
-    dispatcher ? null : ["No dispatcher is running: nothing starts", withCode("`bertjobs cluster up` starts one.")],
+    drainedBy
+      ? [
+          "The queue is drained: nothing starts",
+          ["by ", drainedBy, drainedAt ? [", ", ago(drainedAt)] : null],
+        ]
+      : null,
+    dispatcher
+      ? null
+      : ["No dispatcher is running: nothing starts", withCode("`bertjobs cluster up` starts one.")],
     ray && !ray.reachable ? ["Ray does not answer", ray.problem ?? ""] : null,
   ].filter(Boolean);
-  return texts.map(([title, rest]) => h("div", { class: "panel warning", role: "alert" }, h("b", {}, title), h("span", { class: "muted" }, rest)));
+  return texts.map(([title, rest]) =>
+    h(
+      "div",
+      { class: "panel warning", role: "alert" },
+      h("b", {}, title),
+      h("span", { class: "muted" }, rest),
+    ),
+  );
 }
 
 function nodesPanel({ nodes }) {
@@ -74,7 +93,16 @@ function nodesPanel({ nodes }) {
     "section",
     { class: "panel", "aria-label": "Nodes" },
     h("h2", {}, nodes.length ? clusterSummary(nodes) : "Nodes"),
-    nodes.length ? h("div", { class: "nodes all" }, nodes.map((node, index) => nodeCard(node, index + 1))) : empty("No node is known", "The nodes appear once a dispatcher sees Ray: `bertjobs cluster up` starts both on this machine."),
+    nodes.length
+      ? h(
+          "div",
+          { class: "nodes all" },
+          nodes.map((node, index) => nodeCard(node, index + 1)),
+        )
+      : empty(
+          "No node is known",
+          "The nodes appear once a dispatcher sees Ray: `bertjobs cluster up` starts both on this machine.",
+        ),
   );
 }
 
@@ -85,7 +113,23 @@ function waitingPanel({ waiting }) {
     h("h2", {}, "Why jobs wait", h("a", { href: address(["queue"], { tab: "waiting" }) }, "in the queue")),
     waiting.length === 0
       ? h("p", { class: "panel-body muted" }, "No job waits")
-      : h("ul", { class: "reasons" }, waiting.map((each) => h("li", {}, h("div", {}, h("b", {}, each.reason), h("a", { href: jobAddress(each.example), class: "muted" }, counted(each.num_jobs, "job"))), h("p", { class: "muted" }, each.message)))),
+      : h(
+          "ul",
+          { class: "reasons" },
+          waiting.map((each) =>
+            h(
+              "li",
+              {},
+              h(
+                "div",
+                {},
+                h("b", {}, each.reason),
+                h("a", { href: jobAddress(each.example), class: "muted" }, counted(each.num_jobs, "job")),
+              ),
+              h("p", { class: "muted" }, each.message),
+            ),
+          ),
+        ),
   );
 }
 
@@ -99,8 +143,34 @@ function usersPanel({ users }) {
       : h(
           "table",
           {},
-          h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "User"), h("th", { scope: "col", class: "number" }, "GPUs held"), h("th", { scope: "col", class: "number" }, "Quota"))),
-          h("tbody", {}, users.map((each) => h("tr", {}, h("td", {}, h("a", { href: address(["queue"], { user: each.user }) }, each.user)), h("td", { class: "number" }, number(each.held_gpus)), h("td", { class: "number" }, each.max_gpus === null ? h("span", { class: "muted" }, "none") : number(each.max_gpus))))),
+          h(
+            "thead",
+            {},
+            h(
+              "tr",
+              {},
+              h("th", { scope: "col" }, "User"),
+              h("th", { scope: "col", class: "number" }, "GPUs held"),
+              h("th", { scope: "col", class: "number" }, "Quota"),
+            ),
+          ),
+          h(
+            "tbody",
+            {},
+            users.map((each) =>
+              h(
+                "tr",
+                {},
+                h("td", {}, h("a", { href: address(["queue"], { user: each.user }) }, each.user)),
+                h("td", { class: "number" }, number(each.held_gpus)),
+                h(
+                  "td",
+                  { class: "number" },
+                  each.max_gpus === null ? h("span", { class: "muted" }, "none") : number(each.max_gpus),
+                ),
+              ),
+            ),
+          ),
         ),
   );
 }
@@ -118,8 +188,31 @@ function membersPanel({ status, dispatcher, counts }) {
       h(
         "tbody",
         {},
-        members.map(([name, member]) => h("tr", {}, h("th", { scope: "row" }, name), h("td", {}, h("span", { class: `state ${member.state === "running" ? "tone-good" : "tone-warning"}` }, member.state)), h("td", { class: "muted" }, member.problem || (member.since ? ago(member.since) : "")))),
-        dispatcher ? h("tr", {}, h("th", { scope: "row" }, "leader"), h("td", { colspan: 2 }, h("code", {}, dispatcher))) : null,
+        members.map(([name, member]) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, name),
+            h(
+              "td",
+              {},
+              h(
+                "span",
+                { class: `state ${member.state === "running" ? "tone-good" : "tone-warning"}` },
+                member.state,
+              ),
+            ),
+            h("td", { class: "muted" }, member.problem || (member.since ? ago(member.since) : "")),
+          ),
+        ),
+        dispatcher
+          ? h(
+              "tr",
+              {},
+              h("th", { scope: "row" }, "leader"),
+              h("td", { colspan: 2 }, h("code", {}, dispatcher)),
+            )
+          : null,
         h("tr", {}, h("th", { scope: "row" }, "jobs stored"), h("td", { colspan: 2 }, count(all))),
       ),
     ),

@@ -33,13 +33,23 @@ class Compare {
       this.over = over;
       this.drawCharts();
     });
-    this.curves = h("section", { class: "panel", "aria-label": "Curves", hidden: true }, h("header", {}, h("h2", {}, "Curves"), this.choice), this.body);
+    this.curves = h(
+      "section",
+      { class: "panel", "aria-label": "Curves", hidden: true },
+      h("header", {}, h("h2", {}, "Curves"), this.choice),
+      this.body,
+    );
     this.table = new CompareTable();
     this.message = h("div", {});
     fill(
       container,
       h("h1", {}, "Compare"),
-      h("section", { class: "panel compare-jobs", "aria-label": "Jobs to compare" }, this.chips, this.picker.element),
+      h(
+        "section",
+        { class: "panel compare-jobs", "aria-label": "Jobs to compare" },
+        this.chips,
+        this.picker.element,
+      ),
       this.message,
       this.curves,
       this.table.element,
@@ -69,7 +79,13 @@ class Compare {
       this.found = null;
       this.curves.hidden = this.table.element.hidden = true;
       fill(this.chips);
-      fill(this.message, empty("Choose two jobs or more", "Type a part of a name or an id above, or select jobs in the queue and press Compare."));
+      fill(
+        this.message,
+        empty(
+          "Choose two jobs or more",
+          "Type a part of a name or an id above, or select jobs in the queue and press Compare.",
+        ),
+      );
       return;
     }
     try {
@@ -96,10 +112,30 @@ class Compare {
         h(
           "li",
           { class: `series-${(index % 8) + 1}` },
-          h("button", { type: "button", class: "swatch-button", "aria-pressed": String(!this.hiddenJobs.has(job.id)), "aria-label": `Show the curves of ${job.name || job.id}`, title: "Show or hide its curves", onclick: () => this.toggle(job.id) }, h("i", { class: `swatch series-${(index % 8) + 1}` })),
+          h(
+            "button",
+            {
+              type: "button",
+              class: "swatch-button",
+              "aria-pressed": String(!this.hiddenJobs.has(job.id)),
+              "aria-label": `Show the curves of ${job.name || job.id}`,
+              title: "Show or hide its curves",
+              onclick: () => this.toggle(job.id),
+            },
+            h("i", { class: `swatch series-${(index % 8) + 1}` }),
+          ),
           h("a", { href: jobAddress(job.id) }, job.name || job.id),
           job.state ? stateLabel(job.state) : null,
-          h("button", { type: "button", class: "icon-button", "aria-label": `Remove ${job.name || job.id}`, onclick: () => this.change(this.ids.filter((id) => id !== this.ids[index])) }, icon("cross")),
+          h(
+            "button",
+            {
+              type: "button",
+              class: "icon-button",
+              "aria-label": `Remove ${job.name || job.id}`,
+              onclick: () => this.change(this.ids.filter((id) => id !== this.ids[index])),
+            },
+            icon("cross"),
+          ),
         ),
       ),
     );
@@ -124,8 +160,13 @@ class Compare {
     const keys = wanted.map((each) => each.key);
     if (keys.join() !== [...this.charts.keys()].join()) {
       for (const [key, chart] of this.charts) if (!keys.includes(key)) chart.close();
-      this.charts = new Map(wanted.map(({ key, title }) => [key, this.charts.get(key) ?? new Chart(title, { height: 230 })]));
-      fill(this.body, [...this.charts.values()].map((chart) => chart.element));
+      this.charts = new Map(
+        wanted.map(({ key, title }) => [key, this.charts.get(key) ?? new Chart(title, { height: 230 })]),
+      );
+      fill(
+        this.body,
+        [...this.charts.values()].map((chart) => chart.element),
+      );
     }
     for (const { key, name, kind } of wanted) {
       const shown = curves
@@ -150,11 +191,14 @@ class Compare {
 
 // A value that is both trained on and evaluated gets two charts: several jobs in one picture are enough.
 function chartsOf(name, lines) {
-  const kinds = ["step", "epoch"].filter((kind) => lines.some((line) => line.kind === kind && typeof line[name] === "number"));
+  const kinds = ["step", "epoch"].filter((kind) =>
+    lines.some((line) => line.kind === kind && typeof line[name] === "number"),
+  );
   return kinds.map((kind) => ({
     key: `${name} ${kind}`,
     name,
     kind,
-    title: kinds.length === 2 ? `${titleOf(name)}, ${kind === "step" ? "train" : "evaluation"}` : titleOf(name),
+    title:
+      kinds.length === 2 ? `${titleOf(name)}, ${kind === "step" ? "train" : "evaluation"}` : titleOf(name),
   }));
 }

@@ -86,8 +86,23 @@ class JobPage {
       h(
         "div",
         { class: "job-columns" },
-        h("div", { class: "job-main" }, this.trials?.element, this.curves.element, this.log.element, this.config.element),
-        h("div", { class: "job-side" }, this.results, this.timeline, this.attempts, this.pipeline, this.files.element),
+        h(
+          "div",
+          { class: "job-main" },
+          this.trials?.element,
+          this.curves.element,
+          this.log.element,
+          this.config.element,
+        ),
+        h(
+          "div",
+          { class: "job-side" },
+          this.results,
+          this.timeline,
+          this.attempts,
+          this.pipeline,
+          this.files.element,
+        ),
       ),
     );
   }
@@ -136,9 +151,13 @@ class JobPage {
     const { job } = this;
     setText(this.title, job.name || job.id);
     document.title = `${job.name || job.id} · ${job.state.toLowerCase()} · bertjobs`;
-    this.showOnce("head", [job.state, job.user, job.kind, job.priority, job.place, job.resources], () => fill(this.head, headLine(job)));
+    this.showOnce("head", [job.state, job.user, job.kind, job.priority, job.place, job.resources], () =>
+      fill(this.head, headLine(job)),
+    );
     this.showOnce("buttons", [job.actions, job.dashboard, job.state], () => this.showButtons());
-    this.showOnce("progress", [job.state, job.progress, job.phase, job.reason, job.message, job.place], () => fill(this.progress, progressOf(job)));
+    this.showOnce("progress", [job.state, job.progress, job.phase, job.reason, job.message, job.place], () =>
+      fill(this.progress, progressOf(job)),
+    );
     this.showOnce("results", job.metrics, () => resultsPanel(this.results, job));
     this.showOnce("timeline", job.events, () => timelinePanel(this.timeline, job));
     this.showOnce("attempts", job.history, () => attemptsPanel(this.attempts, job));
@@ -161,10 +180,26 @@ class JobPage {
     fill(
       this.buttons,
       ACTIONS.filter((action) => job.actions?.includes(action.name)).map((action) =>
-        h("button", { type: "button", class: action.danger ? "danger-text" : null, "data-action": action.name, onclick: () => this.run(action.name) }, action.label),
+        h(
+          "button",
+          {
+            type: "button",
+            class: action.danger ? "danger-text" : null,
+            "data-action": action.name,
+            onclick: () => this.run(action.name),
+          },
+          action.label,
+        ),
       ),
       h("a", { class: "button", href: address(["compare"], { job: job.id }) }, "Compare…"),
-      job.dashboard ? h("a", { class: "button", href: job.dashboard, target: "_blank", rel: "noopener" }, "Ray dashboard", icon("outside")) : null,
+      job.dashboard
+        ? h(
+            "a",
+            { class: "button", href: job.dashboard, target: "_blank", rel: "noopener" },
+            "Ray dashboard",
+            icon("outside"),
+          )
+        : null,
     );
   }
 
@@ -200,13 +235,23 @@ function headLine(job) {
 }
 
 function progressOf(job) {
-  const ratio = hasEnded(job.state) && job.state === "SUCCEEDED" && progressRatio(job.progress) !== null ? 1 : progressRatio(job.progress);
+  const ratio =
+    hasEnded(job.state) && job.state === "SUCCEEDED" && progressRatio(job.progress) !== null
+      ? 1
+      : progressRatio(job.progress);
   const showsReason = isWaiting(job.state) || hasEnded(job.state) || ratio === null;
   return h(
     "div",
     { class: "panel-body" },
     showsReason ? reasonLine(job) : null,
-    ratio === null || isWaiting(job.state) ? null : h("div", { class: "big-bar", "data-state": job.state }, bar(ratio), h("b", {}, `${Math.floor(ratio * 100)} %`)),
+    ratio === null || isWaiting(job.state)
+      ? null
+      : h(
+          "div",
+          { class: "big-bar", "data-state": job.state },
+          bar(ratio),
+          h("b", {}, `${Math.floor(ratio * 100)} %`),
+        ),
     figures(job),
   );
 }
@@ -217,7 +262,13 @@ function reasonLine(job) {
     { class: "job-reason" },
     job.reason ? h("b", {}, job.reason) : null,
     job.phase && !isWaiting(job.state) && !hasEnded(job.state) ? `${job.phase} ` : null,
-    job.message ? h("span", { class: hasEnded(job.state) && job.state !== "SUCCEEDED" ? "tone-bad" : "muted" }, job.message) : null,
+    job.message
+      ? h(
+          "span",
+          { class: hasEnded(job.state) && job.state !== "SUCCEEDED" ? "tone-bad" : "muted" },
+          job.message,
+        )
+      : null,
   );
 }
 
@@ -228,12 +279,19 @@ function figures(job) {
     isActive && progress?.eta_s ? ["time left", duration(progress.eta_s)] : null,
     progress?.num_steps ? ["step", `${count(progress.step)} of ${count(progress.num_steps)}`] : null,
     progress?.num_trials ? ["trials", `${count(progress.num_ended)} of ${count(progress.num_trials)}`] : null,
-    progress?.epoch !== undefined && progress?.epoch !== null && progress.num_steps ? ["epoch", number(progress.epoch + 1)] : null,
+    progress?.epoch !== undefined && progress?.epoch !== null && progress.num_steps
+      ? ["epoch", number(progress.epoch + 1)]
+      : null,
     progress?.loss !== undefined ? ["loss", number(progress.loss)] : null,
     progress?.examples_per_s ? ["examples/s", number(Math.round(progress.examples_per_s))] : null,
     progress?.tokens_per_s ? ["tokens/s", number(Math.round(progress.tokens_per_s))] : null,
     ["submitted", ago(job.submitted_at)],
-    job.started_at ? ["runtime", job.ended_at ? duration(secondsBetween(job.started_at, job.ended_at)) : since(job.started_at)] : null,
+    job.started_at
+      ? [
+          "runtime",
+          job.ended_at ? duration(secondsBetween(job.started_at, job.ended_at)) : since(job.started_at),
+        ]
+      : null,
     job.ended_at ? ["ended", h("time", { datetime: job.ended_at }, dateTime(job.ended_at))] : null,
   ];
   return h(

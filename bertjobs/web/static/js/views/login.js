@@ -48,7 +48,9 @@ export function showLogin(container, error, done) {
       h(
         "p",
         { id: "token-help", class: "muted" },
-        withCode("On your own machine, open the link that `bertjobs web` prints. On a shared cluster, use the token that its operator gave you."),
+        withCode(
+          "On your own machine, open the link that `bertjobs web` prints. On a shared cluster, use the token that its operator gave you.",
+        ),
       ),
     ),
   );

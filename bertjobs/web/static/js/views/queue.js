@@ -46,7 +46,13 @@ class Queue {
       container,
       h("h1", { class: "visually-hidden" }, "Queue"),
       this.map.element,
-      h("section", { class: "panel queue", "aria-label": "Jobs" }, this.controls, this.table.element, this.below),
+      h(
+        "section",
+        { class: "panel queue", "aria-label": "Jobs" },
+        this.controls,
+        this.table.element,
+        this.below,
+      ),
       this.bar.element,
     );
     this.showFilters();
@@ -85,12 +91,23 @@ class Queue {
     });
     this.kind = choice("Kind", (kind) => this.change({ kind, page: 1 }));
     this.user = choice("User", (user) => this.change({ user, page: 1 }));
-    this.pipeline = h("button", { type: "button", class: "chip", hidden: true, onclick: () => this.change({ pipeline: "", page: 1 }) });
+    this.pipeline = h("button", {
+      type: "button",
+      class: "chip",
+      hidden: true,
+      onclick: () => this.change({ pipeline: "", page: 1 }),
+    });
     this.range = h("span", { class: "range", role: "status" });
     const turn = (name, label, by) =>
       h(
         "button",
-        { type: "button", class: "icon-button", "aria-label": label, title: label, onclick: () => this.change({ page: this.filters.page + by }) },
+        {
+          type: "button",
+          class: "icon-button",
+          "aria-label": label,
+          title: label,
+          onclick: () => this.change({ page: this.filters.page + by }),
+        },
         icon(name),
       );
     this.previous = turn("left", "Previous page", -1);
@@ -193,7 +210,10 @@ class Queue {
     this.showCounts(counts);
     options(this.kind, "All kinds", kinds, this.filters.kind);
     options(this.user, "All users", users, this.filters.user);
-    setText(this.range, total ? `${count(offset + 1)}–${count(offset + jobs.length)} of ${count(total)}` : "");
+    setText(
+      this.range,
+      total ? `${count(offset + 1)}–${count(offset + jobs.length)} of ${count(total)}` : "",
+    );
     this.previous.disabled = offset === 0;
     this.next.disabled = offset + jobs.length >= total;
     fill(this.below, total === 0 ? this.nothing(counts) : null);
@@ -201,7 +221,11 @@ class Queue {
 
   nothing(counts) {
     if (Object.values(counts).every((value) => value === 0))
-      return empty("No job has been submitted", "Type one of these in a terminal:", h("pre", {}, "bertjobs submit finetune --task snli\nbertjobs demo"));
+      return empty(
+        "No job has been submitted",
+        "Type one of these in a terminal:",
+        h("pre", {}, "bertjobs submit finetune --task snli\nbertjobs demo"),
+      );
     return empty("No job matches", h("p", {}, h("a", { href: "#/queue" }, "Show all jobs")));
   }
 
@@ -209,7 +233,9 @@ class Queue {
     this.counts = JSON.stringify(counts);
     const all = Object.values(counts).reduce((sum, value) => sum + value, 0);
     for (const [index, tab] of TABS.entries()) {
-      const value = tab.states.length ? tab.states.reduce((sum, state) => sum + (counts[state] ?? 0), 0) : all;
+      const value = tab.states.length
+        ? tab.states.reduce((sum, state) => sum + (counts[state] ?? 0), 0)
+        : all;
       setText(this.tabs[index].querySelector(".count"), count(value));
     }
   }
@@ -264,6 +290,10 @@ function options(select, all, values, chosen) {
   const signature = JSON.stringify([wanted, chosen]);
   if (select.dataset.signature === signature) return;
   select.dataset.signature = signature;
-  fill(select, h("option", { value: "" }, all), wanted.map((value) => h("option", { value }, value)));
+  fill(
+    select,
+    h("option", { value: "" }, all),
+    wanted.map((value) => h("option", { value }, value)),
+  );
   select.value = chosen;
 }
