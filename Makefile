@@ -4,17 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-hosts gpu bench docs lint clean
+.PHONY: demo test test-hosts test-containers gpu bench docs lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m bertjobs demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -n 3 -m "not hosts"
+	$(BIN)/python -m pytest -n 3 -m "not hosts and not containers"
 
 # Several hosts in network namespaces of this machine, for which it takes root; mostly waiting, some 8 minutes.
 test-hosts: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m hosts
+
+# Both images and the cluster of docker/compose.yaml. Without a container engine: what to install, and exit status 3.
+test-containers: $(VENV)/.installed-dev
+	$(BIN)/python tests/containers/engine.py
+	$(BIN)/python -m pytest -m containers
 
 # On a machine with CUDA: torch, transformers and the small dependencies of pyproject.toml, but no Ray.
 gpu:

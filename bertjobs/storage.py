@@ -74,9 +74,14 @@ def _is_below(uri: str, root: str) -> bool:
 class JobDir:
     """The artefacts of one job, on a local path or any file system that `pyarrow.fs` opens by URI."""
 
-    def __init__(self, root: str, job_id: str, *, writer: str = "") -> None:
-        """`writer` is the attempt that writes (`a3`), part of the names that attempts must not share."""
+    def __init__(self, root: str, job_id: str, *, writer: str = "", is_shared: bool = False) -> None:
+        """`writer` is the attempt that writes (`a3`), part of the names that attempts must not share.
+
+        With `is_shared` several users write here: where the setgid bit of the storage says that it belongs to
+        a group, its members may replace and remove each other's files, whatever the umask of their owner.
+        """
         self.writer = writer
+        self._is_shared = is_shared
         self.uri = f"{root.rstrip('/')}/{job_id}"
         self._is_remote = bool(_URI.match(root)) and not root.startswith("file://")
         self._local = Path(root.removeprefix("file://")) / job_id
@@ -144,6 +149,7 @@ class JobDir:
         with _storage_errors(self.path_of(name)):
             if not self._is_remote:
                 write_atomically(self._local / name, data)
+                self._open_to_group(self._local / name)
                 return
             fs, base = self._filesystem()
             with fs.open_output_stream(f"{base}/{name}") as f:  # object stores publish on close
@@ -170,6 +176,7 @@ class JobDir:
                 self._upload(scratch, name)
             else:
                 _share(scratch)
+                self._open_to_group(scratch)
                 _move_into_place(scratch, self._local / name)
 
     @contextmanager
@@ -259,6 +266,17 @@ class JobDir:
             yield scratch_path
         finally:
             shutil.rmtree(scratch_path, ignore_errors=True)
+
+    def _open_to_group(self, path: Path) -> None:
+        """Give the group the rights to what was written, and to the folders that were made for it."""
+        if not self._is_shared or not self._local.parent.stat().st_mode & stat.S_ISGID:
+            return
+        folders = [folder for folder in path.parents if folder.is_relative_to(self._local)]
+        for found in [path, *path.rglob("*"), *folders]:
+            status = found.stat()
+            mode = stat.S_IMODE(status.st_mode) | (0o2070 if found.is_dir() else 0o060)
+            if mode != stat.S_IMODE(status.st_mode) and status.st_uid == os.geteuid():
+                found.chmod(mode)
 
     def _download(self, name: str, folder: str) -> None:
         with _storage_errors(self.path_of(name)):

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,9 @@ from safetensors.numpy import save_file
 from bertjobs import storage
 from bertjobs.errors import ModelError, StorageError
 from bertjobs.storage import JobDir, write_atomically
+
+STORAGE_OWNER = 61000
+"""Whom the containers run as, and the number of the group of those who may submit."""
 
 
 @pytest.fixture
@@ -46,6 +50,37 @@ def mounted(folder: Path, *, options: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def acting_as(uid: int, *, groups: list[int], mask: int) -> Iterator[None]:
+    """Have the file system take this process for another user, where it may, else skip."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can act as other users")
+    before = os.getgroups()
+    os.setgroups(groups)
+    os.setegid(uid)
+    os.seteuid(uid)
+    try:
+        with umask(mask):
+            yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(before)
+
+
+@pytest.fixture
+def storage_of_a_group() -> Iterator[Path]:
+    """Return a storage as docker/README.md has it made, in a folder that every user may enter."""
+    with tempfile.TemporaryDirectory(prefix="bj-") as folder:
+        Path(folder).chmod(0o755)
+        root = Path(folder) / "storage"
+        root.mkdir()
+        if os.geteuid() == 0:
+            os.chown(root, STORAGE_OWNER, STORAGE_OWNER)
+        root.chmod(0o3775)
+        yield root
 
 
 def publish(job_dir: JobDir, name: str, content: str) -> None:
@@ -238,6 +273,55 @@ def test_opening_a_folder_that_does_not_exist_names_its_path(job_dir, tmp_path):
     with pytest.raises(StorageError) as raised, job_dir.open_dir("model"):
         pytest.fail("there is nothing to open")
     assert str(raised.value) == f"{tmp_path}/j-1/model does not exist. Set BERTJOBS_STORAGE to where it is."
+
+
+# Several users
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077], ids=["usual-umask", "closed-umask"])
+def test_users_of_a_group_replace_what_others_sent_and_the_owner_of_the_storage_removes_it(
+    storage_of_a_group, mask
+):
+    sent = JobDir(str(storage_of_a_group), "inputs", is_shared=True)
+    with acting_as(61001, groups=[STORAGE_OWNER], mask=mask):
+        sent.check_writable()
+        with sent.new_dir("key") as folder:
+            (folder / "data").mkdir()
+            (folder / "data" / "rows").write_text("of the first")
+        sent.write_json("key/list", ["first"])
+    with acting_as(61002, groups=[STORAGE_OWNER], mask=mask):
+        sent.check_writable()
+        assert sent.read_bytes("key/data/rows") == b"of the first"
+        sent.write_json("key/list", ["second"])
+        publish(sent, "key", "of the second")
+        publish(sent, "other", "")
+    with acting_as(STORAGE_OWNER, groups=[], mask=0o022):
+        assert sent.read_bytes("key/file") == b"of the second"
+        for name in ("key", "other"):
+            sent.remove(name)
+        assert sent.list("") == []
+
+
+def test_users_of_the_group_cannot_change_a_job_of_another(storage_of_a_group):
+    job = JobDir(str(storage_of_a_group), "j-1")
+    with acting_as(STORAGE_OWNER, groups=[], mask=0o022):
+        job.write_json("metrics.json", {})
+        publish(job, "model-a1", "")
+    with acting_as(61001, groups=[STORAGE_OWNER], mask=0o022):
+        assert job.read_json("metrics.json") == {}
+        for change in (
+            lambda: job.remove("metrics.json"),
+            lambda: publish(job, "model-a1", "another"),
+            lambda: (storage_of_a_group / "j-1").rename(storage_of_a_group / "j-2"),
+        ):
+            with pytest.raises((StorageError, PermissionError)):
+                change()
+
+
+def test_a_storage_without_a_group_stays_as_the_umask_leaves_it(tmp_path):
+    with umask(0o077):
+        publish(JobDir(str(tmp_path), "inputs", is_shared=True), "key", "")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "inputs").rglob("*")} == {0o700, 0o600}
 
 
 # Places that cannot be written

@@ -28,6 +28,11 @@ INTERRUPTED_AFTER_S = 24 * 3600.0
 """Age from which an upload without a manifest is no longer under way: a limit for the slowest one."""
 
 
+def uploads_of(storage: str) -> JobDir:
+    """Return the folder of the uploads, which all users write to."""
+    return JobDir(storage, INPUTS, is_shared=True)
+
+
 def manifest_of(folder: Path) -> dict[str, Any]:
     """Return the list of the files that a complete upload has."""
     files = {
@@ -98,7 +103,7 @@ def clean_uploads(
 
     `used` is asked only where there is something to remove. Raises: StorageError, RedisDown.
     """
-    uploads = JobDir(storage, INPUTS)
+    uploads = uploads_of(storage)
     found = list_uploads(uploads, now_s=time.time())
     limits: Any = {"keep_s": keep_s, "max_bytes": max_bytes}
     if not any(removable(found, used=(), **limits)):

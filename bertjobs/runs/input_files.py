@@ -15,7 +15,7 @@ from typing import Any
 from bertjobs.config import JobConfig, with_values
 from bertjobs.config.load import Config
 from bertjobs.errors import ConfigError
-from bertjobs.jobs.uploads import INPUTS, MANIFEST, check_upload, is_whole, manifest_of, note_use
+from bertjobs.jobs.uploads import INPUTS, MANIFEST, check_upload, is_whole, manifest_of, note_use, uploads_of
 from bertjobs.runs import cache_limit
 from bertjobs.settings import Settings
 from bertjobs.storage import JobDir
@@ -66,7 +66,7 @@ def fetch_inputs(config: Config, *, storage: str, cache: Path) -> Config:
 
     Raises: StorageError: one of them cannot be read, or is not whole.
     """
-    folder = JobDir(storage, INPUTS)
+    folder = uploads_of(storage)
     prefix, fetched = folder.path_of("").rstrip("/") + "/", {}
     for path in FLAG_OF_PATH:
         value = _value(config, path)
@@ -136,7 +136,7 @@ def _check_unseen(kind: str, unseen: dict[str, Path], settings: Settings) -> Non
 
 
 def _send(local: Path, storage: str, announce: Announce) -> str:
-    key, folder = content_key(local), JobDir(storage, INPUTS)
+    key, folder = content_key(local), uploads_of(storage)
     if not is_whole(folder, key):
         announce(f"Sending {local} to {folder.path_of(key)}")
         with folder.new_dir(key) as scratch:

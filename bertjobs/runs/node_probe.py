@@ -63,7 +63,7 @@ def _own_address() -> str:
 
 def _storage(storage: str) -> str | None:
     try:
-        JobDir(storage, ".doctor").check_writable()
+        JobDir(storage, ".doctor", is_shared=True).check_writable()
     except BertjobsError as e:
         return str(e)
     return None

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from declarations import CLUSTER, DOCKER, ROOT, compose, instructions
+from declarations import CLUSTER, DOCKER, ROOT, compose, documents, instructions
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -35,7 +35,7 @@ def test_every_stage_builds_on_a_pinned_image_or_an_earlier_stage():
         base = lines[0][1].split(" AS ")[0]
         assert base in names or re.fullmatch(r"python:3\.\d+\.\d+-slim-bookworm", base)
         names.append(name)
-    assert names == ["base", "control-build", "control", "ray-build", "ray"]
+    assert names == ["base", "build", "control-build", "control", "ray-build", "ray-base", "ray"]
 
 
 def test_what_is_copied_is_there_and_not_ignored():
@@ -62,14 +62,36 @@ def test_an_image_runs_without_root_and_has_a_health_check(target):
 
 def test_every_installation_is_held_to_the_constraints():
     installed = [a for word, a in instructions() if word == "RUN" and "pip install" in a]
-    assert len(installed) == 5
+    assert len(installed) == 6
     for command in installed:
-        assert "-c constraints.txt" in command or "--no-deps ." in command or "pip==" in command
+        is_package_itself = "--no-deps" in command and command.endswith(" .")
+        assert "-c constraints.txt" in command or is_package_itself or "pip==" in command
+
+
+def test_an_environment_is_copied_where_none_is():
+    """A copied folder is merged with the one that is there: two versions of a package would be mixed."""
+    bases = {name: lines[0][1].split(" AS ")[0] for name, lines in stages().items()}
+    for target in ("control", "ray"):
+        name, below = target, []
+        while name in bases:
+            below += [a for word, a in stages()[name] if word == "RUN"]
+            name = bases[name]
+        assert not [command for command in below if "/opt/bertjobs" in command or "pip" in command]
+
+
+def test_code_is_copied_after_the_dependencies_are_installed():
+    """So that a change of the code installs only the package itself."""
+    for target, num_layers in (("control-build", 1), ("ray-build", 2)):
+        lines = stages()[target]
+        copied = [i for i, (word, a) in enumerate(lines) if word == "COPY" and a.startswith("bertjobs")]
+        before = [a for word, a in lines[: copied[0]] if word == "RUN" and "pip install" in a]
+        after = [a for word, a in lines[copied[0] :] if word == "RUN"]
+        assert len(before) == num_layers and len(after) == 1 and "--no-deps" in after[0]
 
 
 def test_both_images_have_python_at_the_same_path():
     path = "/opt/bertjobs"
-    assert f"python -m venv {path}" in dict(stages()["base"])["RUN"]
+    assert f"python -m venv {path}" in dict(stages()["build"])["RUN"]
     for target in ("control", "ray"):
         assert (f"--from={target}-build {path} {path}") in [
             a for word, a in stages()[target] if word == "COPY"
@@ -123,6 +145,41 @@ def test_the_control_image_has_all_that_its_commands_and_the_dispatcher_import()
     command = [sys.executable, "-c", only_allowed, argument]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
+
+
+OBJECT_STORE_BYTES = 1_500_000_000
+
+
+def test_each_ray_node_has_shared_memory_for_its_object_store_and_counts_its_own_share():
+    services = compose()["services"]
+    for name in ("ray-head", "ray-worker"):
+        service = services[name]
+        assert service["shm_size"] == "${RAY_SHM:-2gb}"
+        assert f"--object-store-memory=${{RAY_OBJECT_STORE:-{OBJECT_STORE_BYTES}}}" in service["command"]
+        assert "--num-gpus=0" in service["command"]
+    assert OBJECT_STORE_BYTES < 2 * 2**30
+    assert services["ray-worker"]["cpus"] == "${WORKER_CPUS:-1}"
+    assert "--num-cpus=0" in services["ray-head"]["command"]
+
+
+def test_with_gpus_one_worker_has_all_of_them():
+    (gpus,) = documents(DOCKER / "compose.gpus.yaml")
+    (name,) = gpus["services"]
+    worker = gpus["services"][name]
+    assert worker["deploy"]["replicas"] == 1
+    assert worker["deploy"]["resources"]["reservations"]["devices"][0]["count"] == "all"
+    usual = compose()["services"][name]["command"]
+    assert [word for word in usual if not word.startswith("--num-gpus")] == worker["command"]
+
+
+@pytest.mark.parametrize(("cpus", "share"), [(1, 1), (2, 1), (3, 1), (8, 4)])
+def test_each_of_the_two_workers_gets_half_of_the_cpus(tmp_path, cpus, share):
+    (tmp_path / "getconf").write_text(f"#!/bin/sh\necho {cpus}\n")
+    (tmp_path / "getconf").chmod(0o755)
+    script = f'PATH={tmp_path}:$PATH; . {DOCKER}/env.sh; echo "$WORKER_CPUS"'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == str(share)
+    assert compose()["services"]["ray-worker"]["deploy"]["replicas"] == 2
 
 
 def test_every_service_is_pinned_and_restarts():

@@ -12,19 +12,19 @@ from bertjobs.errors import BertjobsError, StorageError
 from bertjobs.jobs.ray.api import RayApi
 from bertjobs.jobs.scheduling.sizing import count_of
 from bertjobs.jobs.store.records import DriverLaunch
+from bertjobs.jobs.uploads import uploads_of
 from bertjobs.runs.node_probe import MARK
 from bertjobs.stack.doctor.check import Check, broken, ok, warning
 from bertjobs.stack.doctor.service_checks import check_clock
-from bertjobs.storage import JobDir
 
 TIMEOUT_S = 90.0
 """Of a Ray Job that starts a process on every node."""
 
 
 def check_storage_here(storage: str) -> Check:
-    """Check that this machine can write to the storage."""
+    """Check that this user, on this machine, can send input files to the storage."""
     try:
-        JobDir(storage, ".doctor").check_writable()
+        uploads_of(storage).check_writable()
     except StorageError as e:
         return broken("storage", e.message, e.hint)
     return ok("storage", f"{storage} can be written from here")

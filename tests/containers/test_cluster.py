@@ -1,0 +1,136 @@
+"""The cluster of docker/compose.yaml in real containers: two users, and what is killed under a job.
+
+The tests share one cluster and follow one another.
+"""
+
+import json
+
+import pytest
+from container_cluster import PROJECT
+
+pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+ACROSS = ["--preset", "demo", "--precision", "fp32", "--workers", "2", "--checkpoint-steps", "20"]
+
+
+@pytest.fixture(scope="session")
+def data(ada, ben) -> str:
+    """Return the sample, in a folder of each user that no container of the cluster has."""
+    for person in (ada, ben):
+        person.run("data", "sample", "sample")
+    return "sample/snli_1.0"
+
+
+def test_an_image_has_one_version_of_each_package(engine, images):
+    listing = "import importlib.metadata as m; print(*sorted(d.name.lower() for d in m.distributions()))"
+    for target in images:
+        image = f"bertjobs-{target}:0.1.0"
+        names = engine.docker("run", "--rm", "--entrypoint", "python", image, "-c", listing).split()
+        assert sorted(set(names)) == names
+        engine.docker("run", "--rm", "--entrypoint", "python", image, "-m", "pip", "check")
+
+
+def test_the_launcher_can_copy_files_into_the_image(engine, images):
+    assert "rsync  version" in engine.docker("run", "--rm", "bertjobs-ray:0.1.0", "rsync", "--version")
+
+
+def test_the_doctor_finds_the_cluster_well_from_the_machine_and_from_another(ada, ben):
+    for person in (ada, ben):
+        found = {check["name"]: check for check in person.json("doctor")["checks"]}
+        assert {name: check["verdict"] for name, check in found.items()} == dict.fromkeys(found, "ok"), found
+        assert found["ray nodes"]["found"].startswith("3 nodes, ")
+
+
+def test_shared_memory_holds_the_object_store_and_each_cpu_is_counted_once(cluster):
+    ask = "import json, ray; ray.init('auto', log_to_driver=False); print('>' + json.dumps(ray.nodes()))"
+    said = cluster.run_in(cluster.name_of("ray-head"), "python", "-W", "ignore", "-c", ask)
+    nodes = json.loads(said.rpartition(">")[2])
+    stores = [node["Resources"]["object_store_memory"] for node in nodes]
+    assert len(nodes) == 3 and stores == [1.5e9] * 3
+    cpus = [node["Resources"].get("CPU", 0) for node in nodes]
+    num_present = int(cluster.run_in(cluster.name_of("redis"), "nproc"))
+    assert sorted(cpus) == [0, *[max(1, num_present // 2)] * 2]
+    assert not any("GPU" in node["Resources"] for node in nodes)
+    for service, number in (("ray-head", 0), ("ray-worker", 0), ("ray-worker", 1)):
+        name = cluster.name_of(service, number)
+        size = cluster.run_in(name, "df", "--block-size=1", "--output=size", "/dev/shm").split()[1]
+        assert int(size) >= max(stores)
+        assert "/tmp" not in cluster.run_in(name, "sh", "-c", "pgrep -a plasma || true")
+        assert "object store is using /tmp" not in cluster.engine.docker("logs", name)
+
+
+def test_both_users_submit_and_neither_needs_what_the_other_made(ada, ben, data):
+    """The second sends the same files, then others, into a storage that the first has written to."""
+    first = ada.run("submit", "finetune", *ACROSS, "--data", data, "--epochs", "1")
+    second = ben.run("submit", "finetune", *ACROSS, "--data", data, "--epochs", "1")
+    texts = ben.home / "lines.txt"
+    texts.write_text("a cat sits\na dog runs\n")
+    third = ben.run("submit", "encode", "--model", second, "--data", "lines.txt")
+    for person, job in ((ada, first), (ben, second), (ben, third)):
+        ended = person.wait_for(job, lambda status: status["ended_at"] is not None)
+        assert ended["state"] == "SUCCEEDED", person.type("logs", job).stdout
+
+
+def test_a_job_ends_with_one_result_though_everything_is_killed_under_it(cluster, ada, data):
+    job = ada.run("submit", "finetune", *ACROSS, "--data", data, "--epochs", "20")
+
+    def trains(attempt: int, step: int):
+        def holds(status) -> bool:
+            is_running = status["state"] == "RUNNING" and status["attempts"] == attempt
+            return is_running and (status["progress"] or {}).get("step", 0) > step
+
+        return holds
+
+    seen = ada.wait_for(job, trains(1, 5))
+    leader = ada.json("cluster", "status")["dispatcher"].split(":")[0]
+    (name,) = [c["Name"].lstrip("/") for c in cluster.containers("dispatcher") if c["Id"].startswith(leader)]
+    cluster.kill("dispatcher", name)
+    cluster.kill("redis")
+    seen = ada.wait_for(job, trains(1, seen["progress"]["step"] + 5))
+
+    cluster.kill("ray-worker")
+    seen = ada.wait_for(job, trains(2, seen["progress"]["step"] - 20))
+
+    cluster.kill("ray-head")
+    ended = ada.wait_for(job, lambda status: status["ended_at"] is not None)
+    assert ended["state"] == "SUCCEEDED", ada.type("logs", job).stdout
+    assert ended["attempts"] == 3
+    models = [path.name for path in (cluster.storage / job).glob("model-*")]
+    assert models == ["model-a3"] and ended["artifacts"]["model"].endswith("model-a3")
+    assert json.loads((cluster.storage / job / "metrics.json").read_text()) == ended["metrics"]
+
+
+def test_a_queue_that_is_restarted_three_times_loses_no_job(cluster, ada, data):
+    waiting = [ada.run("submit", "finetune", *ACROSS, "--data", data, "--hold") for _ in range(3)]
+    before = ada.json("list", "--all")
+    cluster.restart("redis")
+    cluster.kill("redis")
+    cluster.wait_until_healthy()
+    cluster.restart("redis")
+    cluster.wait_until_healthy()
+    states = {job["id"]: job["state"] for job in ada.json("list", "--all")["jobs"]}
+    assert states == {job["id"]: job["state"] for job in before["jobs"]}
+    assert {states[job] for job in waiting} == {"HELD"}
+    for job in waiting:
+        ada.run("cancel", job)
+
+
+def test_prometheus_has_the_rules_and_reaches_every_target(cluster):
+    def ask(what: str) -> dict:
+        words = f"run --rm --network {PROJECT}_default --entrypoint python bertjobs-control:0.1.0 -c".split()
+        code = f"import urllib.request as u; print(u.urlopen('http://prometheus:9090/api/v1/{what}').read().decode())"
+        return json.loads(cluster.engine.docker(*words, code))["data"]
+
+    rules = [rule for group in ask("rules")["groups"] for rule in group["rules"]]
+    assert len(rules) >= 8 and {rule["health"] for rule in rules} == {"ok"}
+    targets = {target["scrapeUrl"]: target["health"] for target in ask("targets")["activeTargets"]}
+    assert len(targets) == 5 and set(targets.values()) == {"up"}, targets
+
+
+def test_nothing_restarts_over_and_over(cluster):
+    """What was killed came back at once; workers, which need the head, try until it is there."""
+    cluster.wait_until_healthy()
+    before = cluster.restarts()
+    for service in ("redis", "dispatcher", "ray-head"):
+        assert before[service] == cluster.kills[service], cluster.logs()
+    assert before["ray-worker"] >= cluster.kills["ray-worker"]
