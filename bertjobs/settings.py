@@ -222,6 +222,23 @@ class Settings:
             "the nodes that were started with it (`ray start --resources='{\"bertjobs_driver\": 16}'`).",
         )
     )
+    autoscale_gpus: int | None = field(
+        metadata=_setting(
+            "AUTOSCALE_GPUS",
+            "integer >= 1",
+            default="none is asked for",
+            meaning="Most GPUs that the dispatcher asks Ray's autoscaler for, with those of running jobs: "
+            "not more than the node groups may grow to, or Ray may add none.",
+        )
+    )
+    autoscale_cpus: int | None = field(
+        metadata=_setting(
+            "AUTOSCALE_CPUS",
+            "integer >= 1",
+            default="none is asked for",
+            meaning="The same for the CPUs of jobs without GPUs.",
+        )
+    )
     collective_timeout_s: float = field(
         metadata=_setting(
             "COLLECTIVE_TIMEOUT_S",
@@ -368,6 +385,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         start_deadline_s=_positive(env, "BERTJOBS_START_DEADLINE_S", DEFAULT_START_DEADLINE_S),
         max_drivers=_count(env, "BERTJOBS_MAX_DRIVERS"),
         driver_resource=env.get("BERTJOBS_DRIVER_RESOURCE") or None,
+        autoscale_gpus=_count(env, "BERTJOBS_AUTOSCALE_GPUS"),
+        autoscale_cpus=_count(env, "BERTJOBS_AUTOSCALE_CPUS"),
         collective_timeout_s=_positive(env, "BERTJOBS_COLLECTIVE_TIMEOUT_S", DEFAULT_COLLECTIVE_TIMEOUT_S),
         keep_s=_positive(env, "BERTJOBS_KEEP_S", 0.0) or None,
         keep_inputs_s=_positive(env, "BERTJOBS_KEEP_INPUTS_S", DEFAULT_KEEP_INPUTS_S),

@@ -93,7 +93,8 @@ def test_what_pods_mount_is_declared_somewhere():
             if "secret" in volume:
                 seen.add(volume["secret"]["secretName"])
             if "projected" in volume:
-                seen |= {source["secret"]["name"] for source in volume["projected"]["sources"]}
+                sources = volume["projected"]["sources"]
+                seen |= {source["secret"]["name"] for source in sources if "secret" in source}
             if "persistentVolumeClaim" in volume:
                 assert volume["persistentVolumeClaim"]["claimName"] in claims
         known = {volume["name"] for volume in spec["volumes"]} | {"data"}
@@ -148,7 +149,7 @@ def test_services_and_policies_point_at_pods_and_ports_that_are_there():
         for rule in policy.get("ingress", []):
             selectors += [s["podSelector"]["matchLabels"] for s in rule["from"] if "podSelector" in s]
             assert {p["port"] for p in rule.get("ports", [])} <= ports
-    assert len(policies) == 4
+    assert len(policies) == 5
     for selector in selectors:
         assert any(selector.items() <= found.items() for found in labels), selector
 
@@ -158,6 +159,84 @@ def test_two_dispatchers_stand_ready_and_one_redis_keeps_its_data():
     redis = named("StatefulSet", "redis")["spec"]
     assert redis["replicas"] == 1
     assert redis["volumeClaimTemplates"][0]["metadata"]["name"] == "data"
+
+
+GIB = 2**30
+
+
+def ray_groups():
+    spec = named("RayCluster", "bertjobs")["spec"]
+    return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+def gib_of(text: str) -> float:
+    assert text.endswith("Gi")
+    return float(text.removesuffix("Gi"))
+
+
+def test_shared_memory_holds_the_object_store_of_every_group_and_leaves_memory_for_work():
+    assert len(ray_groups()) == 3
+    for group in ray_groups():
+        spec = group["template"]["spec"]
+        (shared,) = [v["emptyDir"] for v in spec["volumes"] if v["name"] == "shared-memory"]
+        (limits,) = [container["resources"]["limits"] for container in spec["containers"]]
+        store_gib = int(group["rayStartParams"]["object-store-memory"]) / GIB
+        assert shared["medium"] == "Memory"
+        assert store_gib < gib_of(shared["sizeLimit"]) <= gib_of(limits["memory"]) / 2
+
+
+def test_the_dispatcher_asks_for_what_the_groups_may_grow_to():
+    (container,) = named("Deployment", "dispatcher")["spec"]["template"]["spec"]["containers"]
+    asked = {e["name"]: e["value"] for e in container["env"] if "AUTOSCALE" in e["name"]}
+    cpu, gpu = named("RayCluster", "bertjobs")["spec"]["workerGroupSpecs"]
+    limits = [g["template"]["spec"]["containers"][0]["resources"]["limits"] for g in (cpu, gpu)]
+    assert asked == {
+        "BERTJOBS_AUTOSCALE_GPUS": str(gpu["maxReplicas"] * int(limits[1]["nvidia.com/gpu"])),
+        "BERTJOBS_AUTOSCALE_CPUS": str(cpu["maxReplicas"] * int(limits[0]["cpu"])),
+    }
+    assert named("RayCluster", "bertjobs")["spec"]["enableInTreeAutoscaling"] is True
+
+
+def test_only_the_autoscaler_gets_a_token_of_kubernetes():
+    spec = named("RayCluster", "bertjobs")["spec"]
+    (mount,) = spec["autoscalerOptions"]["volumeMounts"]
+    assert mount["mountPath"] == "/var/run/secrets/kubernetes.io/serviceaccount"
+    head, *workers = [group["template"]["spec"] for group in ray_groups()]
+    assert mount["name"] in [volume["name"] for volume in head["volumes"]]
+    for pod in (head, *workers):
+        assert all(m["name"] != mount["name"] for c in pod["containers"] for m in c["volumeMounts"])
+    assert all(mount["name"] not in [v["name"] for v in pod["volumes"]] for pod in workers)
+
+
+def test_a_dispatcher_is_ready_once_it_makes_passes():
+    (container,) = named("Deployment", "dispatcher")["spec"]["template"]["spec"]["containers"]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/health", "port": "metrics"}
+    assert container["livenessProbe"]["httpGet"] == container["readinessProbe"]["httpGet"]
+
+
+def test_disruptions_have_a_budget_for_all_but_redis_which_a_job_survives():
+    budgets = [o["spec"] for _, o in objects() if o["kind"] == "PodDisruptionBudget"]
+    selected = [budget["selector"]["matchLabels"] for budget in budgets]
+    assert {"app.kubernetes.io/name": "dispatcher"} in selected
+    kinds = {labels["ray.io/node-type"] for labels in selected if "ray.io/node-type" in labels}
+    assert kinds == {"head", "worker"}
+
+
+def test_every_volume_names_a_class_to_fill_in():
+    claims = [o["spec"] for _, o in objects() if o["kind"] == "PersistentVolumeClaim"]
+    claims += [claim["spec"] for claim in named("StatefulSet", "redis")["spec"]["volumeClaimTemplates"]]
+    assert {claim["storageClassName"] for claim in claims} == {"shared-files", "fast-disk"}
+    readme = (CLUSTER / "README.md").read_text()
+    assert "`shared-files`" in readme and "`fast-disk`" in readme and "`kubernetes/outside.yaml`" in readme
+
+
+def test_who_may_reach_redis_from_outside_is_said_the_same_in_both_places():
+    service, policy = named("Service", "redis-outside"), named("NetworkPolicy", "redis-outside")
+    allowed = [s["ipBlock"]["cidr"] for rule in policy["spec"]["ingress"] for s in rule["from"]]
+    assert service["spec"]["loadBalancerSourceRanges"] == allowed
+    assert "0.0.0.0/0" not in allowed
+    (port,) = service["spec"]["ports"]
+    assert port == named("Service", "redis")["spec"]["ports"][0]
 
 
 def test_ray_is_the_version_of_the_image():

@@ -94,7 +94,7 @@ def build(engine: Engine, target: str, *, tag: str, folder: Path, torch_index: s
     """Build a target of docker/Dockerfile; only the mounts of the build secrets are added to it."""
     dockerfile, arguments = (ROOT / "docker" / "Dockerfile").read_text(), ["--network", "host"]
     settings = folder / "pip.conf"
-    settings.write_text(_pip_settings())
+    settings.write_text(_pip_settings(torch_index))
     secrets = {"pip": (settings, "/etc/pip.conf")}
     if CERTIFICATES.exists():
         secrets["certificates"] = (CERTIFICATES, str(CERTIFICATES))
@@ -104,12 +104,15 @@ def build(engine: Engine, target: str, *, tag: str, folder: Path, torch_index: s
     path = folder / "Dockerfile"
     path.write_text(re.sub(r"^RUN ", f"RUN {mounts}", dockerfile, flags=re.M))
     shutil.copy(ROOT / "docker" / "Dockerfile.dockerignore", folder / "Dockerfile.dockerignore")
-    arguments += ["--build-arg", f"TORCH_INDEX_URL={torch_index}", "--file", str(path), "--target", target]
+    arguments += ["--file", str(path), "--target", target]
     engine.docker("build", "--quiet", *arguments, "--tag", tag, str(ROOT))
 
 
-def _pip_settings() -> str:
-    """Return the settings of pip that also hold in a container: no paths of this machine."""
+def _pip_settings(torch_index: str) -> str:
+    """Return the settings of pip that also hold in a container: no paths of this machine.
+
+    The address of torch is among them, not a build argument, whose changes would undo the engine's cache.
+    """
     listed = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
     )
@@ -120,7 +123,9 @@ def _pip_settings() -> str:
         key, addresses = name.rpartition(".")[2], value.strip("'\"")
         if key in words and "file:" not in addresses:
             kept.append(f"{key} = {addresses}")
-    return "\n".join(["[global]", *kept, ""])
+    indexes = [line.partition(" = ")[2] for line in kept if line.startswith("extra-index-url")]
+    kept = [line for line in kept if not line.startswith("extra-index-url")]
+    return "\n".join(["[global]", *kept, f"extra-index-url = {' '.join([*indexes, torch_index])}", ""])
 
 
 @contextmanager

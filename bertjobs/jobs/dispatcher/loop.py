@@ -18,6 +18,7 @@ from types import FrameType
 
 from bertjobs.errors import BertjobsError, ConfigError
 from bertjobs.jobs.dispatcher.attempt_policy import Timeouts
+from bertjobs.jobs.dispatcher.autoscaler import Autoscaler
 from bertjobs.jobs.dispatcher.leadership import LeadershipRenewal
 from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.metrics import QueueObserver, QueueSnapshot
@@ -29,6 +30,7 @@ from bertjobs.jobs.ray.code_package import code_to_send
 from bertjobs.jobs.ray.poller import RayPoller
 from bertjobs.jobs.retention import CleanupThread, InputLimits
 from bertjobs.jobs.scheduling.admission import GangSizes, admit, totals_of
+from bertjobs.jobs.scheduling.autoscaling import ScaleLimits, scale_request
 from bertjobs.jobs.scheduling.types import (
     SHORT_OF_RESOURCES,
     AdmissionDecision,
@@ -79,8 +81,12 @@ class Dispatcher:
         max_drivers: int | None = None,
         logs: LogCopier,
         results: ResultReader,
+        autoscaler: Autoscaler | None = None,
+        scale_limits: ScaleLimits | None = None,
     ) -> None:
+        """Without `autoscaler` and `scale_limits` the cluster has the nodes that it has."""
         self._store = store
+        self._autoscaler, self._scale_limits = autoscaler, scale_limits
         self._poller = poller
         self._observer = observer or QueueObserver()
         self._clock = clock
@@ -117,6 +123,8 @@ class Dispatcher:
         if not is_leading:
             self.reset()
             self._logs.stand_by()
+            if self._autoscaler is not None:
+                self._autoscaler.stand_by()
         self.last_pass_at = self._clock()
         self._observer.pass_finished(self.last_pass_at - began, snapshot)
         return is_leading
@@ -161,6 +169,7 @@ class Dispatcher:
         queue = self._cache.queue.waiting()
         self.has_more = False
         cluster = self._cluster()
+        self._ask_autoscaler(queue, cluster)
         if not queue:
             return cluster, 0.0
         decisions = admit(
@@ -186,6 +195,19 @@ class Dispatcher:
                 self._store.reject(job.job_id, decision.reason)
         self._supervisor.start([attempt for attempt in claimed if attempt is not None])
         return cluster, self._first_waiting_s(queue, decisions)
+
+    def _ask_autoscaler(self, queue: Sequence[WaitingJob], cluster: Cluster | None) -> None:
+        """Note what Ray's autoscaler should be asked for; it is sent apart from the pass."""
+        if self._autoscaler is None or self._scale_limits is None or cluster is None:
+            return
+        request = scale_request(
+            queue,
+            cluster=cluster,
+            allocations=self._cache.attempts.allocations(),
+            quotas=self._cache.quotas,
+            limits=self._scale_limits,
+        )
+        self._autoscaler.want(request)
 
     def _cluster(self) -> Cluster | None:
         if self._supervisor.unreachable:
@@ -288,6 +310,8 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             ),
         )
         copier = LogCopier(store, ray, roots=roots)
+        limits = _scale_limits(settings)
+        autoscaler = Autoscaler(ray, python=drivers.python, env=drivers.env) if limits else None
         dispatcher = Dispatcher(
             store,
             ray,
@@ -299,8 +323,13 @@ def run(settings: Settings, *, should_stop: Callable[[], bool]) -> None:
             max_drivers=settings.max_drivers,
             logs=copier,
             results=ResultReader(roots=roots),
+            autoscaler=autoscaler,
+            scale_limits=limits,
         )
         renewal = LeadershipRenewal(store, last_pass_at=lambda: dispatcher.last_pass_at)
+        if autoscaler is not None:
+            autoscaler.start()
+            cleanup.callback(autoscaler.close)
         for thread in (poller, cleaner, copier, renewal):
             thread.start()
             cleanup.callback(thread.close)
@@ -317,6 +346,11 @@ def _input_limits(settings: Settings) -> InputLimits:
         keep_s=settings.keep_inputs_s,
         max_bytes=None if max_mb is None else max_mb * 1e6,
     )
+
+
+def _scale_limits(settings: Settings) -> ScaleLimits | None:
+    gpus, cpus = settings.autoscale_gpus, settings.autoscale_cpus
+    return ScaleLimits(gpus=gpus or 0, cpus=cpus or 0) if gpus or cpus else None
 
 
 def _observer(settings: Settings, store: DispatchStore, cleanup: ExitStack) -> QueueObserver:
