@@ -7,6 +7,8 @@ A job's folder, under `BERTJOBS_STORAGE/<job id>/`:
     checkpoints/<name>/         training state to resume from; Redis says which one counts, under the lease
     model-a<attempt>/           the model to use: config.json, model.safetensors, vocabulary, bertjobs.json;
                                 `artifacts.model` of the job names it. Outside the queue it is `model/`
+    outputs-a<attempt>/         what an attempt leaves besides: predictions, plots, metrics; `artifacts` names
+                                those of the attempt that succeeded, which copies them to:
     metrics.json                the final metrics
     results/                    which attempts have succeeded, with their metrics and artefacts
     series.jsonl                the live series that Redis had, once the job has ended
@@ -94,6 +96,10 @@ class JobDir:
     def own(self, name: str) -> str:
         """Return the name under which this attempt writes: `model` becomes `model-a3`."""
         return f"{name}-{self.writer}" if self.writer else name
+
+    def outputs(self) -> "JobDir":
+        """Return the folder of what this attempt leaves: `outputs-a3`; outside the queue the job's own."""
+        return JobDir(self.uri, self.own("outputs")) if self.writer else self
 
     def path_of(self, name: str) -> str:
         """Return the path or address of an artefact."""

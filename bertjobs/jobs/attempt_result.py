@@ -66,6 +66,20 @@ def read_latest_result(
     return None
 
 
+def publish_outputs(job_dir: JobDir) -> None:
+    """Copy what the attempt that succeeded has left to the names that do not contain the attempt.
+
+    Only for the driver whose success Redis has accepted: no later attempt is started. Raises: StorageError.
+    """
+    found = (_NAME.fullmatch(name) for name in job_dir.list(RESULT_FOLDER))
+    number = max((int(match[1]) for match in found if match), default=None)
+    if number is None:
+        return
+    outputs = JobDir(job_dir.uri, f"outputs-a{number}")
+    for file in outputs.list_files(""):
+        job_dir.write_bytes(file.name, outputs.read_bytes(file.name))
+
+
 def read_job_result(job_dir: JobDir, *, job_id: str) -> AttemptResult | None:
     """Read the result of a job without asking Redis: that of its latest attempt that succeeded.
 

@@ -16,7 +16,7 @@ from types import FrameType
 
 from bertjobs import __version__
 from bertjobs.errors import BertjobsError, LeaseLost, RunError, StorageError
-from bertjobs.jobs.attempt_result import AttemptResult
+from bertjobs.jobs.attempt_result import AttemptResult, publish_outputs
 from bertjobs.jobs.driver.session import JobSession
 from bertjobs.settings import Settings, load_settings
 from bertjobs.storage import JobDir, StorageRoots
@@ -45,6 +45,7 @@ def _run_attempt(session: JobSession, settings: Settings) -> int:
     try:
         session.start()
         check_version(session.attempt.version)
+        check_storage(session.job.job_dir, settings)
         result = session.earlier_result()
         if result is None:
             result = _run_job(session, settings)
@@ -67,13 +68,13 @@ def _succeed(session: JobSession, result: AttemptResult) -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         session.finish("SUCCEEDED", metrics=result.metrics, artifacts=result.artifacts)
         log.info("%s SUCCEEDED", session.job.id)
+        publish_outputs(session.job.job_dir)
     except LeaseLost:
         raise
     except Exception as e:
         if not session.has_result:
             raise
-        done = "done, and its result is in storage; Redis was not told"
-        log.warning("%s: %s: %s", session.job.id, done, e)
+        log.warning("%s is done, its result is in storage; what follows failed: %s", session.job.id, e)
     return 0
 
 
@@ -93,6 +94,16 @@ def check_version(version: str) -> None:
         )
 
 
+def check_storage(job_dir: JobDir, settings: Settings) -> None:
+    """Raises: StorageError: the job's record names a place that no job may read from or write to."""
+    if not StorageRoots(settings.allowed_to_drivers).contain(job_dir):
+        raise StorageError(
+            f"The job's storage, {job_dir.uri}, is in none of the places where the storage of jobs may be",
+            hint="Set BERTJOBS_STORAGE where you submit to that of the dispatcher, or have it added to the "
+            "dispatcher's BERTJOBS_STORAGE_ROOTS.",
+        )
+
+
 def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
     # Here, so that a broken installation is reported like any other error.
     os.environ.update(RAY_COLOR_PREFIX="0", RAY_DEDUP_LOGS="0")  # read at import: the log is a file
@@ -107,13 +118,6 @@ def _run_job(session: JobSession, settings: Settings) -> AttemptResult:
     from bertjobs.runs.worker_exit import SETUP_HOOK
 
     job, attempt = session.job, session.attempt
-    job_dir = JobDir(job.storage, job.id)
-    if not StorageRoots(settings.allowed_to_drivers).contain(job_dir):
-        raise StorageError(
-            f"The job's storage, {job_dir.uri}, is in none of the places where the storage of jobs may be",
-            hint="Set BERTJOBS_STORAGE where you submit to that of the dispatcher, or have it added to the "
-            "dispatcher's BERTJOBS_STORAGE_ROOTS.",
-        )
     max_mb = settings.max_cache_mb
     limit_cache(
         settings.cache, keep_s=settings.keep_cache_s, max_bytes=None if max_mb is None else max_mb * 1e6

@@ -86,7 +86,7 @@ def run_evaluate(run: Run[EvaluateConfig]) -> Outcome:
     result = metrics[0].to_json()
     if len(parts) > 1:
         result["splits"] = {rows.split: m.to_json() for rows, m in zip(parts, metrics, strict=True)}
-    run.job_dir.write_json("metrics.json", result)
+    run.job_dir.outputs().write_json("metrics.json", result)
     return Outcome(
         metrics=result,
         artifacts={"model": str(folder), **_write_artifacts(run, parts, metrics, task=task)},
@@ -100,6 +100,7 @@ def _write_artifacts(
 
     The names of the first split's files do not contain its name.
     """
+    outputs = run.job_dir.outputs()
     plots: list[str] = []
     predictions: list[str] = []
     submissions: list[str] = []
@@ -108,10 +109,10 @@ def _write_artifacts(
         if scores.num_examples:
             for name, image in task_type(task).plots(scores, title=f"{task.name}, {split}").items():
                 path = f"plots/{split}-{name}" if number else f"plots/{name}"
-                run.job_dir.write_bytes(path, image)
-                plots.append(run.job_dir.path_of(path))
+                outputs.write_bytes(path, image)
+                plots.append(outputs.path_of(path))
         written = write_predictions(
-            run.job_dir,
+            outputs,
             rows.table,
             task=task,
             num_ranks=run.grant.workers,
@@ -186,7 +187,7 @@ def evaluate_worker(work: EvaluateWork) -> list[TaskMetrics]:
                 on_predictions=predictions.add,
                 on_progress=on_progress if ranks.is_first else None,
             )
-            predictions.write(work.job_dir, rank=ranks.rank, number=number)
+            predictions.write(work.job_dir.outputs(), rank=ranks.rank, number=number)
             found.append(metrics)
             num_before += -(-table.num_rows // ranks.world_size)
     return found

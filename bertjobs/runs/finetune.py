@@ -71,18 +71,18 @@ def run_finetune(run: Run[FinetuneConfig]) -> Outcome:
     if reason := returned["stopped"]:
         raise stop_reason(reason)
     run.reporter.set_phase("writing predictions")
-    paths = write_predictions(run.job_dir, valid[0].table, task=task, num_ranks=run.grant.workers)
+    paths = write_predictions(run.job_dir.outputs(), valid[0].table, task=task, num_ranks=run.grant.workers)
     metrics = returned["metrics"] | {
         "num_train_examples": train.table.num_rows,
         "run_s": time.monotonic() - began,
     }
-    run.job_dir.write_json("metrics.json", metrics)
+    run.job_dir.outputs().write_json("metrics.json", metrics)
     return Outcome(
         metrics=metrics,
         artifacts={
             "model": run.job_dir.path_of(run.job_dir.own("model")),
             **paths,
-            "plots": [run.job_dir.path_of(name) for name in returned["plots"]],
+            "plots": [run.job_dir.outputs().path_of(name) for name in returned["plots"]],
         },
     )
 
@@ -124,10 +124,10 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
         if result.metrics is None or result.stopped not in (None, "early stopping"):
             return {"stopped": result.stopped}
         predictions, metrics = predict(model, inputs=inputs, config=config)
-        predictions.write(work.job_dir, rank=current_ranks().rank)
+        predictions.write(work.job_dir.outputs(), rank=current_ranks().rank)
         by_split = evaluate_more(model, inputs=inputs, config=config, first=result.metrics)
         if is_first:
-            reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
+            reporter.confirm_lease()
             write_model(
                 model,
                 inputs=inputs,

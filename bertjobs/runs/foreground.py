@@ -109,6 +109,9 @@ class FileReporter:
     def publish_checkpoint(self, name: str, step: int) -> None:
         self._job_dir.write_json(LATEST, {"name": name, "step": step})
 
+    def confirm_lease(self) -> None:
+        """Do nothing: nobody else writes into the folder."""
+
     def command(self) -> str | None:
         return None
 

@@ -83,12 +83,12 @@ def run_pretrain(run: Run[PretrainConfig]) -> Outcome:
         "num_train_tokens": sum(info.num_tokens for info in train.infos),
         "run_s": time.monotonic() - began,
     }
-    run.job_dir.write_json("metrics.json", metrics)
+    run.job_dir.outputs().write_json("metrics.json", metrics)
     return Outcome(
         metrics=metrics,
         artifacts={
             "model": run.job_dir.path_of(run.job_dir.own("model")),
-            "plots": [run.job_dir.path_of(name) for name in returned["plots"]],
+            "plots": [run.job_dir.outputs().path_of(name) for name in returned["plots"]],
         },
     )
 
@@ -137,7 +137,7 @@ def pretrain_worker(work: PretrainWork) -> dict[str, Any]:
         if result.metrics is None or result.stopped is not None:
             return {"stopped": result.stopped}
         if current_ranks().is_first:
-            reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
+            reporter.confirm_lease()
             _write_model(model, work)
     return {
         "stopped": None,

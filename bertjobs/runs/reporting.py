@@ -77,6 +77,9 @@ class TrainingHooks:
             }
         )
 
+    def before_checkpoint(self) -> None:
+        self._reporter.confirm_lease()
+
     def publish_checkpoint(self, name: str, step: int) -> None:
         self._series.flush()
         self._reporter.publish_checkpoint(name, step)

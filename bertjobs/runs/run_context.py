@@ -40,6 +40,9 @@ class Reporter(Protocol):
     def publish_checkpoint(self, name: str, step: int) -> None:
         """Make the checkpoint the one that the next attempt resumes from."""
 
+    def confirm_lease(self) -> None:
+        """Make sure, before files are written, that no other attempt owns the job; may wait for Redis."""
+
     def command(self) -> str | None:
         """Return what the run is asked to do: `cancel`, `drain`, `stalled`, or nothing.
 

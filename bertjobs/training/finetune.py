@@ -226,7 +226,7 @@ def _finish(
 
             title = f"Development split, {'best' if keeps_best else 'last'} weights"
             images = validation.task.plots(kept.metrics, title=title)
-            plots = save_plots(job_dir, loop.lines, images, metric=validation.metric)
+            plots = save_plots(job_dir.outputs(), loop.lines, images, metric=validation.metric)
     is_early = not loop.is_finished and loop.stopped is None
     return FinetuneResult(
         num_steps=loop.state.num_done,

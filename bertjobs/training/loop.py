@@ -243,6 +243,7 @@ class TrainLoop:
         """Save the metrics log and publish a checkpoint, on rank 0."""
         activity.note()
         if self._metrics_log:
+            self._hooks.before_checkpoint()
             # First the log: a run that resumes from this checkpoint finds the lines up to its step.
             self._metrics_log.save()
             self._published = publish_checkpoint(

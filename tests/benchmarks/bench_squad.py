@@ -95,6 +95,9 @@ class Stopwatch:
     def on_epoch(self, result: EpochResult) -> None:
         """Evaluate once, after the last step: nothing to leave out."""
 
+    def before_checkpoint(self) -> None:
+        """Nobody else writes."""
+
     def publish_checkpoint(self, name: str, step: int) -> None:
         """Not timed: it lies after the last step."""
 

@@ -82,6 +82,9 @@ class Stopwatch:
     def on_epoch(self, result: EpochResult) -> None:
         """Not timed: it lies after the last step."""
 
+    def before_checkpoint(self) -> None:
+        """Nobody else writes."""
+
     def publish_checkpoint(self, name: str, step: int) -> None:
         """Not timed either."""
 

@@ -35,7 +35,10 @@ class Journal:
         self._token[driver.job_id] = max(before, driver.token)
 
     def started(self, driver: Any) -> None:
-        """Check that one driver only works under a token."""
+        """Check that one driver only works under a token, and beside no earlier one whose workers live."""
+        others = [other.token for other in self._world.ray.living(driver.job_id) if other is not driver]
+        if others and not self._was_rolled_back:
+            self._world.violate(f"{driver.job_id}: token {driver.token} works beside {others}")
         if driver.actor in self._working and not self._was_rolled_back:
             self._world.violate(f"{driver.job_id}: two drivers under token {driver.token}")
         self._working.add(driver.actor)
@@ -119,6 +122,10 @@ class Journal:
             return
         if document["steps"] != list(range(1, len(document["steps"]) + 1)):
             self._world.violate(f"{job_id}: trained steps are {document['steps']}")
+        outputs = self._read(f"/jobs/{job_id}/outputs-a{document['attempt']}/metrics.json", job_id)
+        copied = json.loads(self._world.files.get(f"/jobs/{job_id}/metrics.json", "null"))
+        if copied is not None and copied != outputs:
+            self._world.violate(f"{job_id}: metrics.json is that of token {copied['token']}")
         results = [f for f in self._world.files if f.startswith(f"/jobs/{job_id}/results/")]
         if not any(f.endswith(f"-t{document['token']}.json") for f in results):
             self._world.violate(f"{job_id}: the model bears token {document['token']}, results are {results}")

@@ -162,6 +162,8 @@ class DriverProcess(Process):
         super().__init__(world, "driver", next_at=world.now + 1.5)
         self.job_id, self.attempt, self.token = job_id, attempt, token
         self.exit_code: int | None = None
+        self.has_workers = False
+        """Whether it has started actors, which end with it."""
         self.word = ""
         self._is_terminating = False
         self._published: str | None = None
@@ -222,10 +224,14 @@ class DriverProcess(Process):
                 yield
                 if world.rng.random() < 0.05:
                     raise DataError("dev.jsonl:3 is broken")
-                rank_session = world.open_session(VirtualConnection(world.client, world), self)
+                self._rank_connection = VirtualConnection(world.client, world)
+                rank_session = world.open_session(self._rank_connection, self)
+                self.has_workers = True
                 steps = yield from self._train(rank_session, job_dir)
                 model = self._model_name()
+                self._confirm(rank_session)
                 self._write(job_dir, f"{model}/model.json", steps)
+                self._write(job_dir, f"{self._outputs_name()}/metrics.json", steps)
                 yield
                 artifacts = {"dir": job_dir.uri, "model": job_dir.path_of(model)}
                 result = AttemptResult(metrics={"steps": len(steps)}, artifacts=artifacts)
@@ -263,6 +269,7 @@ class DriverProcess(Process):
 
     def _publish(self, session: JobSession, job_dir: JobDir, steps: list[int]) -> None:
         name = self._checkpoint_name(len(steps))
+        self._confirm(session)
         self._write(job_dir, f"checkpoints/{name}", steps)
         session.publish_checkpoint(name, len(steps))
         names = job_dir.list("checkpoints")
@@ -270,11 +277,21 @@ class DriverProcess(Process):
             job_dir.remove(f"checkpoints/{old}")
         self._published = name
 
+    def _confirm(self, session: JobSession) -> None:
+        """Make sure that files may be written, and check what the product makes of that."""
+        session.confirm_lease()
+        silent_s = self.world.now - self._rank_connection.answered_at
+        if silent_s > 2 * LEASE_S:
+            self.world.violate(f"{self.job_id}: files are written {silent_s:.0f} s after Redis last answered")
+
     def _write(self, job_dir: JobDir, name: str, steps: list[int]) -> None:
         job_dir.write_json(name, {"attempt": self.attempt, "token": self.token, "steps": steps})
 
     def _checkpoint_name(self, step: int) -> str:
         return checkpoint_name(step, writer=f"a{self.attempt}")
+
+    def _outputs_name(self) -> str:
+        return f"outputs-a{self.attempt}"
 
     def _model_name(self) -> str:
         return f"model-a{self.attempt}"

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from bertjobs.jobs.driver import session as session_module
+from bertjobs.jobs.driver.session import JobSession
 from bertjobs.jobs.store import connection as connection_module
 from faults.campaign import connect, print_cells, run_seed
 from faults.plan import APPLICABLE
 from faults.processes import DriverProcess
 from faults.report import tables
+from faults.world import FakeRay
 from redis_process import RedisProcess
 
 pytestmark = pytest.mark.redis
@@ -86,10 +88,10 @@ def test_a_seed_gives_the_same_run_again(client):
     assert first.files.keys() == second.files.keys()
 
 
-def _violations(client: Any, *, start: int = 0) -> list[str]:
-    """Return those of the first seed from `start` on that has any."""
+def _violations(client: Any, *, start: int = 0, sees: str = "") -> list[str]:
+    """Return those of the first seed from `start` on that has any, with these words."""
     found = (run_seed(client, seed).violations for seed in range(start, NUM_SEEDS))
-    return next(filter(None, found), [])
+    return next((v for v in found if any(sees in text for text in v)), [])
 
 
 @pytest.fixture
@@ -121,6 +123,21 @@ def test_it_sees_an_attempt_that_holds_nothing_while_it_lives(client, broken_scr
 def test_it_sees_a_rollback_that_the_dispatcher_does_not_notice(client, broken_script):
     broken_script("mark ~= arg.last_mark", "false")
     assert any("a pass failed" in violation for violation in _violations(client))
+
+
+def test_it_sees_a_record_of_ray_that_is_taken_for_the_end_of_its_workers(client, monkeypatch):
+    monkeypatch.setattr(FakeRay, "_describe", lambda ray, submission_id: ray._jobs.get(submission_id))
+    assert any("works beside" in violation for violation in _violations(client, sees="works beside"))
+
+
+def test_it_sees_a_worker_that_writes_while_it_can_renew_nowhere(client, monkeypatch):
+    monkeypatch.setattr(JobSession, "confirm_lease", lambda _: None)
+    assert any("after Redis last answered" in violation for violation in _violations(client))
+
+
+def test_it_sees_outputs_that_attempts_share(client, monkeypatch):
+    monkeypatch.setattr(DriverProcess, "_outputs_name", lambda _: "outputs-a1")
+    assert any("missing" in violation for violation in _violations(client))
 
 
 def test_it_sees_a_model_that_attempts_share(client, monkeypatch):

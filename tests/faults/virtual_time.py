@@ -66,6 +66,8 @@ class VirtualConnection(connection.Connection):
     def __init__(self, client: Any, world: Any) -> None:
         super().__init__(client, where="the campaign's Redis")
         self._world = world
+        self.answered_at = world.now
+        """When Redis last gave an answer."""
 
     def run(self, script: str, /, **arg: Any) -> list[Any]:
         def effect() -> list[Any]:
@@ -75,7 +77,9 @@ class VirtualConnection(connection.Connection):
                 self._world.journal.published(arg["id"], token=arg["token"], name=arg["name"])
             return answer
 
-        return self._world.call("redis", script, effect, is_write=script not in self.READS)
+        answer = self._world.call("redis", script, effect, is_write=script not in self.READS)
+        self.answered_at = self._world.now
+        return answer
 
     def _run_at(self, now: str, script: str, arg: dict[str, Any]) -> list[Any]:
         if script not in self._scripts:

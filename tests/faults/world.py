@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest import mock
@@ -21,7 +22,7 @@ from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.jobs.store.connection import RedisDown
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.runs import driver as real_driver
-from bertjobs.storage import JobDir
+from bertjobs.storage import JobDir, StoredFile
 from faults.journal import Journal
 from faults.plan import SERVICES, PlannedFault, draw_faults
 from faults.processes import (
@@ -73,7 +74,23 @@ class FakeRay:
                 raise
 
     def job(self, submission_id: str) -> RayJob | None:
-        return self._world.call("ray", "job", lambda: self._jobs.get(submission_id))
+        return self._world.call("ray", "job", lambda: self._describe(submission_id))
+
+    def _describe(self, submission_id: str) -> RayJob | None:
+        job, driver = self._jobs.get(submission_id), self.drivers.get(submission_id)
+        if job is None or not job.has_ended or driver is None:
+            return job
+        is_reached = self._world.now >= driver.cut_until["ray"]  # of a node that is cut off it calls all dead
+        return replace(job, has_actors=driver.is_alive and driver.has_workers and is_reached)
+
+    def living(self, job_id: str) -> list[DriverProcess]:
+        """Return the drivers of a job whose workers Ray knows to live."""
+        found = ((name, driver) for name, driver in self.drivers.items() if driver.job_id == job_id)
+        return [
+            driver
+            for name, driver in found
+            if name in self._jobs and driver.is_alive and driver.has_workers and not driver.cut_until["ray"]
+        ]
 
     def stop(self, submission_id: str) -> None:
         def effect() -> None:
@@ -409,6 +426,14 @@ class World:
                 is_write=False,
             )
 
+        def list_files(job_dir: JobDir, name: str) -> list[StoredFile]:
+            prefix = job_dir.path_of(name).rstrip("/") + "/"
+            found = [
+                (path.removeprefix(prefix), data) for path, data in files.items() if path.startswith(prefix)
+            ]
+            described = [StoredFile(name=n, size_bytes=len(data), modified_at_s=0.0) for n, data in found]
+            return world.call("storage", "list", lambda: described, is_write=False)
+
         def remove(job_dir: JobDir, name: str) -> None:
             path = job_dir.path_of(name)
 
@@ -423,6 +448,7 @@ class World:
             "read_bytes": read_bytes,
             "exists": exists,
             "list": listed,
+            "list_files": list_files,
             "remove": remove,
         }
 

@@ -1,17 +1,20 @@
 """How a driver ends: with another version than the dispatcher's, and with work that is done."""
 
 import signal
+from types import SimpleNamespace
 
 import pytest
 
 import bertjobs
+from bertjobs import __version__
 from bertjobs.errors import StorageError
-from bertjobs.jobs.attempt_result import AttemptResult
+from bertjobs.jobs.attempt_result import AttemptResult, write_result
 from bertjobs.jobs.job import State
 from bertjobs.jobs.retry import decide, failure_of
 from bertjobs.jobs.store.connection import RedisDown
-from bertjobs.runs.driver import VersionMismatch, _run_job, _succeed, check_version
+from bertjobs.runs.driver import VersionMismatch, _run_attempt, _succeed, check_version
 from bertjobs.settings import load_settings
+from bertjobs.storage import JobDir
 
 
 def test_another_version_is_named_with_ours_and_is_not_tried_again():
@@ -68,12 +71,41 @@ def test_a_driver_writes_nothing_outside_the_storage_of_its_dispatcher(tmp_path)
     )
 
     class Session:
-        job = type("Job", (), {"id": "j-000000001", "storage": str(tmp_path)})
-        attempt = None
+        job = SimpleNamespace(id="j-000000001", job_dir=JobDir(str(tmp_path), "j-000000001"))
+        attempt = SimpleNamespace(number=1, version=__version__)
+        start = staticmethod(lambda: None)
+
+        def earlier_result(self):
+            raise AssertionError("nothing is read there either")
+
+        def finish(self, error):
+            raise error
 
     with pytest.raises(StorageError, match="is in none of the places where the storage of jobs may be"):
-        _run_job(Session(), settings)
+        _run_attempt(Session(), settings)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_winner_copies_its_outputs_to_the_names_without_an_attempt(tmp_path, sigterm):
+    job_dir = JobDir(str(tmp_path), "j-000000001")
+    for number in (1, 2):  # the first was taken for lost, and wrote on
+        outputs = JobDir(str(tmp_path), "j-000000001", writer=f"a{number}").outputs()
+        outputs.write_json("metrics.json", {"attempt": number})
+        outputs.write_bytes("plots/curves.png", b"png")
+    write_result(
+        job_dir, job_id="j-000000001", attempt=2, token=7, result=AttemptResult(metrics={}, artifacts={})
+    )
+
+    class Session:
+        has_result = True
+        job = SimpleNamespace(id="j-000000001", job_dir=job_dir)
+
+        def finish(self, *_, **__):
+            assert not job_dir.exists("metrics.json"), "not before Redis has accepted the end"
+
+    assert _succeed(Session(), AttemptResult(metrics={}, artifacts={})) == 0
+    assert job_dir.read_json("metrics.json") == {"attempt": 2}
+    assert job_dir.read_bytes("plots/curves.png") == b"png"
 
 
 def test_a_node_that_names_no_storage_limits_its_drivers_to_none():

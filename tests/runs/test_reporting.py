@@ -75,6 +75,9 @@ class Reporter:
     def log_metrics(self, values):
         self.series.append(values["step"])
 
+    def confirm_lease(self):
+        self.series.append("confirmed")
+
     def publish_checkpoint(self, name, step):
         self.series.append(name)
 
@@ -100,5 +103,6 @@ def test_the_series_is_complete_before_an_evaluation_and_a_checkpoint(hooks):
     metrics = SimpleNamespace(loss=0.5, value_of=lambda _: 0.75)
     hooks.on_epoch(EpochResult(epoch=0, step=3, metrics=metrics, is_best=True))
     hooks.on_progress(replace(PROGRESS, step=4))
+    hooks.before_checkpoint()
     hooks.publish_checkpoint("step-00000004", 4)
-    assert hooks._reporter.series == [1, 3, 3, 4, "step-00000004"]
+    assert hooks._reporter.series == [1, 3, 3, "confirmed", 4, "step-00000004"]

@@ -198,6 +198,15 @@ def test_a_lost_lease_ends_the_run_and_removes_nothing(tiny: ModuleType, tmp_pat
     assert "step-00000009" in JobDir(str(tmp_path), "j-test").list("checkpoints")
 
 
+def test_a_run_that_may_not_write_leaves_no_file(tiny: ModuleType, tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise LeaseLost("another attempt owns the job")
+
+    with pytest.raises(LeaseLost):
+        tiny.run(tmp_path, tiny.make_config(), hooks=tiny.MemoryHooks(before_write=refuse))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_the_newest_and_the_best_checkpoint_are_kept(tiny: ModuleType, tmp_path: Path) -> None:
     config = tiny.make_config(epochs=6, checkpoint_steps=4, optim={"lr": 1e-2})
     result, model, hooks = tiny.run_finetune(tmp_path, config)

@@ -55,6 +55,7 @@ class MemoryHooks:
 
     stop_after: int | None = None
     before_publish: Callable[[str, int], None] | None = None
+    before_write: Callable[[], None] | None = None
     progress: list[Progress] = field(default_factory=list)
     epochs: list[EpochResult] = field(default_factory=list)
     published: list[str] = field(default_factory=list)
@@ -64,6 +65,10 @@ class MemoryHooks:
 
     def on_epoch(self, result: EpochResult) -> None:
         self.epochs.append(result)
+
+    def before_checkpoint(self) -> None:
+        if self.before_write:
+            self.before_write()
 
     def publish_checkpoint(self, name: str, step: int) -> None:
         if self.before_publish:

@@ -63,7 +63,11 @@ def _main_picture(store: JobStore, job: Job) -> bytes:
     stored = _stored_pictures(job)
     if not stored:
         raise _no_picture(job)
-    return job.job_dir.read_bytes(f"plots/{PurePath(stored[0]).name}")
+    # By its place in the job's folder, which may have been moved.
+    parts = PurePath(stored[0]).parts
+    is_in_folder = job.id in parts
+    name = "/".join(parts[parts.index(job.id) + 1 :]) if is_in_folder else f"plots/{parts[-1]}"
+    return job.job_dir.read_bytes(name)
 
 
 def _write_picture(output: Path, png: bytes) -> str:

@@ -1,6 +1,7 @@
 """What to do about a live attempt, from what Redis and Ray report about it. Pure: no clock, no Redis, no Ray.
 
-Neither source is trusted alone. A Ray Job that is FAILED while its driver still sends heartbeats is not dead;
+An attempt is gone when its actors are, not when Ray's record of the job says that it ended. Neither source is
+trusted alone. A Ray Job that is FAILED while its driver still sends heartbeats is not dead;
 a silent driver is not dead until Ray reports it; and a new token is issued only after the old driver is known
 to be gone.
 """
@@ -87,10 +88,12 @@ def next_action(
 
 
 def _after_end(ray_job: RayJob | None, *, ended_ago_s: float, timeouts: Timeouts) -> Action:
-    if ray_job is None or ray_job.has_ended:
+    # The record of a driver with which Ray has lost contact says FAILED, while driver and workers live on.
+    if ray_job is None or (ray_job.has_ended and not ray_job.has_actors):
         return ReleaseResources()
     if ended_ago_s >= timeouts.leave_s:
-        return StopRayJob(why="its attempt has ended and its process has not exited")
+        what = "its actors live" if ray_job.has_ended else "its process has not exited"
+        return StopRayJob(why=f"its attempt has ended and {what}")
     return NoAction()
 
 

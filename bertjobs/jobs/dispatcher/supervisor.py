@@ -4,6 +4,7 @@ import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from bertjobs.errors import LeaseLost
@@ -151,6 +152,11 @@ class Supervisor:
             return NoAction(), None
         try:
             job = self._ray.job(live.submission_id)
+            if job is not None and job.has_ended:
+                # Its actors are asked for beside the pass; until that was done after its end they count.
+                polled = self._poller.job(live.submission_id)
+                has_actors = polled is not None and (not polled.has_ended or polled.has_actors)
+                job = replace(job, has_actors=has_actors)
             return self._next_action(live, job), job
         except RayUnreachable as e:
             self.unreachable = str(e)

@@ -39,6 +39,8 @@ HEARTBEAT_RESTART_S = 1.0
 """Pause before a heartbeat process that has died is started again."""
 OUTAGE_S = 120.0
 """How long publishing and finishing wait while Redis is down."""
+CONFIRMED_LEASES = 2
+"""Leases for which an answer of Redis allows files to be written. Later another attempt may be at work."""
 
 ACTIVITY_INTERVAL_S = 10.0
 
@@ -72,6 +74,8 @@ class JobSession:
         self._lost: LeaseLost | None = None
         self._command: str = ""
         self._reported_at = float("-inf")
+        self._confirmed_at = time.monotonic()
+        """When Redis last said that the attempt owns the job: `open` has just checked the token."""
         self._progress = Throttle(self._send_progress, interval_s=PROGRESS_INTERVAL_S)
         self._offline_until = float("-inf")
         self._has_stepped = False
@@ -144,6 +148,20 @@ class JobSession:
         if now >= max(self._noted_at + ACTIVITY_INTERVAL_S, self._offline_until):
             self._noted_at = now
             self._report(is_alive=True)
+
+    def confirm_lease(self) -> None:
+        """Make sure, before files are written, that the attempt owns its job: by the last answer of Redis,
+        or, where that is older than two leases, by a new one. Training waits with us while Redis is down.
+
+        Raises: LeaseLost: nothing may be written. RedisDown: Redis stayed down; the job is resumed later.
+        """
+        self._read_heartbeat_output()
+        if self._lost is not None:
+            raise self._lost
+        if time.monotonic() - self._confirmed_at < CONFIRMED_LEASES * self._lease_s:
+            return
+        self._fenced(lambda: retry_while_down(lambda: self._store.report(is_alive=True), for_s=OUTAGE_S))
+        self._confirmed_at = time.monotonic()
 
     def _send_progress(self, values: Mapping[str, Any]) -> None:
         # Only once Redis has it: a first step that was dropped must be sent at once again.
@@ -296,7 +314,7 @@ class JobSession:
         except RedisDown as e:
             self._note_outage(e)
             return False
-        self._reported_at = time.monotonic()
+        self._reported_at = self._confirmed_at = time.monotonic()
         self._command = command or self._command
         return True
 

@@ -4,15 +4,18 @@ Sends the HTTP requests itself: Ray's `JobSubmissionClient` sends them without a
 hangs would hang the dispatcher.
 
 The only module that uses undocumented routes of Ray's dashboard, as they are in Ray 2.60: `/api/v0/nodes`,
-`/api/cluster_status` and `/api/packages/gcs/`. A test starts a real Ray and fails first when one changes.
+`/api/v0/actors`, `/api/cluster_status` and `/api/packages/gcs/`. A test starts a real Ray and fails first
+when one changes.
 """
 
 import codecs
 import http.client
 import json
+import logging
 import os
 import re
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +27,8 @@ from bertjobs.jobs.scheduling.types import Cluster, Node
 
 if TYPE_CHECKING:
     from bertjobs.jobs.ray.code_package import CodePackage
+
+logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 READ_BYTES = 2**16
@@ -52,6 +57,10 @@ class RayJob:
     message: str
     exit_code: int | None = None
     """Of the driver's process, once Ray saw it end."""
+    ray_id: str | None = None
+    """Ray's own id of what the driver has started; None before its driver has connected."""
+    has_actors: bool = False
+    """Whether some of its actors live, as far as that was asked; see `RayApi.has_actors`."""
 
     @property
     def has_ended(self) -> bool:
@@ -160,8 +169,29 @@ class RayApi:
         except _NotFound:
             return None
         return RayJob(
-            status=found["status"], message=found["message"] or "", exit_code=found["driver_exit_code"]
+            status=found["status"],
+            message=found["message"] or "",
+            exit_code=found["driver_exit_code"],
+            ray_id=found.get("job_id"),
         )
+
+    def has_actors(self, job: RayJob) -> bool:
+        """Return whether actors of a job live, which have not outlived it on purpose (`detached`).
+
+        Where Ray cannot say it, which a version of it may, they count as gone, as the job's record does.
+        """
+        if job.ray_id is None:
+            return False
+        filters = [("job_id", "=", job.ray_id), ("state", "!=", "DEAD")]
+        names = ("filter_keys", "filter_predicates", "filter_values")
+        query = urllib.parse.urlencode([pair for f in filters for pair in zip(names, f, strict=True)])
+        try:
+            answer = self._call("GET", f"/api/v0/actors?detail=1&limit=100&{query}")
+            found = answer["data"]["result"]["result"]
+        except (RayRefused, KeyError, TypeError) as e:
+            logger.warning("Ray does not list the actors of job %s: %s", job.ray_id, e)
+            return False
+        return any(not actor.get("is_detached") for actor in found)
 
     def stop(self, submission_id: str) -> None:
         """Ask Ray to stop a job. It takes seconds and may have no effect while PENDING: query the job

@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bertjobs.jobs.ray.api import TIMEOUT_S, RayApi, RayJob, RayRefused, RayUnreachable
 from bertjobs.jobs.scheduling.types import Cluster
@@ -90,5 +90,10 @@ class RayPoller:
     def _poll(self) -> _Observation:
         submission_ids = list(self._watched)
         cluster = self._ray.cluster()
-        jobs = dict(zip(submission_ids, self._pool.map(self._ray.job, submission_ids), strict=True))
+        jobs = dict(zip(submission_ids, self._pool.map(self._poll_job, submission_ids), strict=True))
         return _Observation(cluster=cluster, jobs=jobs, problem="")
+
+    def _poll_job(self, submission_id: str) -> RayJob | None:
+        job = self._ray.job(submission_id)
+        # Here, not in the pass, which waits for its requests. A job that has ended is soon watched no more.
+        return replace(job, has_actors=self._ray.has_actors(job)) if job and job.has_ended else job

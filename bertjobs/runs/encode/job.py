@@ -61,8 +61,9 @@ def run_encode(run: Run[EncodeConfig]) -> Outcome:
     began = time.monotonic()
     with run.job_dir.new_dir(FOLDER) as folder:
         _write(_embeddings(run, trained, spans, files), folder, run=run, done=done)
+        run.reporter.confirm_lease()
     metrics = done.metrics(run_s=time.monotonic() - began) | {"dim": trained.loaded.config.hidden_size}
-    run.job_dir.write_json("metrics.json", metrics)
+    run.job_dir.outputs().write_json("metrics.json", metrics)
     return Outcome(metrics=metrics, artifacts={FOLDER: run.job_dir.path_of(FOLDER)})
 
 

@@ -98,7 +98,7 @@ def run_tune(run: Run[TuneConfig]) -> Outcome:
         "num_train_examples": train.table.num_rows,
         "run_s": time.monotonic() - began,
     }
-    run.job_dir.write_json("metrics.json", metrics)
+    run.job_dir.outputs().write_json("metrics.json", metrics)
     return replace(outcome, metrics=metrics)
 
 
@@ -118,7 +118,7 @@ def _publish_best(
     if best is None:
         raise _all_failed(state.trials)
     run.reporter.set_phase("writing the best model")
-    run.reporter.command()  # raises where the lease is lost: another attempt's model must not be replaced
+    run.reporter.confirm_lease()
     metrics: TaskMetrics = ray_train.run_task(
         write_best_model,
         BestModelWork(
@@ -131,14 +131,14 @@ def _publish_best(
         ),
         grant=run.grant,
     )
-    paths = write_predictions(run.job_dir, valid[0].table, task=inputs.task, num_ranks=1)
-    plots = save_plots(run.job_dir, search, state.trials)
+    paths = write_predictions(run.job_dir.outputs(), valid[0].table, task=inputs.task, num_ranks=1)
+    plots = save_plots(run.job_dir.outputs(), search, state.trials)
     return Outcome(
         metrics=_result(metrics, search, state.trials, best),
         artifacts={
             "model": run.job_dir.path_of(run.job_dir.own("model")),
             **paths,
-            "plots": [run.job_dir.path_of(name) for name in plots],
+            "plots": [run.job_dir.outputs().path_of(name) for name in plots],
         },
     )
 
@@ -167,7 +167,7 @@ def write_best_model(work: BestModelWork) -> TaskMetrics:
     folder = folder_of(work.job_dir, trial.number)
     model.load_state_dict(read_published_checkpoint(folder, find_checkpoint(folder, best.step)).model)
     predictions, metrics = predict(model, inputs=inputs, config=config)
-    predictions.write(work.job_dir, rank=0)
+    predictions.write(work.job_dir.outputs(), rank=0)
     write_model(
         model, inputs=inputs, config=config, metrics=metrics, job_dir=work.job_dir, trained_by=work.job_id
     )

@@ -163,6 +163,7 @@ class _TrialCallback(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         """Called several times a second, whatever happens."""
+        self._run.reporter.confirm_lease()  # trials write into folders that attempts share
         if (command := self._run.reporter.command()) is not None:
             # Raised through `fit`: the search ends at once, whatever its trials do.
             raise stop_reason(command)

@@ -231,6 +231,9 @@ class TrialHooks:
         self._progress.flush()  # patience may end the trial here
         self.history.append(self._evaluation({"step": result.step, **result.metrics.curves()}))
 
+    def before_checkpoint(self) -> None:
+        """Do nothing: a trial has no lease; the search's driver has, and trials end with it."""
+
     def publish_checkpoint(self, name: str, step: int) -> None:
         """Report evaluations only now: the scheduler may stop the trial there, and its weights must remain.
 

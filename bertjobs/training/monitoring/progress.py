@@ -84,6 +84,12 @@ class Hooks(Protocol):
     def on_epoch(self, result: EpochResult) -> None:
         """Called after each evaluation, before the checkpoint."""
 
+    def before_checkpoint(self) -> None:
+        """Called before anything of a checkpoint is written; may wait.
+
+        Raises: LeaseLost: another attempt owns the job. QueueError: whether one does cannot be found out.
+        """
+
     def publish_checkpoint(self, name: str, step: int) -> None:
         """Called when `checkpoints/<name>` is complete: from now on a resumed run starts from it.
 

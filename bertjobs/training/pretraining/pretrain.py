@@ -266,7 +266,7 @@ def _finish(loop: TrainLoop, *, job_dir: JobDir) -> PretrainResult:
     if loop.stopped is None and loop.lines is not None:
         from bertjobs.training.monitoring.plots import save_pretraining_plots  # matplotlib: paid at the end
 
-        plots = save_pretraining_plots(job_dir, loop.lines)
+        plots = save_pretraining_plots(job_dir.outputs(), loop.lines)
     return PretrainResult(
         num_steps=state.num_done,
         num_tokens=state.num_tokens,

@@ -219,8 +219,9 @@ def test_output_gets_the_picture_of_an_evaluation_and_a_search_refuses_it(
         store.submit(kind, {}, storage=str(home / "jobs"), resources={}, user="ada")[0]
         for kind in ("evaluate", "tune")
     )
-    job.job_dir.write_bytes("plots/confusion.png", b"picture")
-    drive(job.id).end(State.SUCCEEDED, artifacts={"plots": [job.job_dir.path_of("plots/confusion.png")]})
+    name = "outputs-a1/plots/confusion.png"
+    job.job_dir.write_bytes(name, b"picture")
+    drive(job.id).end(State.SUCCEEDED, artifacts={"plots": [job.job_dir.path_of(name)]})
     mine = tmp_path / "mine.png"
     assert run("plot", job.id, "--output", str(mine)).stdout == f"{mine}\n"
     assert mine.read_bytes() == b"picture"

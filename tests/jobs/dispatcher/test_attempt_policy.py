@@ -84,6 +84,9 @@ RUNNING = RayJob(status="RUNNING", message="")
         ({"ended_ago_s": 1}, RUNNING, NoAction),
         ({"ended_ago_s": 20}, RUNNING, StopRayJob),
         ({"ended_ago_s": 0}, RayJob(status="SUCCEEDED", message=""), ReleaseResources),
+        ({"ended_ago_s": 0}, RayJob(status="FAILED", message="monitor", has_actors=True), NoAction),
+        ({"ended_ago_s": 20}, RayJob(status="FAILED", message="monitor", has_actors=True), StopRayJob),
+        ({"ended_ago_s": 20}, None, ReleaseResources),
         ({"ended_ago_s": 0}, None, ReleaseResources),
     ],
 )

@@ -1,13 +1,16 @@
 """The dispatcher, turn by turn, between a real Redis and a fake Ray."""
 
 import uuid
+from types import SimpleNamespace
 
 import pytest
 
 from bertjobs.errors import LeaseLost
+from bertjobs.jobs.dispatcher.attempt_policy import NoAction, ReleaseResources
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.dispatcher.log_copier import MAX_TRIES
 from bertjobs.jobs.job import Grant, State
+from bertjobs.jobs.ray.api import RayJob
 from bertjobs.jobs.retry import RetryDecision
 from bertjobs.jobs.scheduling.admission import MAX_STARTS
 from bertjobs.jobs.scheduling.types import Node
@@ -428,3 +431,31 @@ def test_nothing_is_claimed_once_redis_has_lost_what_admission_counted(
     assert connection.client.hget(f"bj:job:{second}", "state") == "QUEUED"
     dispatch_store.changes(since=-1)  # everything is read again
     assert dispatch_store.claim(second, grant=GRANT, placement={}).number == 1
+
+
+def test_an_attempt_holds_its_grant_until_its_actors_are_dead_whatever_rays_record_says(world, submit):
+    first, second = running(world, submit), submit()
+    world.driver(first).end(DONE, nonce=uuid.uuid4().hex, metrics={}, artifacts={})
+    # Ray's monitor has lost contact: the record says FAILED, driver and workers live on.
+    world.ray.jobs[f"bj-{first}-a1"] = RayJob(status="FAILED", message="monitor", has_actors=True)
+    world.turn(2)
+    assert world.store.get(second).state is State.QUEUED
+    world.passes(21)
+    world.turn()
+    assert world.ray.stops == [f"bj-{first}-a1"]
+    world.ray.jobs[f"bj-{first}-a1"] = RayJob(status="FAILED", message="monitor")
+    world.turn()
+    assert world.store.get(second).state is State.STARTING
+
+
+def test_until_the_poller_has_asked_for_its_actors_an_attempt_is_not_gone(world, submit, monkeypatch):
+    job_id = running(world, submit)
+    finish(world, job_id)
+    supervisor = world.dispatcher._supervisor
+    seen = RayJob(status="RUNNING", message="")
+    monkeypatch.setattr(supervisor, "_poller", SimpleNamespace(job=lambda _: seen))
+    world.ray.ends(f"bj-{job_id}-a1", "SUCCEEDED")
+    (live,) = world.dispatcher._store.live()[1]
+    assert isinstance(supervisor._check(live)[0], NoAction)
+    seen = RayJob(status="SUCCEEDED", message="")
+    assert isinstance(supervisor._check(live)[0], ReleaseResources)

@@ -5,8 +5,11 @@ import time
 import pytest
 
 from bertjobs.errors import Cancelled, DataError, LeaseLost
+from bertjobs.jobs.driver import session as session_module
 from bertjobs.jobs.driver.session import JobSession
 from bertjobs.jobs.job import State
+from bertjobs.jobs.retry import SUCCESS, decide, failure_of
+from bertjobs.jobs.store import connection as connection_module
 from bertjobs.jobs.store.connection import RedisDown
 from redis_refusals import REFUSALS, refusing_writes
 
@@ -257,3 +260,62 @@ def test_of_two_drivers_of_one_attempt_the_first_works_and_the_second_is_refused
         second.start()
     session.progress({"step": 1})
     assert world.store.get(session.job.id).state is State.RUNNING
+
+
+class Clock:
+    """Time for the session, which sleeps without waiting."""
+
+    def __init__(self, now_s):
+        self.now_s = now_s
+
+    def monotonic(self):
+        return self.now_s
+
+    def sleep(self, seconds):
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock(time.monotonic())
+    monkeypatch.setattr(session_module, "time", clock)
+    monkeypatch.setattr(connection_module, "time", clock)
+    return clock
+
+
+def test_files_may_be_written_for_two_leases_after_an_answer_of_redis(session, clock, monkeypatch):
+    asked = []
+    monkeypatch.setattr(session._store, "report", lambda **news: asked.append(news) or "")
+    clock.now_s += 2 * session._lease_s - 1
+    session.confirm_lease()
+    assert not asked, "the answer to `open` is recent enough"
+    clock.now_s += 2
+    session.confirm_lease()
+    session.confirm_lease()
+    assert asked == [{"is_alive": True}], "once: its answer counts for the next two leases"
+    clock.now_s += 2 * session._lease_s - 1
+    session.progress({"step": 1})
+    clock.now_s += 2
+    session.confirm_lease()
+    assert len(asked) == 2, "so does the answer to a report of progress"
+
+
+def test_a_worker_that_can_renew_nowhere_waits_and_then_ends_to_be_resumed(session, clock, monkeypatch):
+    def down(**_):
+        raise RedisDown("Redis is away")
+
+    monkeypatch.setattr(session._store, "report", down)
+    began = clock.now_s = clock.now_s + 2 * session._lease_s
+    with pytest.raises(RedisDown) as raised:
+        session.confirm_lease()
+    assert clock.now_s - began >= session_module.OUTAGE_S
+    decision = decide(failure_of(raised.value), num_faults=0, num_charged=0, max_retries=0)
+    assert (decision.state, decision.charged) == (State.RETRYING, False)
+
+
+def test_a_worker_whose_attempt_was_ended_meanwhile_writes_nothing(world, session, clock):
+    world.driver(session.job.id).end(SUCCESS, nonce="n", metrics={}, artifacts={})
+    clock.now_s += 2 * session._lease_s
+    for _ in range(2):
+        with pytest.raises(LeaseLost):
+            session.confirm_lease()

@@ -27,7 +27,7 @@ from bertjobs.jobs.dispatcher.log_copier import LogCopier
 from bertjobs.jobs.dispatcher.loop import Dispatcher, driver_environment
 from bertjobs.jobs.dispatcher.result_reader import ResultReader
 from bertjobs.jobs.job import State
-from bertjobs.jobs.ray.api import RayApi, RayRefused, RayUnreachable, _decode_log, ray_token
+from bertjobs.jobs.ray.api import RayApi, RayJob, RayRefused, RayUnreachable, _decode_log, ray_token
 from bertjobs.jobs.ray.poller import RayPoller
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.storage import StorageRoots
@@ -72,6 +72,7 @@ def test_the_routes_of_rays_dashboard_that_we_use_are_still_there():
     used = {
         ("get", "/api/version"),
         ("get", "/api/v0/nodes"),
+        ("get", "/api/v0/actors"),
         ("get", "/api/cluster_status"),
         ("get", "/api/packages/{protocol}/{package_name}"),
         ("put", "/api/packages/{protocol}/{package_name}"),
@@ -107,6 +108,31 @@ def test_a_job_that_ray_does_not_know_is_none_and_stopping_it_is_not_an_error(da
     ray = RayApi(dashboard.address, token=None)
     ray.stop("x")
     assert ray.job("x") is None and list(ray.log("x")) == []
+
+
+ACTORS = (
+    "/api/v0/actors?detail=1&limit=100&filter_keys=job_id&filter_predicates=%3D&filter_values=02000000"
+    "&filter_keys=state&filter_predicates=%21%3D&filter_values=DEAD"
+)
+
+
+@pytest.mark.parametrize(
+    ("code", "actors", "has_actors"),
+    [
+        (200, [], False),
+        (200, [{"state": "ALIVE", "is_detached": True}], False),
+        (200, [{"state": "ALIVE", "is_detached": True}, {"state": "ALIVE", "is_detached": False}], True),
+        (500, [], False),
+    ],
+)
+def test_actors_of_a_job_count_unless_they_are_detached_or_ray_cannot_list_them(
+    dashboard, caplog, code, actors, has_actors
+):
+    dashboard.answers["GET", ACTORS] = (code, json.dumps({"data": {"result": {"result": actors}}}))
+    api, job = RayApi(dashboard.address, token=None), RayJob(status="FAILED", message="", ray_id="02000000")
+    assert api.has_actors(job) is has_actors
+    assert ("does not list the actors of job 02000000" in caplog.text) is (code == 500)
+    assert not api.has_actors(replace(job, ray_id=None)), "its driver has never connected"
 
 
 LOG = 'a "quoted" \\ \\ud83d line\n' + "\t\N{GRINNING FACE}é\x00\n" * 50
@@ -323,6 +349,33 @@ def test_on_a_real_ray_a_killed_driver_is_replaced_and_the_job_succeeds(
     assert connection.client.scard("bj:live") == 0
     poller.close()
     logs.close()
+
+
+WITH_ACTOR = """
+import time, ray
+ray.init(address="auto", logging_level=40)
+@ray.remote(num_cpus=0)
+class Actor:
+    def ping(self):
+        return "pong"
+kept = [Actor.remote(), Actor.options(lifetime="detached", name="stays").remote()]
+print(ray.get([actor.ping.remote() for actor in kept]), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_on_a_real_ray_the_actors_of_a_job_are_seen_until_they_are_gone(ray_address, tmp_path):
+    ray = ray_address[0]
+    script = tmp_path / "driver.py"
+    script.write_text(WITH_ACTOR)
+    ray.start("bj-actors", entrypoint=f"{sys.executable} {script}", env={}, metadata={})
+    wait_for(lambda: "pong" in b"".join(ray.log("bj-actors")).decode(), seconds=120)
+    assert ray.has_actors(ray.job("bj-actors"))
+    ray.stop("bj-actors")
+    # The detached one lives on, and holds nothing that an attempt was granted.
+    wait_for(lambda: ray.job("bj-actors").has_ended and not ray.has_actors(ray.job("bj-actors")), seconds=60)
 
 
 def not_raising(call):

@@ -26,7 +26,13 @@ class SlowRay:
 
     def job(self, submission_id):
         self.asked.append(submission_id)
+        if submission_id.startswith("ended"):
+            return RayJob(status="FAILED", message="", ray_id=submission_id)
         return RayJob(status="RUNNING", message="")
+
+    def has_actors(self, job):
+        assert job.has_ended, "only those of ended jobs are asked for"
+        return job.ray_id == "ended with actors"
 
 
 @pytest.fixture
@@ -64,6 +70,16 @@ def test_a_job_that_was_not_polled_yet_counts_as_pending(watch):
     assert watch.job("b").status == "PENDING", "nobody has looked at it yet"
     assert "b" not in ray.asked
     assert watch.job("a").status == "RUNNING"
+
+
+def test_of_an_ended_job_the_actors_are_asked_for_too(watch):
+    watch, ray = watch
+    ray.may_answer.set()
+    watch.watch(["a", "ended", "ended with actors"])
+    watch.start()
+    looks(ray, 3)
+    found = {name: watch.job(name).has_actors for name in ("a", "ended", "ended with actors")}
+    assert found == {"a": False, "ended": False, "ended with actors": True}
 
 
 def test_a_ray_that_is_down_is_unreachable_until_it_is_back(watch):
