@@ -365,7 +365,7 @@ class World:
 
     def _is_settled(self) -> bool:
         return self.journal.all_ended() and not any(
-            self.client.exists(key) for key in ("bj:live", "bj:leases", "bj:logs")
+            self.client.exists(key) for key in ("bj:live", "bj:leases", "bj:logs", "bj:delay", "bj:queue")
         )
 
     # -- the product's surroundings

@@ -203,8 +203,9 @@ def test_a_run_that_may_not_write_leaves_no_file(tiny: ModuleType, tmp_path: Pat
         raise LeaseLost("another attempt owns the job")
 
     with pytest.raises(LeaseLost):
-        tiny.run(tmp_path, tiny.make_config(), hooks=tiny.MemoryHooks(before_write=refuse))
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+        tiny.run_finetune(tmp_path, tiny.make_config(), hooks=tiny.MemoryHooks(before_write=refuse))
+    job_dir = JobDir(str(tmp_path), "j-test")
+    assert not job_dir.list("checkpoints") and not job_dir.exists("metrics.jsonl")
 
 
 def test_the_newest_and_the_best_checkpoint_are_kept(tiny: ModuleType, tmp_path: Path) -> None:

@@ -160,8 +160,12 @@ class JobSession:
             raise self._lost
         if time.monotonic() - self._confirmed_at < CONFIRMED_LEASES * self._lease_s:
             return
-        self._fenced(lambda: retry_while_down(lambda: self._store.report(is_alive=True), for_s=OUTAGE_S))
+        self._fenced(self._renew)
         self._confirmed_at = time.monotonic()
+
+    def _renew(self) -> None:
+        if retry_while_down(lambda: self._store.report(is_alive=True), for_s=OUTAGE_S) == "ended":
+            raise LeaseLost(f"{self.job.id}: attempt {self.attempt.number} has ended")
 
     def _send_progress(self, values: Mapping[str, Any]) -> None:
         # Only once Redis has it: a first step that was dropped must be sent at once again.

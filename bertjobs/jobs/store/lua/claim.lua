@@ -5,17 +5,17 @@
 if not leads(arg.term) then return {'NOT_LEADER', arg.id} end
 local key = job_key(arg.id)
 local state, n, token = unpack(redis.call('HMGET', key, 'state', 'num_attempts', 'token'))
-if not state then return {'UNKNOWN', arg.id} end
--- Checked before the first write: an error further down would leave half an attempt, at every pass.
-for _, value in ipairs(redis.call('HMGET', key, 'seq', 'priority', 'num_attempts', 'token', 'used_ms')) do
-  if not tonumber(value) then return {'INVALID', arg.id} end
-end
 if state == 'STARTING' and redis.call('HGET', attempt_key(arg.id, n), 'nonce') == arg.nonce then
   return {'OK', now_ms(), cjson.encode(live_row(arg.id, n))}  -- our own call, sent again
 end
 -- The race: since admission counted what is granted, Redis lost its last seconds. An attempt whose end is lost holds its
 -- grant again, and an attempt that was claimed a moment ago may never have been.
 if arg.last_mark and redis.call('GET', 'bj:mark') ~= arg.last_mark then return {'ROLLED_BACK', arg.id} end
+if not state then return {'UNKNOWN', arg.id} end
+-- Checked before the first write: an error further down would leave half an attempt, at every pass.
+for _, value in ipairs(redis.call('HMGET', key, 'seq', 'priority', 'num_attempts', 'token', 'used_ms')) do
+  if not tonumber(value) then return {'INVALID', arg.id} end
+end
 -- The races: since admission read the queue, a user may have cancelled or held the job, or drained the queue.
 if state ~= 'QUEUED' then return {'STATE', state} end
 if redis.call('EXISTS', 'bj:drain') == 1 then return {'STATE', 'held back: the queue is drained'} end
