@@ -147,6 +147,23 @@ class JobDir:
                 f.seek(min(start, f.size()))
                 return bytes(f.read())
 
+    def open_inside(self, name: str) -> Any:
+        """Open a file for reading whose name comes from outside; the caller closes it.
+
+        On a local path no link is followed, neither of the file nor of a folder above it, and a name that
+        leads out of the job's folder is refused. A remote file system has no links.
+
+        Raises: StorageError: it is missing, cannot be read, or is not a file below the job's folder.
+        """
+        parts = name.split("/")
+        if not all(parts) or {".", ".."} & set(parts) or "\0" in name:
+            raise StorageError(f"{name} is not the name of a file in {self.uri}")
+        with _storage_errors(self.path_of(name)):
+            if not self._is_remote:
+                return _open_without_links(self._local, parts)
+            fs, base = self._filesystem()
+            return fs.open_input_file(f"{base}/{name}")
+
     def write_bytes(self, name: str, data: bytes) -> None:
         """Write one file atomically: a reader sees all of it or the former one.
 
@@ -352,6 +369,24 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _open_without_links(folder: Path, parts: Sequence[str]) -> Any:
+    """Open a file below a folder, step by step: a link put there in between is not followed either."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(folder, flags | os.O_DIRECTORY)
+    for place, part in enumerate(parts, start=1):
+        try:
+            # Without O_NONBLOCK the opening of a named pipe would wait for its writer.
+            kind = os.O_DIRECTORY if place < len(parts) else os.O_NONBLOCK
+            found = os.open(part, flags | kind, dir_fd=descriptor)
+        finally:
+            os.close(descriptor)
+        descriptor = found
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a file")
+    return os.fdopen(descriptor, "rb")
 
 
 def _folders_below(root: Path, *, depth: int) -> Iterator[Path]:

@@ -186,7 +186,7 @@ def _trials(incomplete: str) -> list[CompletionItem]:
 
 def _read_trials(job_id: str) -> Iterator[tuple[int, str]]:
     from bertjobs.cli.output.formatting import format_number, printable
-    from bertjobs.cli.search_job import read_trials_of
+    from bertjobs.runs.tune.search_document import read_trials_of
 
     _, trials = read_trials_of(_read_job(job_id))
     for trial in trials:

@@ -19,19 +19,17 @@ def open_queue(*, settings: Settings | None = None, needs_ray: bool = False) -> 
 
     Raises: ConfigError, QueueError, StorageError: Redis is down or refuses us, or the stack does not start.
     """
-    filled, _ = stack_settings(settings=settings, needs_ray=needs_ray)
-    return connect(filled)
+    return connect(stack_settings(settings=settings, needs_ray=needs_ray))
 
 
-def stack_settings(*, settings: Settings | None = None, needs_ray: bool = False) -> tuple[Settings, bool]:
-    """Return the settings with the addresses of Redis and Ray, and whether these are the embedded stack's;
-    start it where no addresses are set.
+def stack_settings(*, settings: Settings | None = None, needs_ray: bool = False) -> Settings:
+    """Return the settings with the addresses of Redis and Ray; start the embedded stack where none are set.
 
     Raises: as `open_queue`.
     """
     settings = settings or load_settings()
     addresses = ensure(settings, announce=print_note, need_ray=needs_ray)
-    return addresses.fill(settings), settings.is_embedded
+    return addresses.fill(settings)
 
 
 def open_running_queue(*, timeout_s: float) -> JobStore:

@@ -1,30 +1,11 @@
-"""The search that a command names: its trials, and the configuration that `--from-trial` takes from one."""
+"""The configuration that `--from-trial` takes from a trial of a search."""
 
 from bertjobs.cli.context import open_queue
 from bertjobs.config import ConfigLayer, JobConfig, stored_layer
 from bertjobs.config.finetune import FinetuneConfig
-from bertjobs.errors import ConfigError, DataError
-from bertjobs.jobs.job import Job
-from bertjobs.runs.tune.trial_records import Search, Trial, find_trial, read_search, read_trials
-
-
-def read_trials_of(job: Job) -> tuple[Search, list[Trial]]:
-    """Read the search and the trials that have started.
-
-    Raises: DataError: the job is not a search, or has not started.
-    """
-    if job.kind != "tune":
-        raise DataError(
-            f"{job.id} is a {job.kind} job, not a search",
-            hint="`bertjobs list` shows the kind of each job.",
-        )
-    search = read_search(job.job_dir)
-    if search is None:
-        raise DataError(
-            f"{job.id} is {job.state} and has no trials yet",
-            hint=f"`bertjobs watch {job.id}` shows when the first one starts.",
-        )
-    return search, read_trials(job.job_dir)
+from bertjobs.errors import ConfigError
+from bertjobs.runs.tune.search_document import read_trials_of
+from bertjobs.runs.tune.trial_records import find_trial
 
 
 def trial_layer(named: str) -> tuple[ConfigLayer, str]:

@@ -40,7 +40,8 @@ from bertjobs.training.distributed import current_ranks
 from bertjobs.training.gradient_exchange import DataParallel, make_exchange
 from bertjobs.training.memory import memory_errors
 from bertjobs.training.monitoring import activity
-from bertjobs.training.monitoring.metrics_log import MetricsLine, MetricsLog
+from bertjobs.training.monitoring.metrics_file import MetricsLine
+from bertjobs.training.monitoring.metrics_log import MetricsLog
 from bertjobs.training.monitoring.progress import EpochResult, Hooks, ProgressMeter, Stopwatch
 from bertjobs.training.objective import AnyStepBatch, Objective
 from bertjobs.training.precision import training_dtype

@@ -1,9 +1,13 @@
 """The application: its routes, and what every request passes on its way to them.
 
-GET  /                              the page; its files are under /static/
-POST /api/v1/login, logout          `login.py`
+GET  /                                   the page; its files are under /static/
+POST /api/v1/login, logout               login.py
 GET  /api/v1/session
-GET  /api/v1/jobs, jobs/ID          `jobs.py`
+GET  /api/v1/jobs, jobs/ID, .../pipeline jobs.py
+GET  jobs/ID/log, artifacts              files.py
+GET  jobs/ID/metrics, trials, compare    curves.py
+GET  events, jobs/ID/events              events.py, told by feed.py
+POST jobs/actions, jobs/ID/ACTION        actions.py
 """
 
 import logging
@@ -13,7 +17,7 @@ from pathlib import Path
 from aiohttp import web
 
 from bertjobs.errors import BertjobsError
-from bertjobs.web import jobs, login
+from bertjobs.web import actions, curves, events, files, jobs, login
 from bertjobs.web.answers import ApiError, api_error, error_answer, http_error
 from bertjobs.web.security import HEADERS, IDENTITY, check_host, check_origin, identify, is_open
 from bertjobs.web.services import SERVICES, Services
@@ -30,10 +34,12 @@ def build_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[answer_errors, guard], client_max_size=MAX_REQUEST_BYTES)
     app[SERVICES] = services
     app.on_response_prepare.append(add_headers)
-    app.cleanup_ctx.append(_closing)
+    app.cleanup_ctx.extend([_closing, events.feeding])
+    app.on_shutdown.append(events.end_streams)
     app.router.add_get("/", index)
     app.router.add_static("/static", STATIC)
-    app.add_routes([*login.routes, *jobs.routes])
+    for module in (login, jobs, files, curves, events, actions):
+        app.add_routes(module.routes)
     return app
 
 

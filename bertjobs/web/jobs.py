@@ -4,11 +4,13 @@ from typing import Any
 
 from aiohttp import web
 
+from bertjobs.config.difference import changed_values
 from bertjobs.jobs.access import Identity, may_change
 from bertjobs.jobs.documents import dashboard_page, status_document
 from bertjobs.jobs.job import REOPENED_BY_RETRY, Job, JobSummary, State
 from bertjobs.web.answers import ApiError, json_answer
 from bertjobs.web.job_index import SORT_KEYS, JobFilter
+from bertjobs.web.parameters import int_in, states_of
 from bertjobs.web.security import IDENTITY
 from bertjobs.web.services import SERVICES, Services
 
@@ -22,7 +24,7 @@ async def list_jobs(request: web.Request) -> web.StreamResponse:
     """Answer with one page of the jobs."""
     services, query = request.app[SERVICES], request.query
     wanted = JobFilter(
-        states=[_state(text) for text in query.getall("state", [])],
+        states=states_of(query.getall("state", [])),
         kinds=query.getall("kind", []),
         users=query.getall("user", []),
         words=query.get("q", "").lower().split(),
@@ -73,9 +75,28 @@ def _job_document(services: Services, named: str, identity: Identity) -> dict[st
     return {
         **document,
         "followers": services.page.followers(job.id),
+        "changed_config": [change.to_json() for change in changed_values(job.kind, job.config)],
         "dashboard": dashboard_page(job, address="ray") if services.settings.ray_address else None,
         "may_act": may_change(identity, owner=job.user),
         "actions": possible_actions(job, identity),
+    }
+
+
+@routes.get("/api/v1/jobs/{job}/pipeline")
+async def pipeline(request: web.Request) -> web.StreamResponse:
+    """Answer with the jobs that are connected to a job by `after`."""
+    services = request.app[SERVICES]
+    return json_answer(await services.run(_pipeline, services, request.match_info["job"]))
+
+
+def _pipeline(services: Services, named: str) -> dict[str, Any]:
+    job_id = services.store.find(named)
+    services.index.refresh()
+    connected = services.index.pipeline(job_id)
+    known = {job.id for job in connected}
+    return {
+        "jobs": [job.to_json() for job in services.page.summaries([job.id for job in connected])],
+        "edges": [{"from": a, "to": job.id} for job in connected for a in job.after if a in known],
     }
 
 
@@ -90,24 +111,3 @@ def possible_actions(job: Job | JobSummary, identity: Identity) -> list[str]:
         "release": job.state is State.HELD,
     }
     return [action for action, is_possible in possible.items() if is_possible]
-
-
-def int_in(text: str | None, low: int, high: int, *, default: int, name: str) -> int:
-    """Read a number of a query. Raises: ApiError: it is none, or out of bounds."""
-    if text is None:
-        return default
-    try:
-        value = int(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise ApiError(400, "BadRequest", f"{name}={text} is not a whole number from {low} to {high}")
-    return value
-
-
-def _state(text: str) -> State:
-    try:
-        return State(text.upper())
-    except ValueError as e:
-        hint = f"Known are {', '.join(map(str, State))}."
-        raise ApiError(400, "BadRequest", f"state={text} is unknown", hint=hint) from e

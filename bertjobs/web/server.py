@@ -21,6 +21,7 @@ SHUTDOWN_S = 2.0
 def serve(
     settings: Settings,
     *,
+    given: Settings | None = None,
     host: str,
     port: int,
     public: PublicAddress,
@@ -31,7 +32,7 @@ def serve(
 
     Raises: ConfigError: the address is in use or not ours. QueueError: Redis is down.
     """
-    services = open_services(settings, public=public, local=local)
+    services = open_services(settings, given=given, public=public, local=local)
     services.index.refresh()
     asyncio.run(_serve(build_app(services), host=host, port=port, announce=announce))
 

@@ -14,6 +14,7 @@ from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.jobs.store.page_store import PageStore
 from bertjobs.jobs.store.token_store import TokenStore
 from bertjobs.settings import Settings
+from bertjobs.storage import StorageRoots
 from bertjobs.web.identity import FailureLimit, LocalToken, Logins
 from bertjobs.web.job_index import JobIndex
 from bertjobs.web.security import PublicAddress
@@ -27,6 +28,8 @@ _NUM_THREADS = 6
 class Services:
     """The parts of one server."""
 
+    given: Settings
+    """As the user gave them: without addresses where the stack is embedded."""
     settings: Settings
     """With the addresses of Redis and, where it runs, of Ray's dashboard."""
     public: PublicAddress
@@ -41,6 +44,7 @@ class Services:
         self.store = JobStore(self.connection)
         self.page = PageStore(self.connection)
         self.index = JobIndex(self.page)
+        self.roots = StorageRoots(self.given.allowed_storage)
 
     async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what blocks in a thread."""
@@ -54,10 +58,13 @@ class Services:
 SERVICES = web.AppKey("services", Services)
 
 
-def open_services(settings: Settings, *, public: PublicAddress, local: LocalToken | None) -> Services:
+def open_services(
+    settings: Settings, *, given: Settings | None = None, public: PublicAddress, local: LocalToken | None
+) -> Services:
     """Connect to Redis. Raises: ConfigError, QueueError: as `open_connection`."""
     connection = open_connection(settings)
     return Services(
+        given=given or settings,
         settings=settings,
         public=public,
         connection=connection,

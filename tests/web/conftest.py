@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,29 @@ class Answer:
         return json.loads(self.body)
 
 
+class Events:
+    """The events of a stream, in their order."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self._response = response
+
+    def next(self, *names: str) -> Any:
+        """Wait for the next event of one of these names; return what it carries."""
+        for name, data in self:
+            if name in names:
+                return data
+        raise AssertionError(f"the stream has ended without {' or '.join(names)}")
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        name = ""
+        for line in iter(self._response.readline, b""):
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                yield name, json.loads(value)
+
+
 @dataclass
 class Browser:
     """Sends requests as a page of ours does; keeps its cookies."""
@@ -71,6 +94,18 @@ class Browser:
         if (cookie_given := answer.headers.get("Set-Cookie")) is not None:
             self.cookie = cookie_given.partition(";")[0]
         return answer
+
+    @contextmanager
+    def listen(self, path: str) -> Iterator["Events"]:
+        """Open a stream of events; it is closed after the block."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request("GET", path, headers={"Cookie": self.cookie, **self.headers})
+            response = connection.getresponse()
+            assert (response.status, response.headers["Content-Type"]) == (200, "text/event-stream")
+            yield Events(response)
+        finally:
+            connection.close()
 
     def log_in(self, token: str) -> "Browser":
         answer = self.post("/api/v1/login", {"token": token})
@@ -103,8 +138,9 @@ def serving(services: Services) -> Iterator[int]:
 
 
 @pytest.fixture
-def settings(redis_server: RedisProcess) -> Settings:
-    return redis_server.settings()
+def settings(redis_server: RedisProcess, tmp_path: Path) -> Settings:
+    """Settings that lead to the session's Redis; jobs are stored in this test's own folder."""
+    return replace(redis_server.settings(), storage=str(tmp_path / "jobs"))
 
 
 @pytest.fixture
@@ -141,7 +177,7 @@ def submit(store: JobStore, tmp_path: Path) -> Callable[..., str]:
 def services(settings: Settings, connection: Connection) -> Services:
     """The parts of the server; it closes them."""
     public = PublicAddress.of(host="127.0.0.1", url=None)
-    return open_services(settings, public=public, local=LocalToken("ada"))
+    return open_services(settings, given=settings, public=public, local=LocalToken("ada"))
 
 
 @pytest.fixture

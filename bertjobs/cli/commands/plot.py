@@ -1,7 +1,6 @@
 """`bertjobs plot`: the curves of a job, also of one that is still running."""
 
 from pathlib import Path, PurePath
-from typing import Any
 
 import click
 
@@ -9,10 +8,11 @@ from bertjobs.cli.context import open_queue
 from bertjobs.cli.output.formatting import printable
 from bertjobs.cli.output.render import print_json, print_line
 from bertjobs.cli.params import job_argument, json_option
-from bertjobs.cli.search_job import read_trials_of
 from bertjobs.errors import DataError, StorageError
+from bertjobs.jobs.curves import read_curves
 from bertjobs.jobs.job import Job
 from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.runs.tune.search_document import read_trials_of
 from bertjobs.text.datasets.tasks import resolve_task
 
 CURVES = "plots/curves.png"
@@ -92,7 +92,7 @@ def _draw_finetuning(store: JobStore, job: Job) -> bytes:
     from bertjobs.training.monitoring.plots import draw_curves  # matplotlib: half a second
 
     metric = resolve_task(job.config["task"]["name"]).metric
-    lines = _series(store, job)
+    lines = read_curves(store, job).lines
     if not lines:
         raise DataError(
             f"{job.id} is {job.state} and has not reported a step yet",
@@ -107,14 +107,3 @@ def _draw_search(job: Job) -> list[str]:
 
     search, trials = read_trials_of(job)
     return [job.job_dir.path_of(name) for name in save_plots(job.job_dir, search, trials)]
-
-
-def _series(store: JobStore, job: Job) -> list[dict[str, Any]]:
-    """Return the metrics saved with the last checkpoint, and what Redis has received since then."""
-    from bertjobs.training.monitoring.metrics_log import read_metrics_log  # torch
-
-    saved = [dict(line) for line in read_metrics_log(job.job_dir)]
-    last_step = saved[-1]["step"] if saved else 0
-    # A step that was repeated after a lost worker was reported twice; the later report counts.
-    live = {v["step"]: {"kind": "step", **v} for v in store.metrics(job.id) if "lr" in v}
-    return saved + [live[step] for step in sorted(live) if step > last_step]

@@ -9,15 +9,9 @@ from bertjobs.cli.context import open_queue
 from bertjobs.cli.output.formatting import format_number, printable, reason_text, trial_columns
 from bertjobs.cli.output.render import print_json, print_line, print_note, print_table
 from bertjobs.cli.params import job_argument, json_option
-from bertjobs.cli.search_job import read_trials_of
 from bertjobs.jobs.job import Job
-from bertjobs.runs.tune.trial_records import (
-    Search,
-    Trial,
-    best_trial,
-    counts,
-    rank,
-)
+from bertjobs.runs.tune.search_document import read_trials_of, search_document
+from bertjobs.runs.tune.trial_records import Search, Trial, counts, rank
 
 
 @click.command()
@@ -34,31 +28,11 @@ def trials(job: str, as_csv: bool, as_json: bool) -> None:
     found = open_queue().get(job)
     search, started = read_trials_of(found)
     if as_json:
-        print_json(_document(found, search, started))
+        print_json(search_document(found, search, started))
     elif as_csv:
         print_line(_csv(search, started))
     else:
         _print(found, search, started)
-
-
-def _document(job: Job, search: Search, started: list[Trial]) -> dict[str, object]:
-    metric = search.metric
-    best = best_trial(started, metric)
-    return {
-        "id": job.id,
-        "state": str(job.state),
-        "metric": metric,
-        "space": search.space,
-        "algorithm": search.algorithm,
-        "stopper": search.stopper,
-        "num_trials": search.num_trials,
-        **counts(started),
-        "best": None if best is None else best.number,
-        "trials": [
-            {**trial.to_json(), "value": None if (e := trial.best(metric)) is None else e.value_of(metric)}
-            for trial in started
-        ],
-    }
 
 
 def _csv(search: Search, started: list[Trial]) -> str:

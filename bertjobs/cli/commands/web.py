@@ -10,6 +10,7 @@ from bertjobs.cli.params import Duration, json_option
 from bertjobs.jobs.access import Role, roles
 from bertjobs.jobs.job import iso
 from bertjobs.jobs.store.token_store import TokenStore
+from bertjobs.settings import load_settings
 
 DEFAULT_PORT = 8266
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -42,8 +43,9 @@ def web(ctx: click.Context, host: str, port: int, url: str | None, no_open: bool
     from bertjobs.web.server import serve
 
     public = PublicAddress.of(host=host, url=url)
-    settings, is_local = stack_settings(needs_ray=True)
-    local = LocalToken(current_user()) if is_local else None
+    given = load_settings()
+    settings = stack_settings(settings=given, needs_ray=True)
+    local = LocalToken(current_user()) if given.is_embedded else None
 
     def announce(host: str, port: int) -> None:
         address = url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
@@ -60,7 +62,7 @@ def web(ctx: click.Context, host: str, port: int, url: str | None, no_open: bool
         if not no_open and local is not None:
             webbrowser.open(link)
 
-    serve(settings, host=host, port=port, public=public, local=local, announce=announce)
+    serve(settings, given=given, host=host, port=port, public=public, local=local, announce=announce)
 
 
 @web.group("token")

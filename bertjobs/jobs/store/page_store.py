@@ -1,14 +1,14 @@
 """What the page's server reads of the queue: which jobs changed, and columns of many jobs at a time."""
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bertjobs.jobs.job import JobSummary, State, is_job_id
+from bertjobs.jobs.job import Event, JobSummary, State, is_job_id
 from bertjobs.jobs.scheduling.types import LiveAttempt
 from bertjobs.jobs.store.connection import Connection
-from bertjobs.jobs.store.records import SUMMARY_COLUMNS, live_of, readable, summaries_of
+from bertjobs.jobs.store.records import SUMMARY_COLUMNS, event_of, live_of, readable, summaries_of
 
 INDEX_COLUMNS = (
     "kind",
@@ -25,6 +25,7 @@ INDEX_COLUMNS = (
 """What jobs are found, filtered and sorted by; a row also has the place in the queue and the id."""
 _SLICE = 1000
 """Jobs that one call reads: some ten milliseconds during which Redis answers nobody else."""
+_MAX_NEWS = 500
 _MALFORMED = (ValueError, TypeError, LookupError)
 
 
@@ -56,6 +57,14 @@ class ChangedJobs:
     ids: Sequence[str]
     num_jobs: int
     counts: dict[State, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobNews:
+    """Entries that were added to a job's streams, each with its id."""
+
+    events: Sequence[tuple[str, Event]]
+    metrics: Sequence[tuple[str, Mapping[str, Any]]]
 
 
 class PageStore:
@@ -121,6 +130,30 @@ class PageStore:
         with self.connection.errors():
             found: Any = self.connection.client.smembers(f"bj:job:{job_id}:followers")
         return sorted(str(follower) for follower in found)
+
+    def now_id(self) -> str:
+        """Return the id that an entry of a stream would have had just before now."""
+        with self.connection.errors():
+            seconds, microseconds = self.connection.client.time()
+        return f"{int(seconds) * 1000 + int(microseconds) // 1000 - 1}-0"
+
+    def news(self, job_id: str, *, events_after: str, metrics_after: str) -> "JobNews":
+        """Return what was added to a job's timeline and metrics, at most 500 entries of each."""
+        key = f"bj:job:{job_id}"
+        with self.connection.errors(), self.connection.client.pipeline(transaction=False) as pipe:
+            pipe.xrange(f"{key}:events", min=f"({events_after}", count=_MAX_NEWS)
+            pipe.xrange(f"{key}:metrics", min=f"({metrics_after}", count=_MAX_NEWS)
+            events, metrics = pipe.execute()
+        return JobNews(
+            events=[(entry_id, event_of(entry_id, fields)) for entry_id, fields in events],
+            metrics=[(entry_id, json.loads(fields["values"])) for entry_id, fields in metrics],
+        )
+
+    def reasons(self) -> dict[str, str]:
+        """Return the reasons that waiting jobs share, by group, as stored."""
+        with self.connection.errors():
+            found: Any = self.connection.client.hgetall("bj:reasons")
+        return dict(found)
 
     def live(self) -> list[LiveAttempt]:
         """Return the attempts whose Ray Job is not known to be gone, with what they hold."""

@@ -36,7 +36,7 @@ from bertjobs.text.truncation import uncut_sequence_lengths
 from bertjobs.training.batches import BatchSampler, make_batch_sampler
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.finetune import finetune
-from bertjobs.training.monitoring.metrics_log import read_metrics_log
+from bertjobs.training.monitoring.metrics_file import read_metrics_log
 from bertjobs.training.monitoring.progress import EpochResult, Progress
 from bertjobs.training.tasks.task_type import TaskModel
 from bertjobs.training.tasks.types import task_type

@@ -3,21 +3,14 @@
 `metrics.jsonl` is complete; TensorBoard gets at most 2,000 points per curve, so that long runs stay cheap.
 """
 
-import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tensorboardX import SummaryWriter
 
 from bertjobs.storage import JobDir
+from bertjobs.training.monitoring.metrics_file import MetricsLine, read_metrics_log, write_metrics_log
 from bertjobs.training.monitoring.progress import EpochResult, Progress
-
-MetricsLine = Mapping[str, Any]
-"""`{"kind": "step", "step", "epoch", "loss", "lr", ...}` or `{"kind": "epoch", "step", "accuracy", ...}`."""
-
-_NAME = "metrics.jsonl"
 
 
 class MetricsLog:
@@ -44,19 +37,11 @@ class MetricsLog:
 
     def save(self) -> None:
         """Write all lines."""
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        self._job_dir.write_bytes(_NAME, text.encode())
+        write_metrics_log(self._job_dir, self.lines)
         self._tensorboard.save()
 
     def close(self) -> None:
         self._tensorboard.close()
-
-
-def read_metrics_log(job_dir: JobDir) -> list[MetricsLine]:
-    """Read the lines of a job; none where nothing was saved yet."""
-    if not job_dir.exists(_NAME):
-        return []
-    return [json.loads(line) for line in job_dir.read_bytes(_NAME).splitlines()]
 
 
 _MAX_STEP_POINTS = 2000

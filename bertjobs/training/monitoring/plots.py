@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bertjobs.storage import JobDir
 from bertjobs.training.metrics import Metrics
-from bertjobs.training.monitoring.metrics_log import MetricsLine
+from bertjobs.training.monitoring.metrics_file import MetricsLine
 
 _LOSS, _DEV, _LR, _QUIET = "#1f5fa8", "#c8541b", "#4a7a3a", "#7a7a7a"
 _NAMES = {
