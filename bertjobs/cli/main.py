@@ -34,6 +34,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "list": ("commands.jobs:list_jobs", "List the jobs, newest first, and why waiting ones wait."),
         "status": ("commands.jobs:status", "Show one job: settings, results and timeline."),
         "watch": ("commands.jobs:watch", "Follow one job live: step, loss, examples/s, time left."),
+        "top": ("commands.top:top", "Show the queue live, and act on it with keys."),
         "wait": ("commands.jobs:wait", "Wait until a job has ended; exit 1 if it did not succeed."),
         "logs": ("commands.logs:logs", "Print the log of a job; -f follows it."),
         "trials": ("commands.trials:trials", "Show the trials of a search."),
@@ -49,6 +50,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "retry": ("commands.jobs:retry", "Queue ended jobs again; they resume from their last checkpoint."),
         "hold": ("commands.jobs:hold", "Keep waiting jobs from starting."),
         "release": ("commands.jobs:release", "Let held jobs start."),
+        "prioritize": ("commands.jobs:prioritize", "Change the priority of waiting jobs."),
     },
     "Data and presets": {
         "data": ("commands.data:data", "Download, generate or inspect data sets."),

@@ -16,6 +16,7 @@ from bertjobs.errors import QueueError
 from bertjobs.jobs.documents import status_document
 from bertjobs.jobs.job import Job, State
 from bertjobs.jobs.store.connection import RedisDown
+from bertjobs.jobs.store.job_store import MAX_PRIORITY
 
 DEFAULT_LIMIT = 50
 
@@ -112,6 +113,22 @@ def hold(jobs: tuple[str, ...], as_json: bool) -> int:
 def release(jobs: tuple[str, ...], as_json: bool) -> int:
     """Let held jobs start."""
     return _for_each(jobs, open_queue(needs_ray=True).release, as_json=as_json)
+
+
+@click.command()
+@jobs_argument(states=(State.HELD, *WAITING))
+@click.option(
+    "--priority",
+    type=click.IntRange(-MAX_PRIORITY, MAX_PRIORITY),
+    metavar="INT",
+    required=True,
+    help=f"Higher goes first.  [{-MAX_PRIORITY} to {MAX_PRIORITY}]",
+)
+@json_option
+def prioritize(jobs: tuple[str, ...], priority: int, as_json: bool) -> int:
+    """Change the priority of waiting jobs, and with it their place in the queue."""
+    store, by = open_queue(), current_user()
+    return _for_each(jobs, lambda job: store.prioritize(job, priority, by=by), as_json=as_json)
 
 
 def _for_each(jobs: tuple[str, ...], change: Callable[[str], Job], *, as_json: bool) -> int:

@@ -205,6 +205,13 @@ class JobStore:
         """Put a held job back into its old place in the queue. Raises: QueueError: it is not held."""
         return self._change("release", job, "Only a held job can be released.")
 
+    def prioritize(self, job: str, priority: int, *, by: str = "") -> Job:
+        """Change the priority of a waiting job. Raises: QueueError: it no longer waits."""
+        assert abs(priority) <= MAX_PRIORITY, f"priority {priority} is checked by the caller"
+        message = f"Priority {priority}, set by {by}." if by else f"Priority {priority}."
+        remedy = "Only the priority of a waiting job can be changed."
+        return self._change("prioritize", job, remedy, priority=priority, message=message)
+
     def _change(self, script: str, job: str, remedy: str, **arg: Any) -> Job:
         job_id = self.find(job)
         try:

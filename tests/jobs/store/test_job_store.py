@@ -136,6 +136,20 @@ def test_cancel_ends_a_waiting_job_at_once_and_a_second_call_changes_nothing(sto
     assert store.get(job_id).place is None
 
 
+def test_a_priority_moves_a_waiting_job_in_the_queue(store, submit):
+    a, b, held = submit(), submit(), submit(hold=True)
+    assert store.prioritize(b, 7, by="ada").place == 1
+    assert store.get(a).place == 2
+    assert store.events(b)[-1].message == "Priority 7, set by ada."
+    assert store.prioritize(held, 9).state is State.HELD
+    assert store.release(held).place == 1
+    store.prioritize(b, 7)
+    assert len(store.events(b)) == 2  # nothing changed
+    store.cancel(a)
+    with pytest.raises(QueueError, match="is CANCELLED"):
+        store.prioritize(a, 1)
+
+
 def test_hold_and_release_keep_the_place(store, submit):
     a, b = submit(), submit()
     assert store.hold(a).state is State.HELD

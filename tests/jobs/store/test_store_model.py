@@ -77,6 +77,14 @@ class StoreMachine(RuleBasedStateMachine):
     def release(self, job):
         self.ask(self.store.release, job, frozenset({State.HELD, State.QUEUED}), State.QUEUED)
 
+    @rule(job=jobs, priority=st.integers(-3, 3))
+    def prioritize(self, job, priority):
+        if not self.states[job].is_waiting:
+            with pytest.raises(QueueError):
+                self.store.prioritize(job, priority)
+            return
+        assert self.store.prioritize(job, priority).priority == priority
+
     @rule(job=jobs)
     def retry(self, job):
         self.ask(self.store.retry, job, REOPENED_BY_RETRY | {State.RETRYING}, State.QUEUED)
