@@ -163,6 +163,11 @@ TUNE_UNUSED: tuple[UnusedValue, ...] = (
     *(_unless_schedule_varies(rule) for rule in FINETUNE_UNUSED),
     *(_varied(path) for path in SEARCHABLE_PATHS),
     UnusedValue(
+        path="train.keep_weights",
+        applies=lambda c: c.train.keep_weights == "last",
+        reason="a search compares the best weights of its trials, and keeps those",
+    ),
+    UnusedValue(
         path="search.grace_examples",
         applies=lambda c: c.search.stopper == "none",
         reason="no trial is stopped early",

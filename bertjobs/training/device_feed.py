@@ -1,7 +1,8 @@
-"""Make batches ahead of the step, and bring each to the device in one copy that the host does not wait for.
+"""Make batches ahead of the step, bring each to the device in one copy, and bring results back.
 
-On CUDA a thread makes batches in pinned memory while the device computes. On a CPU there is nothing to copy
-and no core to spare, so batches are made when they are asked for. The order is the same either way.
+On CUDA a thread makes batches in pinned memory while the device computes, and results are copied to pinned
+memory and read a few batches later: the host waits for no copy. On a CPU there is nothing to copy and no core
+to spare, so batches are made when they are asked for. The order is the same either way.
 
 A batch is a tree of dataclasses, tuples and mappings; its tensors move, everything else stays. Fields that
 `on_host` declares stay too: what the host has to read, since reading from a device is a wait.
@@ -9,19 +10,24 @@ A batch is a tree of dataclasses, tuples and mappings; its tensors move, everyth
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Generic, TypeVar, cast
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from bertjobs.modeling.inputs import ON_HOST
 
 BatchT = TypeVar("BatchT")
+KeyT = TypeVar("KeyT")
 
 _BATCHES_AHEAD = 2
 """One that is ready while the next is made: making a batch takes a fraction of a step."""
+_RESULTS_BEHIND = 2
+"""Results that are still on their way while the device computes the next ones."""
 _ALIGN = 16
 """Bytes: where each tensor begins in the buffer, so that a view in any dtype is allowed."""
 _STOP_POLL_S = 0.1
@@ -44,6 +50,43 @@ def on_device(
             yield staged.to(device)
     finally:
         made.close()
+
+
+def from_device(
+    results: Iterable[tuple[KeyT, Tensor]], *, num_behind: int | None = None
+) -> Generator[tuple[KeyT, npt.NDArray[Any]]]:
+    """Yield each result as an array on the host, with what it came with, in their order.
+
+    num_behind: results that may be computed before the oldest is read; default: 2 on CUDA, else 0.
+    """
+    on_their_way: deque[tuple[KeyT, _CopyToHost]] = deque()
+    for key, result in results:
+        on_their_way.append((key, _CopyToHost(result)))
+        limit = (_RESULTS_BEHIND if result.is_cuda else 0) if num_behind is None else num_behind
+        while len(on_their_way) > limit:
+            first, copy = on_their_way.popleft()
+            yield first, copy.wait()
+    for key, copy in on_their_way:
+        yield key, copy.wait()
+
+
+class _CopyToHost:
+    """A copy of a tensor that is under way; on a CPU the tensor itself."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._host = tensor
+        self._is_done: torch.cuda.Event | None = None
+        if tensor.is_cuda:
+            self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self._host.copy_(tensor, non_blocking=True)
+            self._is_done = torch.cuda.Event()
+            self._is_done.record()
+
+    def wait(self) -> npt.NDArray[Any]:
+        """Return it once it is there."""
+        if self._is_done is not None:
+            self._is_done.synchronize()
+        return self._host.numpy()
 
 
 @dataclass(frozen=True)

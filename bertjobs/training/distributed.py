@@ -8,6 +8,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+# Its functions have the process group of the time of the import as their default. torch imports it late by
+# itself (with `torch._dynamo`); the group then outlives `destroy_process_group` with its threads. One that
+# still releases a tensor while the interpreter ends aborts the process ("terminate called without an active
+# exception"), after all work is done.
+import torch.distributed.nn.functional  # noqa: F401
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:

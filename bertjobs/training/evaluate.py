@@ -3,12 +3,13 @@
 A collective operation: each rank takes every n-th row, and the counts are summed over the ranks.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from bertjobs.config.sections import Precision, TextSection
 from bertjobs.modeling.cpu import accelerate
@@ -16,11 +17,11 @@ from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.batches import BatchLoader, Microbatch
-from bertjobs.training.device_feed import on_device
+from bertjobs.training.device_feed import from_device, on_device
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.monitoring import activity
 from bertjobs.training.precision import autocast, inference_dtype
-from bertjobs.training.tasks.task_type import M, TaskModel, TaskType
+from bertjobs.training.tasks.task_type import Counts, M, TaskModel, TaskType
 
 OnPredictions = Callable[[Int64s, npt.NDArray[np.float32]], None]
 """Called on the rank that has them with rows of the table and what `TaskType.outputs` returns for them,
@@ -62,17 +63,35 @@ def evaluate(
     was_training = model.training
     accelerate(model).eval()
     with torch.inference_mode(), autocast(device, inference_dtype(precision, device)):
-        made = _microbatches(loader, own, own_batch=own_batch)
-        for part in on_device(made, device):
-            output = model(part.microbatch.inputs).float()
-            counts.add(output, part.microbatch)
-            if on_predictions:
-                on_predictions(*task.outputs(output, part.microbatch))
-            activity.note()
-            if on_progress and part.num_done is not None:
-                on_progress(part.num_done, len(own))
+        parts = on_device(_microbatches(loader, own, own_batch=own_batch), device)
+        counted = _count(model, parts, counts=counts, on_progress=on_progress, num_rows=len(own))
+        if on_predictions:
+            outputs = (task.outputs(output, microbatch) for microbatch, output in counted)
+            for rows, outputs_RK in from_device(outputs):
+                on_predictions(rows, outputs_RK)
+        else:
+            for _ in counted:
+                pass
     model.train(was_training)
     return counts.metrics(ranks)
+
+
+def _count(
+    model: TaskModel,
+    parts: Iterable["_Part"],
+    *,
+    counts: Counts[M],
+    on_progress: Callable[[int, int], None] | None,
+    num_rows: int,
+) -> Iterator[tuple[Microbatch, Tensor]]:
+    """Yield each microbatch with what the model returned for it, once that is counted."""
+    for part in parts:
+        output = model(part.microbatch.inputs).float()
+        counts.add(output, part.microbatch)
+        activity.note()
+        if on_progress and part.num_done is not None:
+            on_progress(part.num_done, num_rows)
+        yield part.microbatch, output
 
 
 @dataclass(frozen=True)

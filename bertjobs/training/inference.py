@@ -27,7 +27,7 @@ from bertjobs.modeling.inputs import ModelInputs, pack_rows
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.training.batches import BatchLoader, Microbatch
-from bertjobs.training.device_feed import on_device
+from bertjobs.training.device_feed import from_device, on_device
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.precision import autocast, inference_dtype
 
@@ -75,25 +75,35 @@ class TextEmbedder:
         """Return a vector for each row (R, D)."""
         vectors_RD = np.empty((table.num_rows, self.dim), dtype=np.float32)
         with torch.inference_mode(), self._autocast():
-            for microbatch in self._microbatches(table):
-                vectors_RD[microbatch.rows_B] = self._pooled(microbatch.inputs).float().cpu().numpy()
+            pooled = (
+                (microbatch.rows_B, self._pooled(microbatch.inputs).float())
+                for microbatch in on_device(self._microbatches(table), self._device)
+            )
+            for rows_B, vectors_BD in from_device(pooled):
+                vectors_RD[rows_B] = vectors_BD
         return vectors_RD
 
     def tokens(self, table: EncodedTable) -> Iterator[tuple[int, list[int], Floats]]:
         """Yield each row's number, token ids (L) and last hidden states (L, D); the longest rows first."""
         with torch.inference_mode(), self._autocast():
-            for microbatch in self._microbatches(table):
-                inputs = microbatch.inputs
-                hidden_ND = self._encoder(inputs).float().cpu()
-                bounds = zip(inputs.starts_B.tolist(), inputs.lengths_B.tolist(), strict=True)
-                for row, (start, length) in zip(microbatch.rows_B, bounds, strict=True):
-                    ids = inputs.ids_N[start : start + length].tolist()
-                    yield int(row), ids, hidden_ND[start : start + length].numpy()
+            # As arrays, the ids and the places of the rows stay on the host.
+            made = (
+                (microbatch, microbatch.inputs.ids_N.numpy(), microbatch.inputs.starts_B.numpy())
+                for microbatch in self._microbatches(table)
+            )
+            encoded = (
+                ((microbatch, ids_N, starts_B), self._encoder(microbatch.inputs).float())
+                for microbatch, ids_N, starts_B in on_device(made, self._device)
+            )
+            for (microbatch, ids_N, starts_B), hidden_ND in from_device(encoded):
+                for row, start, length in zip(
+                    microbatch.rows_B, starts_B, microbatch.inputs.lengths_B.numpy(), strict=True
+                ):
+                    place = slice(start, start + length)
+                    yield int(row), ids_N[place].tolist(), hidden_ND[place]
 
     def _microbatches(self, table: EncodedTable) -> Iterator[Microbatch]:
-        yield from on_device(self._microbatches_on_host(table), self._device)
-
-    def _microbatches_on_host(self, table: EncodedTable) -> Iterator[Microbatch]:
+        """Yield microbatches on the host, the longest rows first."""
         loader = self._loader(table)
         longest_first = np.argsort(-loader.lengths, kind="stable")
         for start in range(0, table.num_rows, self._batch_size):
@@ -114,8 +124,11 @@ class TextEmbedder:
         if self._pooling == "cls":
             return self._encoder.first_tokens(inputs)
         hidden_ND = self._encoder(inputs)
-        lengths_B = inputs.lengths_B.to(self._device)
-        rows_N = torch.repeat_interleave(torch.arange(len(lengths_B), device=self._device), lengths_B)
+        lengths_B = inputs.offsets.diff()
+        # `output_size` spares a wait for the device, which knows the lengths.
+        rows_N = torch.arange(len(lengths_B), device=self._device).repeat_interleave(
+            lengths_B, output_size=len(hidden_ND)
+        )
         sums_BD = hidden_ND.new_zeros(len(lengths_B), hidden_ND.shape[1], dtype=torch.float32)
         sums_BD.index_add_(0, rows_N, hidden_ND.float())
         return sums_BD / lengths_B[:, None]

@@ -29,6 +29,10 @@ from bertjobs.errors import ConfigError
         ),
         ({"search.workers_per_trial": 2}, "a trial has 2 workers, but the search has 1 in all"),
         ({"optim.lr": 1e-4}, "optim.lr has no effect: the search varies it"),
+        (
+            {"train.keep_weights": "last"},
+            "train.keep_weights has no effect: a search compares the best weights of its trials",
+        ),
         ({"search.grace_examples": 10, "search.stopper": "none"}, "no trial is stopped early"),
         ({"search.reduction_factor": 2.0, "search.stopper": "median"}, "only asha uses it"),
         ({"search.search_seed": 2, "search.algorithm": "grid"}, "a grid tries every point"),

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"  # read before CUDA starts
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -44,6 +44,10 @@ from bertjobs.training.distributed import current_ranks
 from bertjobs.training.precision import autocast, training_dtype
 from bertjobs.training.step import StepTaker, train_step
 from host_waits import NoHostWaits
+
+
+P = TypeVar("P")
+"""What a timed step takes."""
 
 
 class Skipped(Exception):
@@ -255,7 +259,7 @@ def _our_rate(bench: Bench, *, is_compiled: bool) -> float:
     def step(batch: StepBatch) -> None:
         taker.step(batch, optimizer=optimizer, ranks=current_ranks(), dtype=bench.half, lr=1e-5)
 
-    rate = _rate(bench, step)
+    rate = _rate(bench, step, prepare=lambda batch: batch)
     assert taker.is_compiled is is_compiled, "torch.compile failed; see the warning"
     return rate
 
@@ -264,32 +268,36 @@ def _their_rate(bench: Bench, *, compiles: bool) -> float:
     model = hugging_face_model(bench, dropout=0.1).to(bench.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     forward = torch.compile(model, dynamic=True) if compiles else model
-    inputs = {}
 
-    def step(batch: StepBatch) -> None:
+    def prepare(batch: StepBatch) -> tuple[dict[str, Tensor], Tensor]:
+        # Padding is the collator's work: not timed.
         (microbatch,) = batch.microbatches
-        # Padded beforehand, which is the collator's work: not timed.
-        if batch.num_tokens not in inputs:
-            inputs[batch.num_tokens] = padded(microbatch)
+        return padded(microbatch), microbatch.targets["labels"]
+
+    def step(prepared: tuple[dict[str, Tensor], Tensor]) -> None:
+        inputs, labels_B = prepared
         with autocast(bench.device, bench.half):
-            logits_BC = forward(**inputs[batch.num_tokens]).logits
-        F.cross_entropy(logits_BC.float(), microbatch.targets["labels"]).backward()
+            logits_BC = forward(**inputs).logits
+        F.cross_entropy(logits_BC.float(), labels_B).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
-    return _rate(bench, step)
+    return _rate(bench, step, prepare=prepare)
 
 
-def _rate(bench: Bench, step: Callable[[StepBatch], None]) -> float:
-    """Return the examples per second of the median third of the steps, after as many for warming up."""
+def _rate(bench: Bench, step: Callable[[P], None], *, prepare: Callable[[StepBatch], P]) -> float:
+    """Return the examples per second of the median of three passes, after one for warming up.
+
+    prepare: makes of a batch on the device what a step takes; not timed.
+    """
     with torch.random.fork_rng():
         for batch in on_device(bench.batches(bench.num_steps), bench.device):
-            step(batch)
+            step(prepare(batch))
         rates = []
         for _ in range(3):
             batches = [
-                StagedBatch.stage(b, pin_memory=False).to(bench.device)
+                prepare(StagedBatch.stage(b, pin_memory=False).to(bench.device))
                 for b in bench.batches(bench.num_steps)
             ]
             bench.synchronize()

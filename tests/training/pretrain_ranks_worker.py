@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import tiny
 import tiny_pretrain
 import torch
 import torch.distributed as dist
@@ -34,7 +35,7 @@ def main(spec_path: str, rank: int) -> None:
         "metrics": result.metrics.to_json(),
     }
     (folder / f"rank{rank}.json").write_text(json.dumps(outcome))
-    dist.destroy_process_group()
+    tiny.destroy_process_group()
 
 
 if __name__ == "__main__":

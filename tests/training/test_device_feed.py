@@ -8,7 +8,7 @@ import torch
 
 from bertjobs.config.sections import TextSection
 from bertjobs.training.batches import BatchLoader, StepBatch
-from bertjobs.training.device_feed import StagedBatch, on_device
+from bertjobs.training.device_feed import StagedBatch, from_device, on_device
 from bertjobs.training.distributed import current_ranks
 from host_waits import NoHostWaits
 
@@ -88,6 +88,23 @@ def test_closing_ends_the_thread_though_batches_go_on_for_ever() -> None:
     (thread,) = (t for t in threading.enumerate() if t.name == "bertjobs-batches")
     feed.close()
     assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("num_behind", [0, 2, 100])
+def test_results_come_back_in_their_order_and_a_few_behind_the_device(num_behind: int) -> None:
+    computed: list[int] = []
+
+    def results() -> Iterator[tuple[str, torch.Tensor]]:
+        for number in range(6):
+            computed.append(number)
+            yield f"row {number}", torch.full((2,), number)
+
+    read = []
+    for key, result in from_device(results(), num_behind=num_behind):
+        assert isinstance(result, np.ndarray) and result.tolist() == [len(read)] * 2
+        read.append(key)
+        assert len(computed) == min(6, len(read) + num_behind)
+    assert read == [f"row {number}" for number in range(6)]
 
 
 def test_on_a_cpu_a_batch_is_made_when_it_is_asked_for_and_not_copied() -> None:

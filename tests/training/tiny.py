@@ -3,6 +3,7 @@
 Tests get this module as the fixture `tiny`, `two_ranks_worker.py` imports it.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch.distributed as dist
 
 from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.modeling.build import build_classifier
@@ -119,6 +121,13 @@ def make_config(*, optim: dict[str, Any] | None = None, **train: Any) -> Finetun
             "train": {"batch_size": 8, "precision": "fp32", **train},
         }
     )
+
+
+def destroy_process_group() -> None:
+    """Destroy the process group, and check that nothing keeps it: its threads would outlive Python's end."""
+    dist.destroy_process_group()
+    threads = [Path(f"/proc/self/task/{task}/comm").read_text() for task in os.listdir("/proc/self/task")]
+    assert not [name for name in threads if "gloo" in name], threads
 
 
 def run_finetune(

@@ -42,7 +42,7 @@ def main(spec_path: str, rank: int) -> None:
     save_file(
         {name: tensor.clone() for name, tensor in model.state_dict().items()}, folder / f"rank{rank}.st"
     )
-    dist.destroy_process_group()
+    tiny.destroy_process_group()
 
 
 if __name__ == "__main__":

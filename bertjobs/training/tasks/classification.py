@@ -74,8 +74,8 @@ class Classification(TaskType[Metrics]):
     def start_counts(self, table: EncodedTable, *, batch_size: int, device: torch.device) -> "_Counts":
         return _Counts(table.num_rows, batch_size=batch_size, labels=self.task.labels, device=device)
 
-    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Floats]:
-        return microbatch.rows_B, output.softmax(dim=1).cpu().numpy()
+    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Tensor]:
+        return microbatch.rows_B, output.softmax(dim=1)
 
     def prediction_columns(self, table: pa.Table, outputs_RK: Floats) -> dict[str, Any]:
         """Return the true label (null: a row has none), the predicted one, and each label's probability."""

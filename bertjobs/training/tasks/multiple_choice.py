@@ -91,9 +91,10 @@ class MultipleChoice(TaskType[ChoiceMetrics]):
     def start_counts(self, table: EncodedTable, *, batch_size: int, device: torch.device) -> "_Counts":
         return _Counts(device)
 
-    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Floats]:
-        rows_R = microbatch.rows_B[microbatch.targets["endings"][:, 0].cpu().numpy()]
-        return rows_R, _by_row(output, microbatch).softmax(dim=1).cpu().numpy()
+    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Tensor]:
+        # As `targets` puts them: in the order of the table, each with all its endings.
+        rows_R = np.sort(microbatch.rows_B)[:: self.num_outputs]
+        return rows_R, _by_row(output, microbatch).softmax(dim=1)
 
     def prediction_columns(self, table: pa.Table, outputs_RK: Floats) -> dict[str, Any]:
         """Return the number of the right ending (null where none is given), of the likeliest, and p_<n>."""

@@ -88,8 +88,8 @@ class Regression(TaskType[RegressionMetrics]):
     def start_counts(self, table: EncodedTable, *, batch_size: int, device: torch.device) -> "_Scores":
         return _Scores(table, device=device)
 
-    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Floats]:
-        return microbatch.rows_B, output.cpu().numpy()
+    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Tensor]:
+        return microbatch.rows_B, output
 
     def prediction_columns(self, table: pa.Table, outputs_RK: Floats) -> dict[str, Any]:
         """Return the true score (null where a row has none) and the predicted one."""

@@ -141,8 +141,8 @@ class Span(TaskType[SpanMetrics]):
         assert isinstance(table, WindowTable), "prepare() has cut the windows"
         return _Counts(self, table, device=device)
 
-    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Floats]:
-        return microbatch.rows_B, self.pack(output, microbatch.targets).cpu().numpy()
+    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Tensor]:
+        return microbatch.rows_B, self.pack(output, microbatch.targets)
 
     def pack(self, output_2BL: Tensor, targets: Mapping[str, Tensor]) -> Tensor:
         """Return the packed `WindowScores` (B, K) of a microbatch, on its device."""

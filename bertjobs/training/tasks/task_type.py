@@ -126,8 +126,8 @@ class TaskType(ABC, Generic[M]):
         """Begin to count an evaluation of the table. batch_size: rows per entry of metrics per batch."""
 
     @abstractmethod
-    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Floats]:
-        """Return rows of the table (R) and what is kept of their predictions (R, K)."""
+    def outputs(self, output: Tensor, microbatch: Microbatch) -> tuple[Int64s, Tensor]:
+        """Return rows of the table (R) and what is kept of their predictions (R, K), still on the device."""
 
     @abstractmethod
     def prediction_columns(self, table: pa.Table, outputs_RK: Floats) -> dict[str, Any]:
