@@ -12,7 +12,7 @@ import torch.distributed as dist
 # itself (with `torch._dynamo`); the group then outlives `destroy_process_group` with its threads. One that
 # still releases a tensor while the interpreter ends aborts the process ("terminate called without an active
 # exception"), after all work is done.
-import torch.distributed.nn.functional  # noqa: F401
+import torch.distributed.nn.functional
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,6 @@ from bertjobs.training.precision import autocast, training_dtype
 from bertjobs.training.step import StepTaker, train_step
 from host_waits import NoHostWaits
 
-
 P = TypeVar("P")
 """What a timed step takes."""
 

@@ -3,7 +3,6 @@
 Tests get this module as the fixture `tiny`, `two_ranks_worker.py` imports it.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,7 +125,7 @@ def make_config(*, optim: dict[str, Any] | None = None, **train: Any) -> Finetun
 def destroy_process_group() -> None:
     """Destroy the process group, and check that nothing keeps it: its threads would outlive Python's end."""
     dist.destroy_process_group()
-    threads = [Path(f"/proc/self/task/{task}/comm").read_text() for task in os.listdir("/proc/self/task")]
+    threads = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
     assert not [name for name in threads if "gloo" in name], threads
 
 
