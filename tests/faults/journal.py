@@ -37,7 +37,8 @@ class Journal:
     def started(self, driver: Any) -> None:
         """Check that one driver only works under a token, and beside no earlier one whose workers live."""
         others = [other.token for other in self._world.ray.living(driver.job_id) if other is not driver]
-        if others and not self._was_rolled_back:
+        # One that was cut off before it had done anything comes back, and has not noticed yet.
+        if others and not driver.cut_until["ray"] and not self._was_rolled_back:
             self._world.violate(f"{driver.job_id}: token {driver.token} works beside {others}")
         if driver.actor in self._working and not self._was_rolled_back:
             self._world.violate(f"{driver.job_id}: two drivers under token {driver.token}")

@@ -54,6 +54,7 @@ FAILED_ONCE = {
     3076: "a checkpoint that a rolled back Redis names was gone, others were there",
     39302: "a claim of a job that a rollback had removed failed the pass",
     40417: "the campaign: it did not wait for a job whose user was told that Redis is away",
+    25808: "the campaign: a driver that was cut off at its first report came back, and did nothing",
     5046: "the campaign: a publication was written down after a pause",
 }
 """Seeds beyond the first that violated an invariant, and why."""
