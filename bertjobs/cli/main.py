@@ -42,6 +42,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "web": ("commands.web:web", "Show the queue in a browser; make tokens for its users."),
     },
     "Use a model": {
+        "predict": ("commands.predict:predict", "Predict labels, scores or answers of texts, or of a file."),
         "encode": ("commands.inference:encode", "Print the vectors of texts, and of words in them."),
         "fill-mask": ("commands.inference:fill_mask", "Show what a model predicts for the masks of a text."),
     },

@@ -15,6 +15,7 @@ from bertjobs.config import (
     EvaluateConfig,
     FinetuneConfig,
     JobConfig,
+    PredictConfig,
     PretrainConfig,
     TuneConfig,
     with_values,
@@ -24,12 +25,12 @@ from bertjobs.config.search_space import max_lens, search_space
 from bertjobs.config.sections import PAIR_TRUNCATIONS
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.hub import is_hub_name
-from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
+from bertjobs.text.corpus.files import PREDICTED_SUFFIXES, PUBLISHED_CORPORA, find_files, own_files
 from bertjobs.text.datasets.splits import default_valid_split, expand_splits, find_split, split_names
 from bertjobs.text.datasets.task import METRICS, Task
 from bertjobs.text.datasets.tasks import BUILT_IN, configured_task, resolve_task
 
-WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig
+WithModel = FinetuneConfig | EvaluateConfig | PretrainConfig | EncodeConfig | PredictConfig
 
 _JOB_ID = re.compile(r"j-[0-9a-z]*")
 _NUM_SPECIAL_TOKENS = 3  # [CLS], and [SEP] after question and context
@@ -53,6 +54,11 @@ def locate_inputs(kind: str, config: JobConfig, *, given: Mapping[str, str], cac
     elif isinstance(config, EncodeConfig):
         own_files(config.data.path, flag="--data")
         found["data.path"] = str(Path(config.data.path).expanduser().absolute())
+    elif isinstance(config, PredictConfig):
+        own_files(config.data.path, flag="--data", suffixes=PREDICTED_SUFFIXES, content="rows")
+        found["data.path"] = str(Path(config.data.path).expanduser().absolute())
+        if config.task.name is not None and config.task.name not in BUILT_IN:
+            found["task.name"] = _existing(config.task.name, flag="--task")
     else:
         found |= _task_files(config, cache)
         _check_effect(config, given, cache)

@@ -14,6 +14,7 @@ from bertjobs.config.load import (
     with_values,
 )
 from bertjobs.config.parameters import describe_parameter, parameter_paths, parameters
+from bertjobs.config.predict import PredictConfig
 from bertjobs.config.pretrain import PretrainConfig
 from bertjobs.config.sections import JobConfig
 from bertjobs.config.tune import TuneConfig
@@ -27,6 +28,7 @@ __all__ = [
     "FinetuneConfig",
     "JobConfig",
     "Kind",
+    "PredictConfig",
     "PretrainConfig",
     "TuneConfig",
     "describe_parameter",

@@ -12,12 +12,13 @@ from bertjobs.config.finetune import (
     EvaluateConfig,
     FinetuneConfig,
 )
+from bertjobs.config.predict import PREDICT_CONFLICTS, PredictConfig
 from bertjobs.config.pretrain import PRETRAIN_CONFLICTS, PRETRAIN_UNUSED, PretrainConfig
 from bertjobs.config.rules import Conflict, UnusedValue
 from bertjobs.config.sections import JobConfig
 from bertjobs.config.tune import TUNE_CONFLICTS, TUNE_UNUSED, TuneConfig
 
-Kind = Literal["pretrain", "finetune", "tune", "evaluate", "encode"]
+Kind = Literal["pretrain", "finetune", "tune", "evaluate", "encode", "predict"]
 
 CONFIG_OF_KIND: dict[str, type[JobConfig]] = {
     "pretrain": PretrainConfig,
@@ -25,6 +26,7 @@ CONFIG_OF_KIND: dict[str, type[JobConfig]] = {
     "tune": TuneConfig,
     "evaluate": EvaluateConfig,
     "encode": EncodeConfig,
+    "predict": PredictConfig,
 }
 KINDS_WITH_MODEL = frozenset({"pretrain", "finetune", "tune"})
 
@@ -34,6 +36,7 @@ _CONFLICTS: dict[str, tuple[Conflict, ...]] = {
     "tune": TUNE_CONFLICTS,
     "evaluate": EVALUATE_CONFLICTS,
     "encode": ENCODE_CONFLICTS,
+    "predict": PREDICT_CONFLICTS,
 }
 _UNUSED: dict[str, tuple[UnusedValue, ...]] = {
     "pretrain": PRETRAIN_UNUSED,
@@ -41,6 +44,7 @@ _UNUSED: dict[str, tuple[UnusedValue, ...]] = {
     "tune": TUNE_UNUSED,
     "evaluate": (),
     "encode": ENCODE_UNUSED,
+    "predict": (),
 }
 
 

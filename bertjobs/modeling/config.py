@@ -171,3 +171,5 @@ class LoadedModel:
     """Names of the classes, where the checkpoint is a classifier."""
     architecture: str | None = None
     """Name of the class that wrote it, such as `BertForMultipleChoice`, where the file says so."""
+    problem_type: str | None = None
+    """Of sequence classification, as `transformers` names it, where the file says so."""

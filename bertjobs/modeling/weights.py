@@ -61,6 +61,7 @@ def read_folder(folder: Path) -> LoadedModel:
         tokenizer_path=folder if has_tokenizer else _own_vocabulary(folder),
         labels=_labels(content),
         architecture=_architecture(content),
+        problem_type=content.get("problem_type"),
     )
 
 

@@ -13,12 +13,17 @@ from typing import Any
 import ray
 
 from bertjobs.config import EvaluateConfig
-from bertjobs.config.finetune import EvalTextSection
 from bertjobs.config.sections import TextSection
-from bertjobs.errors import ConfigError, ModelError
+from bertjobs.errors import ModelError
 from bertjobs.jobs.job import Grant
 from bertjobs.runs import ray_train
-from bertjobs.runs.artefacts import Artefact, Predictions, read_artefact, write_predictions
+from bertjobs.runs.artefacts import (
+    Predictions,
+    check_task,
+    read_artefact,
+    trained_text,
+    write_predictions,
+)
 from bertjobs.runs.data.encode_split import encode
 from bertjobs.runs.data.rows import Rows, read_evaluation_rows
 from bertjobs.runs.model_source import load_with_vocabulary, locate_model
@@ -191,44 +196,3 @@ def evaluate_worker(work: EvaluateWork) -> list[TaskMetrics]:
             found.append(metrics)
             num_before += -(-table.num_rows // ranks.world_size)
     return found
-
-
-def trained_text(asked: EvalTextSection, artefact: Artefact | None) -> TextSection:
-    """Return how texts are truncated: as the model was trained, or as asked where that is not known.
-
-    Raises: ConfigError: what is asked contradicts what the model was trained with.
-    """
-    given = asked.model_dump(exclude_none=True)
-    if artefact is None:
-        return TextSection.model_validate(given)
-    trained = artefact.text.model_dump()
-    for name, value in given.items():
-        if value != trained[name] and not (name == "doc_stride" and value == artefact.text.stride):
-            raise ConfigError(
-                f"--{name.replace('_', '-')} {value}: the model was trained with {trained[name]}",
-                hint="Leave the flag out; it belongs to the model.",
-            )
-    return artefact.text
-
-
-def check_task(task: Task, artefact: Artefact | None, folder: Path) -> None:
-    """Raises: ModelError: the model has no head, that of another type of task, or one for other labels."""
-    if artefact is None:
-        return
-    if artefact.task is None:
-        raise ModelError(
-            f"--model {folder}: it was pretrained and has no classifier",
-            hint="Fine-tune it first: `bertjobs submit finetune --model ...`.",
-        )
-    if artefact.task.type != task.type:
-        raise ModelError(
-            f"--task {task.name} ({task.type}): the model {folder} has the head of another type of task; "
-            f"it was trained for {artefact.task.name} ({artefact.task.type})",
-            hint=f"Give --task {artefact.task.name}, or another --model.",
-        )
-    if artefact.task.labels != task.labels:
-        raise ModelError(
-            f"--task {task.name}: the model {folder} was trained for {artefact.task.name} "
-            f"({', '.join(artefact.task.labels)})",
-            hint=f"Give --task {artefact.task.name}, or another --model.",
-        )

@@ -34,7 +34,7 @@ FLAG_OF_PATH = {
     "model.vocab": "--vocab",
 }
 """Where a configuration names files; their paths are absolute here."""
-READ_BY_ALL_NODES = ("pretrain", "encode")
+READ_BY_ALL_NODES = ("pretrain", "encode", "predict")
 """Kinds whose data each node opens itself, its own part; for the others the driver reads the data."""
 
 Announce = Callable[[str], None]

@@ -16,6 +16,7 @@ _DRIVERS: Mapping[str, tuple[str, str]] = {
     "tune": ("bertjobs.runs.tune.driver", "run_tune"),
     "evaluate": ("bertjobs.runs.evaluate", "run_evaluate"),
     "encode": ("bertjobs.runs.encode.job", "run_encode"),
+    "predict": ("bertjobs.runs.predict.job", "run_predict"),
 }
 
 

@@ -66,7 +66,7 @@ def plan_lines(files: Sequence[SourceFile], data: LinesSection) -> list[LineSpan
     spans: list[LineSpan] = []
     left = data.limit
     for file in files:
-        plan = _plan_parquet(file, data.column) if file.suffix == ".parquet" else _plan_text(file)
+        plan = _plan_parquet(file, data.column) if file.suffix == ".parquet" else plan_text(file)
         for span in plan:
             if left is not None and span.num_lines >= left:
                 return [*spans, replace(span, num_lines=left)]
@@ -106,7 +106,7 @@ def read_lines(
         yield pa.table({"line": numbers, "text": pa.array([line.text for line in kept], pa.string())})
 
 
-def _plan_text(file: SourceFile) -> Iterator[LineSpan]:
+def plan_text(file: SourceFile) -> Iterator[LineSpan]:
     """Yield spans of LINES_PER_SPAN lines, or of about SPAN_BYTES where that is less."""
     next(file.lines())  # raises where the file is missing, empty or binary
     cutter = _SpanCutter(str(file.path))

@@ -6,7 +6,7 @@ from bertjobs.config.finetune import EvalTextSection
 from bertjobs.config.sections import TextSection
 from bertjobs.errors import ConfigError, ModelError
 from bertjobs.runs.artefacts import Artefact, read_artefact
-from bertjobs.runs.evaluate import check_task, trained_text
+from bertjobs.runs.artefacts import check_task, trained_text
 from bertjobs.text.datasets.cola import COLA
 from bertjobs.text.datasets.snli import SNLI
 

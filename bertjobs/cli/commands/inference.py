@@ -59,7 +59,7 @@ def encode(
             raise click.UsageError("--output and --json exclude each other; --output can write .json")
         check_vector_file(output)
     found = embed_texts(
-        _with_stdin(texts), words=words, config=config, settings=load_settings(), warn=print_note
+        with_stdin(texts), words=words, config=config, settings=load_settings(), warn=print_note
     )
     if output is not None:
         write_vector_file(output, found)
@@ -83,7 +83,7 @@ def fill_mask(texts: tuple[str, ...], top_k: int, as_json: bool, typed: Mapping[
     from bertjobs.runs.encode.fill_mask import fill_masks  # torch
 
     found = fill_masks(
-        _with_stdin(texts), top_k=top_k, config=config, settings=load_settings(), warn=print_note
+        with_stdin(texts), top_k=top_k, config=config, settings=load_settings(), warn=print_note
     )
     print_json({"texts": [asdict(text) for text in found]}) if as_json else print_masked_texts(found)
 
@@ -96,7 +96,7 @@ def _encode_config(typed: Mapping[str, Any]) -> EncodeConfig:
     return config
 
 
-def _with_stdin(texts: tuple[str, ...]) -> list[str]:
+def with_stdin(texts: tuple[str, ...]) -> list[str]:
     """Replace `-` by the lines of stdin. Raises: DataError: they are not UTF-8, or `-` was given twice."""
     if STDIN not in texts:
         return list(texts)

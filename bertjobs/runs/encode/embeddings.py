@@ -5,10 +5,10 @@ vector. Parts have a bounded size; each row group is a worker's block. Knows no 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,9 @@ def embeddings_table(
 class PartWriter:
     """Writes `part-00000.parquet`, `part-00001.parquet`, ... into a folder."""
 
+    # The numbers of vectors do not compress: trying would cost more time than writing them.
+    parquet_options: ClassVar[Mapping[str, Any]] = {"use_dictionary": ["file"], "compression": {"text": "zstd"}}
+
     def __init__(self, folder: Path, *, files: Sequence[str], part_bytes: int = PART_BYTES) -> None:
         self._folder = folder
         self._files = pa.array(files, pa.string())
@@ -58,19 +61,20 @@ class PartWriter:
 
     def add(self, table: pa.Table) -> None:
         """Append a worker's table as a row group."""
-        names = pa.DictionaryArray.from_arrays(table["file"].combine_chunks(), self._files)
-        table = table.set_column(0, "file", names)
+        table = self.published(table)
         if self._writer is None:
             path = self._folder / f"part-{self.num_parts:05d}.parquet"
-            # The numbers of vectors do not compress: trying would cost more time than writing them.
-            self._writer = pq.ParquetWriter(
-                path, table.schema, use_dictionary=["file"], compression={"text": "zstd"}
-            )
+            self._writer = pq.ParquetWriter(path, table.schema, **self.parquet_options)
             self.num_parts += 1
         self._writer.write_table(table)
         self._num_bytes += table.nbytes
         if self._num_bytes >= self._part_bytes:
             self.close()
+
+    def published(self, table: pa.Table) -> pa.Table:
+        """Return a worker's table as it is written: with the names of files in place of their numbers."""
+        names = pa.DictionaryArray.from_arrays(table["file"].combine_chunks(), self._files)
+        return table.set_column(0, "file", names)
 
     def close(self) -> None:
         """Finish the open part."""

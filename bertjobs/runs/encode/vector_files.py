@@ -16,14 +16,19 @@ from bertjobs.storage import write_atomically
 
 
 def check_vector_file(path: Path) -> None:
-    """Check before any work that the file can be written.
+    """Check before any work that the file can be written. Raises: ConfigError, StorageError."""
+    check_output_file(path, suffixes=tuple(_WRITERS))
+
+
+def check_output_file(path: Path, *, suffixes: Sequence[str]) -> None:
+    """Check before any work that a file can be written.
 
     Raises: ConfigError: the suffix is not known. StorageError: its folder does not exist.
     """
-    if path.suffix not in _WRITERS:
+    if path.suffix not in suffixes:
         raise ConfigError(
             f"--output {path}: {path.suffix or 'no suffix'} is not a known format",
-            hint=f"Give a name that ends in one of {', '.join(_WRITERS)}.",
+            hint=f"Give a name that ends in one of {', '.join(suffixes)}.",
         )
     if not path.parent.is_dir() or path.is_dir():
         raise StorageError(
@@ -34,8 +39,13 @@ def check_vector_file(path: Path) -> None:
 
 def write_vector_file(path: Path, found: Sequence[TextEmbedding]) -> None:
     """Write all vectors, in the order of the texts. Raises: StorageError: no space, no permission."""
+    write_output_file(path, _WRITERS[path.suffix](found))
+
+
+def write_output_file(path: Path, content: bytes) -> None:
+    """Write what `--output` asks for. Raises: StorageError: no space, no permission."""
     try:
-        write_atomically(path, _WRITERS[path.suffix](found))
+        write_atomically(path, content)
     except OSError as e:
         raise StorageError(f"--output {path}: {e.strerror}", hint="Give another file.") from e
 

@@ -13,12 +13,15 @@ from bertjobs.errors import DataError
 from bertjobs.text.datasets.splits import downloads_dir
 from bertjobs.text.source_file import SourceFile, data_errors, open_archive
 
-__all__ = ["PUBLISHED_CORPORA", "SPLITS", "find_files", "member_name", "own_files"]
+__all__ = ["PREDICTED_SUFFIXES", "PUBLISHED_CORPORA", "SPLITS", "find_files", "member_name", "own_files"]
 
 SPLITS = ("train", "valid", "test")
 """Of the published corpora."""
 SUFFIXES = (".txt", ".text", ".tokens", ".jsonl", ".parquet")
 """Endings of the files that are taken from a folder; a file given by name is text if it has another."""
+
+PREDICTED_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
+"""The same for files of rows to predict."""
 
 
 def find_files(
@@ -35,10 +38,13 @@ def find_files(
     return own_files(corpus, flag="--corpus", or_else=f"one of {', '.join(PUBLISHED_CORPORA)}, or ")
 
 
-def own_files(given: str, *, flag: str, or_else: str = "") -> tuple[SourceFile, ...]:
+def own_files(
+    given: str, *, flag: str, or_else: str = "", suffixes: tuple[str, ...] = SUFFIXES, content: str = "text"
+) -> tuple[SourceFile, ...]:
     """Return the files of a path, folder or glob, sorted by name.
 
-    flag: what the user gave them with. or_else: what else it takes, for the hint.
+    flag: what the user gave them with. or_else: what else it takes, for the hint. suffixes: endings of the
+    files that are taken from a folder. content: what is in them, for the message.
 
     Raises: DataError: there are none.
     """
@@ -47,14 +53,14 @@ def own_files(given: str, *, flag: str, or_else: str = "") -> tuple[SourceFile, 
         if path.is_file():
             return (SourceFile(path),)
         if path.is_dir():
-            found = [p for p in path.rglob("*") if p.is_file() and p.suffix in SUFFIXES]
+            found = [p for p in path.rglob("*") if p.is_file() and p.suffix in suffixes]
         else:
             matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (an absolute pattern)
             found = [Path(p) for p in matches if Path(p).is_file()]
     if not found:
         raise DataError(
-            f"{flag} {given}: there is no such {'corpus, ' if or_else else ''}file or folder with text",
-            hint=f"Give {or_else}files that end in {', '.join(SUFFIXES)}.",
+            f"{flag} {given}: there is no such {'corpus, ' if or_else else ''}file or folder with {content}",
+            hint=f"Give {or_else}files that end in {', '.join(suffixes)}.",
         )
     return tuple(SourceFile(p) for p in sorted(found))
 

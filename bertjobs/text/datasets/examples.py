@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from bertjobs.text.datasets.readers import Row
 from bertjobs.text.datasets.task import Task, TypeName
 from bertjobs.text.encoding import encode_table
+from bertjobs.text.spans.question_table import SCHEMA
 from bertjobs.text.spans.windows import encode_questions
 from bertjobs.text.tokenizer import Tokenizer
 
@@ -52,6 +53,11 @@ class ExampleFormat:
         names = ["text_a", "text_b"] if self.task.columns.text_b is not None else ["text_a"]
         columns = {name: pa.array([row[i] for row in texts], pa.string()) for i, name in enumerate(names)}
         return columns | {"label": pa.array(targets, self.target_type)}
+
+    def unlabelled(self, texts: Sequence[tuple[str, ...]]) -> pa.Table:
+        """Return rows that have no label as the table of a split."""
+        columns = self.columns(texts, [self.no_target] * len(texts))
+        return pa.table(columns | {"index": pa.array(range(len(texts)), pa.int64())})
 
     def encode(self, table: pa.Table, tokenizer: Tokenizer) -> pa.Table:
         """Encode rows of a split into the columns that `EncodedTable` views; `index` names their rows."""
@@ -161,6 +167,25 @@ class ChoiceFormat(ExampleFormat):
 
 class SpanFormat(ExampleFormat):
     """A question, a context, and the answers: pieces of the context. Read from files in SQuAD's format."""
+
+    def check_texts(self, row: Row) -> None:
+        """Raises: WrongRow: there is no question, or no context."""
+        for name, text in zip(self.task.columns.texts, row.texts, strict=True):
+            if not text.strip():
+                raise WrongRow(f"the column {name!r} is empty")
+
+    def columns(self, texts: Sequence[tuple[str, ...]], targets: Sequence[Any]) -> dict[str, pa.Array]:
+        """Return the columns of questions whose answers are not known."""
+        num_rows = len(texts)
+        columns = {
+            "id": [str(i) for i in range(num_rows)],
+            "text_a": [row[0] for row in texts],
+            "text_b": [row[1] for row in texts],
+            "answers": [[] for _ in texts],
+            "answer_starts": [[] for _ in texts],
+            "label": targets,
+        }
+        return {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
 
     def encode(self, table: pa.Table, tokenizer: Tokenizer) -> pa.Table:
         """Encode whole contexts, with the characters of each token."""

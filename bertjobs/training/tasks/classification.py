@@ -24,7 +24,7 @@ from bertjobs.text.ragged import Int64s
 from bertjobs.training.batches import Microbatch
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.metrics import Metrics, metrics_of
-from bertjobs.training.tasks.task_type import Floats, TaskType
+from bertjobs.training.tasks.task_type import Floats, RankedValue, TaskType, ranked_labels
 
 CONFUSION = "confusion.png"
 
@@ -86,6 +86,9 @@ class Classification(TaskType[Metrics]):
             "prediction": pa.array(labels[outputs_RK.argmax(axis=1)], pa.string()),
             **{f"p_{label}": outputs_RK[:, i] for i, label in enumerate(self.task.labels)},
         }
+
+    def ranked(self, table: pa.Table, outputs_RK: Floats) -> list[list[RankedValue]]:
+        return ranked_labels(self.task.labels, outputs_RK)
 
     def is_correct(self, table: EncodedTable, outputs_RK: Floats) -> npt.NDArray[np.bool_]:
         return np.asarray(outputs_RK.argmax(axis=1) == table.labels)

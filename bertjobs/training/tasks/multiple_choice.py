@@ -27,7 +27,7 @@ from bertjobs.text.ragged import Int64s
 from bertjobs.training.batches import Microbatch
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.tasks.classification import head_arguments
-from bertjobs.training.tasks.task_type import Floats, TaskType
+from bertjobs.training.tasks.task_type import Floats, RankedValue, TaskType, ranked_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,9 @@ class MultipleChoice(TaskType[ChoiceMetrics]):
             "prediction": pa.array(outputs_RK.argmax(axis=1), pa.int32()),
             **{f"p_{i}": np.ascontiguousarray(outputs_RK[:, i]) for i in range(outputs_RK.shape[1])},
         }
+
+    def ranked(self, table: pa.Table, outputs_RK: Floats) -> list[list[RankedValue]]:
+        return ranked_labels(range(outputs_RK.shape[1]), outputs_RK)
 
     def is_correct(self, table: EncodedTable, outputs_RK: Floats) -> npt.NDArray[np.bool_]:
         return np.asarray(outputs_RK.argmax(axis=1) == table.labels)

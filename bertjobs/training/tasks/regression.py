@@ -27,7 +27,7 @@ from bertjobs.text.ragged import Int64s
 from bertjobs.training.batches import Microbatch
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.tasks.classification import head_arguments
-from bertjobs.training.tasks.task_type import Floats, TaskType
+from bertjobs.training.tasks.task_type import Floats, RankedValue, TaskType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +98,9 @@ class Regression(TaskType[RegressionMetrics]):
             "label": pa.array(truth, pa.float32(), mask=np.isnan(truth)),
             "prediction": np.ascontiguousarray(outputs_RK[:, 0]),
         }
+
+    def ranked(self, table: pa.Table, outputs_RK: Floats) -> list[list[RankedValue]]:
+        return [[RankedValue(value=score, probability=None)] for score in outputs_RK[:, 0].tolist()]
 
     def submission_values(self, outputs_RK: Floats) -> list[str]:
         """Return the scores within the task's range, to three digits."""

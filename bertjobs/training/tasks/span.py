@@ -36,7 +36,7 @@ from bertjobs.text.spans.windows import WindowTable, cut_windows
 from bertjobs.training.batches import Microbatch
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.tasks.classification import head_arguments
-from bertjobs.training.tasks.task_type import Floats, TaskType
+from bertjobs.training.tasks.task_type import Floats, RankedValue, TaskType
 
 PREDICTIONS, NBEST, NULL_ODDS, SCORES = "predictions.json", "nbest.json", "null_odds.json", "scores.json"
 """The files that SQuAD's official scripts write and read; scores in percent."""
@@ -207,6 +207,10 @@ class Span(TaskType[SpanMetrics]):
             columns["null_odds"] = pa.array([a.null_odds for a in answers])
         return columns
 
+    def ranked(self, table: pa.Table, outputs_RK: Floats) -> list[list[RankedValue]]:
+        answers, threshold = self._predicted(table, outputs_RK)
+        return [_ranked(a, a.text(threshold)) for a in answers]
+
     def prediction_files(self, table: pa.Table, outputs_RK: Floats) -> dict[str, bytes]:
         """Return what SQuAD's official scripts read, by question id; scores where the answers are known."""
         answers, threshold = self._predicted(table, outputs_RK)
@@ -245,6 +249,20 @@ class Span(TaskType[SpanMetrics]):
 
     def metrics_from_json(self, content: Mapping[str, Any]) -> SpanMetrics:
         return SpanMetrics(**content)
+
+
+def _ranked(answers: QuestionAnswers, predicted: str) -> list[RankedValue]:
+    """Return the n-best list, what is predicted in front: the threshold decides whether that is no answer."""
+    candidates = sorted(answers.candidates, key=lambda c: c.text != predicted)
+    return [
+        RankedValue(
+            value=c.text,
+            probability=c.probability,
+            start=c.start if c.text else None,
+            end=c.end if c.text else None,
+        )
+        for c in candidates
+    ]
 
 
 def _widened(found_B3K: Tensor, n: int) -> Tensor:

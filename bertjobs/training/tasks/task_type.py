@@ -8,6 +8,7 @@ Shape suffixes: B: sequences of a microbatch. R: its rows. K: numbers kept per r
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -51,6 +52,19 @@ class TaskMetrics(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Return a document of plain numbers, texts and lists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankedValue:
+    """One of the values that a row may have, and how probable it is."""
+
+    value: str | int | float
+    """A label, the number of an ending, a score, or the text of an answer (empty: there is none)."""
+    probability: float | None
+    """None of a score."""
+    start: int | None = None
+    """Of an answer: offset of its first character in the context; None where there is no answer."""
+    end: int | None = None
 
 
 M = TypeVar("M", bound=TaskMetrics, covariant=True)
@@ -133,6 +147,10 @@ class TaskType(ABC, Generic[M]):
     def prediction_columns(self, table: pa.Table, outputs_RK: Floats) -> dict[str, Any]:
         """Return the columns of `predictions.parquet` for a split's rows, besides their texts."""
 
+    @abstractmethod
+    def ranked(self, table: pa.Table, outputs_RK: Floats) -> list[list[RankedValue]]:
+        """Return the values of each row of `table`: the predicted one, then the others, best first."""
+
     def prediction_files(self, table: pa.Table, outputs_RK: Floats) -> dict[str, bytes]:
         """Return further files of predictions by name, as the task's official scripts want them."""
         return {}
@@ -152,3 +170,16 @@ class TaskType(ABC, Generic[M]):
     def plots(self, metrics: Any, *, title: str) -> dict[str, bytes]:
         """Draw an evaluation: PNG images by the name of their file."""
         return {}
+
+
+def ranked_labels(labels: Sequence[str | int], probabilities_RC: Floats) -> list[list[RankedValue]]:
+    """Return labels with their probabilities, the most probable first; NaN where a row has no such label."""
+    order_RC = np.argsort(-probabilities_RC, axis=1, kind="stable")
+    return [
+        [
+            RankedValue(value=labels[i], probability=float(row[i]))
+            for i in order.tolist()
+            if not np.isnan(row[i])
+        ]
+        for row, order in zip(probabilities_RC, order_RC, strict=True)
+    ]
