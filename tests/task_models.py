@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bertjobs.config.sections import TextSection
-from bertjobs.modeling import BertConfig, save_pretrained
+from bertjobs.modeling import BertConfig, build_pretraining, save_pretrained
 from bertjobs.runs.artefacts import Artefact
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.datasets.tasks import BUILT_IN
@@ -29,8 +29,6 @@ def write_model(folder: Path, task: Task | None, *, max_len: int = 64, has_artef
         intermediate_size=16, max_position_embeddings=64, initializer_range=0.5,
     )  # fmt: skip
     if task is None:
-        from bertjobs.modeling import build_pretraining
-
         save_pretrained(build_pretraining(config, seed=0), folder)
     else:
         of_type = task_type(task)
@@ -38,5 +36,7 @@ def write_model(folder: Path, task: Task | None, *, max_len: int = 64, has_artef
         save_pretrained(model, folder, labels=of_type.class_names, problem_type=of_type.problem_type)
     tokenizer.save(folder)
     if has_artefact:
-        Artefact(task=task, text=TextSection(max_len=max_len, doc_stride=8), trained_by="j-test").write(folder)
+        Artefact(task=task, text=TextSection(max_len=max_len, doc_stride=8), trained_by="j-test").write(
+            folder
+        )
     return folder

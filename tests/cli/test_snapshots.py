@@ -19,6 +19,7 @@ import click
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
 
 from bertjobs import __version__
 from bertjobs.cli.main import main
@@ -27,6 +28,7 @@ from bertjobs.jobs.job import Job, JobSummary, State
 from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.modeling import BertConfig, build_pretraining, save_pretrained
 from bertjobs.text.vocabulary import train_wordpiece
+from task_models import TASKS, write_model
 from three_trials import submit_search
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -131,6 +133,12 @@ ERRORS = {
     "mixed-flags": "data inspect --document file",
     "encode-file-and-json": "encode a --model SAMPLE -o x.npy --json",
     "stdin-twice": "encode - - --model SAMPLE",
+    "predict-text-and-data": "predict a --model SAMPLE --data x.csv",
+    "predict-limit-of-texts": "predict a --model SAMPLE --limit 2",
+    "predict-file-and-json": "predict a --model SAMPLE -o x.csv --json",
+    "predict-format": "predict a --model SAMPLE -o x.txt",
+    "predict-no-data": "submit predict --model SAMPLE",
+    "predict-no-files": "submit predict --model SAMPLE --data SAMPLE/snli_1.0/none.csv",
 }
 
 
@@ -310,3 +318,33 @@ WITH_A_MODEL = {
 @pytest.mark.parametrize("name", list(WITH_A_MODEL))
 def test_an_answer_of_a_model(check: Check, model: Path, name: str) -> None:
     check(f"model/{name}", WITH_A_MODEL[name])
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """A classifier whose probabilities are exact on every processor: all weights are 0."""
+    folder = write_model(tmp_path / "classifier", TASKS["rte"])
+    weights = load_file(folder / "model.safetensors")
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    save_file(zeros, folder / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "rows.csv").write_text("sentence1,sentence2,n\na crane,he left,1\nthe tower,a joy,2\n")
+    (tmp_path / "broken.csv").write_text("sentence1,n\na crane,1\n")
+    return folder
+
+
+WITH_A_CLASSIFIER = {
+    "predict": "predict 'a crane|he left' --model classifier",
+    "predict-all": "predict 'a crane|he left' 'the tower|a joy' --model classifier --all",
+    "predict-lines": "predict 'a crane|he left' 'the tower|a joy' --model classifier",
+    "predict-json": "predict 'a crane' --text-pair 'he left' --model classifier --json --all",
+    "predict-data": "predict --data rows.csv --model classifier",
+    "predict-file": "predict --data rows.csv --model classifier -o out.csv",
+    "predict-column": "predict --data broken.csv --model classifier",
+    "predict-no-pair": "predict 'a crane' --model classifier",
+    "predict-context": "predict 'a crane' --context 'he left' --model classifier",
+}
+
+
+@pytest.mark.parametrize("name", list(WITH_A_CLASSIFIER))
+def test_an_answer_of_a_classifier(check: Check, classifier: Path, name: str) -> None:
+    check(f"model/{name}", WITH_A_CLASSIFIER[name])

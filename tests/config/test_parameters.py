@@ -14,7 +14,8 @@ def test_every_parameter_has_a_sentence_of_help_and_a_plain_type(kind: str) -> N
         assert parameter.help.endswith("."), parameter.path
         plain = (dict,) if parameter.path == "search.space" else (str, int, float, bool)
         assert parameter.type in plain, parameter.path
-    required = {"evaluate": ["model.source"], "encode": ["model.source", "data.path"]}
+    of_files = ["model.source", "data.path"]
+    required = {"evaluate": ["model.source"], "encode": of_files, "predict": of_files}
     assert [p.path for p in found if p.is_required] == required.get(kind, [])
 
 

@@ -5,8 +5,7 @@ import pytest
 from bertjobs.config.finetune import EvalTextSection
 from bertjobs.config.sections import TextSection
 from bertjobs.errors import ConfigError, ModelError
-from bertjobs.runs.artefacts import Artefact, read_artefact
-from bertjobs.runs.artefacts import check_task, trained_text
+from bertjobs.runs.artefacts import Artefact, check_task, read_artefact, trained_text
 from bertjobs.text.datasets.cola import COLA
 from bertjobs.text.datasets.snli import SNLI
 

@@ -29,7 +29,7 @@ HELP_OF_KIND = {
     "tune": "Search for the best configuration of a fine-tuning; unpromising trials are stopped early.",
     "evaluate": "Evaluate a fine-tuned model on a split.",
     "encode": "Write one vector for each line of a file, as Parquet.",
-    "predict": "Predict the rows of files with a fine-tuned model, and write them with their predictions.",
+    "predict": "Predict the rows of files, and write them with their predictions.",
 }
 
 _PRIORITY = f"Higher goes first.  [{-MAX_PRIORITY} to {MAX_PRIORITY}; default: 0]"

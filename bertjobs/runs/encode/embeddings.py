@@ -49,7 +49,10 @@ class PartWriter:
     """Writes `part-00000.parquet`, `part-00001.parquet`, ... into a folder."""
 
     # The numbers of vectors do not compress: trying would cost more time than writing them.
-    parquet_options: ClassVar[Mapping[str, Any]] = {"use_dictionary": ["file"], "compression": {"text": "zstd"}}
+    parquet_options: ClassVar[Mapping[str, Any]] = {
+        "use_dictionary": ["file"],
+        "compression": {"text": "zstd"},
+    }
 
     def __init__(self, folder: Path, *, files: Sequence[str], part_bytes: int = PART_BYTES) -> None:
         self._folder = folder

@@ -59,6 +59,7 @@ def run_predict(run: Run[PredictConfig]) -> Outcome:
     with run.job_dir.new_dir(FOLDER) as folder:
         tables = _predicted(run, trained, rows, task=task, files=names)
         write_tables(tables, PredictionWriter(folder, files=names), run=run, done=done)
+        run.reporter.confirm_lease()
     counted = done.metrics(run_s=time.monotonic() - began)
     metrics = {
         "num_rows": done.num_texts,
@@ -66,7 +67,7 @@ def run_predict(run: Run[PredictConfig]) -> Outcome:
         "rows_per_s": counted["texts_per_s"],
         **{name: counted[name] for name in ("num_tokens", "num_cut", "run_s")},
     }
-    run.job_dir.write_json("metrics.json", metrics)
+    run.job_dir.outputs().write_json("metrics.json", metrics)
     return Outcome(metrics=metrics, artifacts={FOLDER: run.job_dir.path_of(FOLDER)})
 
 
