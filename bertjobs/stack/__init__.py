@@ -4,6 +4,6 @@ With no `BERTJOBS_REDIS_URL` and no `BERTJOBS_RAY_ADDRESS` the first command tha
 """
 
 from bertjobs.stack.lifecycle import StackAddresses, down, ensure, running_redis, up
-from bertjobs.stack.status import status
+from bertjobs.stack.status import ray_access, status
 
-__all__ = ["StackAddresses", "down", "ensure", "running_redis", "status", "up"]
+__all__ = ["StackAddresses", "down", "ensure", "ray_access", "running_redis", "status", "up"]

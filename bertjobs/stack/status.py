@@ -23,6 +23,20 @@ def status(settings: Settings) -> dict[str, Any]:
     return _embedded(stack_paths(settings)) if settings.is_embedded else _shared(settings)
 
 
+def ray_access(settings: Settings) -> tuple[str | None, str | None]:
+    """Return the present address of Ray's dashboard, None where Ray was never started, and its token, if any.
+
+    Raises: QueueError: the file of a shared Ray's token cannot be read.
+    """
+    if not settings.is_embedded:
+        from bertjobs.jobs.ray.api import ray_token  # 40 ms
+
+        return settings.ray_address, ray_token()
+    paths = stack_paths(settings)
+    record = read_record(paths.record_file("ray"))
+    return (None if record is None else record.address), ray_head.read_token(paths)
+
+
 def _embedded(paths: StackPaths) -> dict[str, Any]:
     records = {member: read_record(paths.record_file(member)) for member in MEMBERS}
     members = {member: _member(paths, member, record) for member, record in records.items()}

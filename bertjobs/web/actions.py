@@ -26,6 +26,7 @@ ACTIONS: Mapping[str, Change] = {
     "retry": lambda store, job, by, _: store.retry(job),
     "hold": lambda store, job, by, _: store.hold(job, by=by),
     "release": lambda store, job, by, _: store.release(job),
+    "priority": lambda store, job, by, priority: store.prioritize(job, priority, by=by),
 }
 
 

@@ -6,6 +6,8 @@ GET  /api/v1/session
 GET  /api/v1/jobs, jobs/ID, .../pipeline jobs.py
 GET  jobs/ID/log, artifacts              files.py
 GET  jobs/ID/metrics, trials, compare    curves.py
+GET  /api/v1/cluster                     cluster.py
+GET  /ray/...                            ray_proxy.py
 GET  events, jobs/ID/events              events.py, told by feed.py
 POST jobs/actions, jobs/ID/ACTION        actions.py
 """
@@ -17,7 +19,7 @@ from pathlib import Path
 from aiohttp import web
 
 from bertjobs.errors import BertjobsError
-from bertjobs.web import actions, curves, events, files, jobs, login
+from bertjobs.web import actions, cluster, curves, events, files, jobs, login, ray_proxy
 from bertjobs.web.answers import ApiError, api_error, error_answer, http_error
 from bertjobs.web.security import HEADERS, IDENTITY, check_host, check_origin, identify, is_open
 from bertjobs.web.services import SERVICES, Services
@@ -33,12 +35,13 @@ def build_app(services: Services) -> web.Application:
     """Return the application. It closes the services when it ends."""
     app = web.Application(middlewares=[answer_errors, guard], client_max_size=MAX_REQUEST_BYTES)
     app[SERVICES] = services
+    cluster.add_cache(app)
     app.on_response_prepare.append(add_headers)
-    app.cleanup_ctx.extend([_closing, events.feeding])
+    app.cleanup_ctx.extend([_closing, events.feeding, ray_proxy.connecting])
     app.on_shutdown.append(events.end_streams)
     app.router.add_get("/", index)
     app.router.add_static("/static", STATIC)
-    for module in (login, jobs, files, curves, events, actions):
+    for module in (login, jobs, files, curves, cluster, events, actions, ray_proxy):
         app.add_routes(module.routes)
     return app
 

@@ -109,5 +109,6 @@ def possible_actions(job: Job | JobSummary, identity: Identity) -> list[str]:
         "retry": job.state in REOPENED_BY_RETRY or job.state is State.RETRYING,
         "hold": job.state in (State.QUEUED, State.RETRYING),
         "release": job.state is State.HELD,
+        "priority": job.state.is_waiting,
     }
     return [action for action, is_possible in possible.items() if is_possible]

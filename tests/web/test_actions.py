@@ -33,6 +33,17 @@ def test_each_action_does_what_its_command_does(
     assert store.get(job).message == "Cancelled by ada."
 
 
+def test_the_priority_decides_the_place(browser: Any, submit: Submit) -> None:
+    submit()
+    second = submit()
+    answer = browser.post(f"/api/v1/jobs/{second}/priority", {"priority": 5}).json["job"]
+    assert (answer["priority"], answer["place"]) == (5, 1)
+    for wrong in (None, "5", 1.5, True, 1001):
+        answer = browser.post(f"/api/v1/jobs/{second}/priority", {"priority": wrong})
+        assert answer.status == 400
+        assert answer.json["error"]["message"] == "`priority` has to be a whole number from -1000 to 1000"
+
+
 def test_many_jobs_are_changed_and_those_that_cannot_be_are_named(
     browser: Any, submit: Submit, store: JobStore
 ) -> None:
@@ -81,7 +92,7 @@ def test_a_user_changes_own_jobs_only_a_reader_none_and_an_operator_all(
 ) -> None:
     job = submit(user="ada")
     eve, reader = logged_in("eve", Role.USER), logged_in("ada", Role.READER)
-    for action in ("cancel", "hold", "retry", "release"):
+    for action in ("cancel", "hold", "priority", "retry", "release"):
         refused = eve.post(f"/api/v1/jobs/{job}/{action}", {"priority": 1})
         assert (refused.status, refused.json["error"]["code"]) == (403, "Forbidden")
         assert refused.json["error"]["message"] == f"{job} belongs to ada, and eve may change own jobs only"
