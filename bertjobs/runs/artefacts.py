@@ -168,6 +168,11 @@ def write_predictions(
     return paths
 
 
+def read_predictions(job_dir: JobDir, name: str) -> pa.Table:
+    """Read a table that `write_predictions` has written. Raises: StorageError."""
+    return pq.read_table(io.BytesIO(job_dir.read_bytes(name)))
+
+
 def _file_of(file: str, split: str) -> str:
     """Return the name of a file of a split: `predictions-dev_mismatched.parquet`."""
     path = Path(file)

@@ -126,7 +126,7 @@ def _draw_loss(
 ) -> None:
     x, loss = _column(steps, "step"), _column(steps, name)
     axes.plot(x, loss, color=_LOSS, alpha=0.25, linewidth=0.9, label="training, each batch")
-    axes.plot(x, _smooth(loss), color=_LOSS, linewidth=2, label="training, smoothed")
+    axes.plot(x, smooth(loss), color=_LOSS, linewidth=2, label="training, smoothed")
     axes.plot(
         _column(epochs, "step"), _column(epochs, name),
         color=_DEV, marker="o", linewidth=1.6, label="development",
@@ -171,7 +171,7 @@ def _draw_scores(axes: Axes, epochs: Sequence[MetricsLine], *, metric: str) -> N
     axes.legend(frameon=False, loc="lower right", ncols=3)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Average exponentially over a fiftieth of the run, at least 5 steps; the start is not pulled to zero."""
     decay = 1 - 1 / max(5, len(values) // 50)
     average, weight, smoothed = 0.0, 0.0, np.empty_like(values)

@@ -106,6 +106,11 @@ class Classification(TaskType[Metrics]):
 
         return {CONFUSION: draw_confusion(metrics, title=title)} if metrics.num_examples else {}
 
+    def prediction_plots(self, predictions: pa.Table, *, title: str) -> dict[str, bytes]:
+        from bertjobs.training.monitoring.prediction_plots import draw_classification  # matplotlib, as above
+
+        return draw_classification(predictions, self.task.labels, title=title)
+
 
 class _Counts:
     """Count confusion matrices per batch and sum the loss, on the device, so that the host does not wait."""

@@ -111,6 +111,11 @@ class MultipleChoice(TaskType[ChoiceMetrics]):
     def is_correct(self, table: EncodedTable, outputs_RK: Floats) -> npt.NDArray[np.bool_]:
         return np.asarray(outputs_RK.argmax(axis=1) == table.labels)
 
+    def prediction_plots(self, predictions: pa.Table, *, title: str) -> dict[str, bytes]:
+        from bertjobs.training.monitoring.prediction_plots import draw_choices  # matplotlib
+
+        return draw_choices(predictions, title=title)
+
     def submission_values(self, outputs_RK: Floats) -> list[str]:
         return [str(i) for i in outputs_RK.argmax(axis=1)]
 

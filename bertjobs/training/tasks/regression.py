@@ -107,6 +107,11 @@ class Regression(TaskType[RegressionMetrics]):
         low, high = self.task.score_range or (-np.inf, np.inf)
         return [f"{score:.3f}" for score in outputs_RK[:, 0].clip(low, high)]
 
+    def prediction_plots(self, predictions: pa.Table, *, title: str) -> dict[str, bytes]:
+        from bertjobs.training.monitoring.prediction_plots import draw_regression  # matplotlib
+
+        return draw_regression(predictions, title=title)
+
     def metrics_from_json(self, content: Mapping[str, Any]) -> RegressionMetrics:
         return RegressionMetrics(**content)
 

@@ -171,6 +171,10 @@ class TaskType(ABC, Generic[M]):
         """Draw an evaluation: PNG images by the name of their file."""
         return {}
 
+    def prediction_plots(self, predictions: pa.Table, *, title: str) -> dict[str, bytes]:
+        """Draw the table of predictions: PNG images by the name of their file."""
+        return {}
+
 
 def ranked_labels(labels: Sequence[str | int], probabilities_RC: Floats) -> list[list[RankedValue]]:
     """Return labels with their probabilities, the most probable first; NaN where a row has no such label."""
