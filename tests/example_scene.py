@@ -101,10 +101,10 @@ def _search(queue: ExampleQueue) -> ExampleJob:
     )
     queue.start(job, node="node-b", gpus=4)
     space = {
-        "optim.lr": "log-uniform from 1e-05 to 0.0005",
-        "text.truncation": "longest_first, head_tail",
-        "train.batch_size": "16, 32, 64",
-        "model.hidden_dropout": "uniform from 0.0 to 0.3",
+        "optim.lr": "loguniform:1e-05,0.0005",
+        "text.truncation": "choice:longest_first,head_tail",
+        "train.batch_size": "choice:16,32,64",
+        "model.hidden_dropout": "uniform:0.0,0.3",
     }
     Search(metric="accuracy", space=space, algorithm="random", stopper="asha", num_trials=24).write(
         job.job_dir

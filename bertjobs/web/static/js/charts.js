@@ -20,13 +20,13 @@ function uPlotLibrary() {
 const HEIGHT = 190;
 
 /**
- * A chart. `set(curves)`: `[{label, points: [[x, y], ...], color, isDotted}]`, each sorted by x.
+ * A chart. `hasNames`: whether the legend names the curves, or only shows their colours and values. `set(curves)`: `[{label, points: [[x, y], ...], color, isDotted}]`, each sorted by x.
  * `isTime`: x is seconds.
  */
 export class Chart {
-  constructor(title, { height = HEIGHT, isLog = false } = {}) {
+  constructor(title, { height = HEIGHT, hasNames = true } = {}) {
     this.height = height;
-    this.isLog = isLog;
+    this.hasNames = hasNames;
     this.isTime = false;
     this.curves = [];
     this.plot = null;
@@ -94,10 +94,10 @@ export class Chart {
     return {
       width: this.place.clientWidth || 300,
       height: this.height,
-      padding: [8, 8, 0, 0],
+      padding: [8, 16, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { size: 6 }, drag: { x: true, y: false } },
-      scales: { x: { time: false }, y: { distr: this.isLog ? 3 : 1 } },
+      scales: { x: { time: false } },
       axes: [
         {
           ...axis,
@@ -138,7 +138,7 @@ export class Chart {
           "span",
           {},
           h("i", { class: `swatch series-${((curve.color ?? position) % 8) + 1}` }),
-          this.curves.length > 1 ? `${curve.label} ` : null,
+          this.hasNames && this.curves.length > 1 ? `${curve.label} ` : null,
           h("b", {}, number(value)),
         );
       }),

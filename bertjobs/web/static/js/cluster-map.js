@@ -44,10 +44,7 @@ export class ClusterMap {
     this.signature = signature;
     this.element.hidden = nodes.length === 0;
     fill(this.title, clusterSummary(nodes));
-    fill(
-      this.body,
-      nodes.map((node, index) => nodeCard(node, index + 1)),
-    );
+    fill(this.body, nodeCards(nodes));
   }
 
   close() {
@@ -65,8 +62,15 @@ export function clusterSummary(nodes) {
   return `${number(sum(`held_${unit}`))} of ${number(sum(unit))} ${noun} held on ${counted(nodes.length, "node")}`;
 }
 
-/** Return a node with a cell for each GPU, or a bar of its CPUs, and the jobs that hold them. */
-export function nodeCard(node, position) {
+/** Return the nodes, each with a cell for each GPU or a bar of its CPUs, and the jobs that hold them. */
+export function nodeCards(nodes) {
+  // A job has the same colour on all its nodes.
+  const ids = [...new Set(nodes.flatMap((node) => node.jobs.map((job) => job.id)))];
+  const colors = new Map(ids.map((id, index) => [id, `series-${(index % 8) + 1}`]));
+  return nodes.map((node, index) => nodeCard(node, index + 1, colors));
+}
+
+function nodeCard(node, position, colors) {
   const unit = node.gpus > 0 ? "gpus" : "cpus";
   const noun = unit === "gpus" ? "GPU" : "CPU";
   const jobs = node.jobs.filter((job) => job[unit] > 0);
@@ -79,15 +83,15 @@ export function nodeCard(node, position) {
       `node ${position}`,
       h("span", { class: "muted" }, `${number(node[`held_${unit}`])}/${number(node[unit])} ${noun}`),
     ),
-    unit === "gpus" ? gpuCells(node, jobs) : cpuBar(node, jobs),
+    unit === "gpus" ? gpuCells(node, jobs, colors) : cpuBar(node, jobs, colors),
     h(
       "ul",
       {},
-      jobs.map((job, index) =>
+      jobs.map((job) =>
         h(
           "li",
           {},
-          h("i", { class: `swatch series-${(index % 8) + 1}` }),
+          h("i", { class: `swatch ${colors.get(job.id)}` }),
           h("a", { href: jobAddress(job.id), title: job.id }, job.name || job.id),
           h("span", { class: "muted" }, `${job.user} · ${number(job[unit])}`),
         ),
@@ -99,7 +103,7 @@ export function nodeCard(node, position) {
   );
 }
 
-function gpuCells(node, jobs) {
+function gpuCells(node, jobs, colors) {
   const cells = [];
   let end = 0;
   const ends = jobs.map((job) => (end += job.gpus));
@@ -109,7 +113,7 @@ function gpuCells(node, jobs) {
     if (job)
       cells.push(
         h("a", {
-          class: `cell series-${(holder % 8) + 1}`,
+          class: `cell ${colors.get(job.id)}`,
           href: jobAddress(job.id),
           title: `${job.name || job.id}, ${job.user}`,
           "aria-label": `GPU held by ${job.name || job.id}, ${job.user}`,
@@ -123,10 +127,10 @@ function gpuCells(node, jobs) {
   return h("div", { class: "cells" }, cells);
 }
 
-function cpuBar(node, jobs) {
-  const parts = jobs.map((job, index) => {
+function cpuBar(node, jobs, colors) {
+  const parts = jobs.map((job) => {
     const part = h("a", {
-      class: `series-${(index % 8) + 1}`,
+      class: colors.get(job.id),
       href: jobAddress(job.id),
       title: `${job.name || job.id}, ${job.user}: ${number(job.cpus)} CPUs`,
       "aria-label": `${number(job.cpus)} CPUs held by ${job.name || job.id}`,
@@ -134,5 +138,11 @@ function cpuBar(node, jobs) {
     part.style.width = `${(100 * job.cpus) / node.cpus}%`;
     return part;
   });
+  const outside = node.used_cpus - node.held_cpus;
+  if (outside > 0.001) {
+    const other = h("span", { class: "other", title: `${number(outside)} CPUs used outside bertjobs` });
+    other.style.width = `${(100 * outside) / node.cpus}%`;
+    parts.push(other);
+  }
   return h("div", { class: "cpu-bar" }, parts);
 }

@@ -21,7 +21,9 @@ export class ArtefactPanel {
   async fetch() {
     try {
       const { files } = await get(`jobs/${encodeURIComponent(this.id)}/artifacts`);
-      this.show(files);
+      // Those of a search's trials are many: what the job itself left comes first.
+      const isOfTrial = (file) => file.name.startsWith("trials/");
+      this.show([...files.filter((file) => !isOfTrial(file)), ...files.filter(isOfTrial)]);
     } catch (error) {
       fill(
         this.body,

@@ -44,7 +44,7 @@ export class ConfigPanel {
       ),
       h(
         "div",
-        { class: "table-wrap" },
+        { class: "table-wrap config-rows" },
         h(
           "table",
           { class: "config" },

@@ -8,7 +8,6 @@ const HEIGHT = 250;
 const TOP = 34;
 const BOTTOM = 16;
 const SIDE = 56;
-const LOG_RATIO = 50; // From this ratio of largest to smallest on, an axis is logarithmic.
 
 export class ParallelCoordinates {
   constructor(onLight) {
@@ -21,8 +20,15 @@ export class ParallelCoordinates {
     document.addEventListener("themechange", this.redraw);
   }
 
-  show(trials, paths, metric, { isSmallBetter }) {
-    this.data = { trials: trials.filter((trial) => trial.value !== null), paths, metric, isSmallBetter };
+  show(trials, space, metric, { isSmallBetter }) {
+    const paths = Object.keys(space);
+    this.data = {
+      trials: trials.filter((trial) => trial.value !== null),
+      space,
+      paths,
+      metric,
+      isSmallBetter,
+    };
     this.element.hidden = this.data.trials.length < 2;
     this.width = null;
     this.draw();
@@ -40,12 +46,13 @@ export class ParallelCoordinates {
   draw() {
     const width = this.element.clientWidth;
     if (!this.data || this.element.hidden || width === 0) return;
-    const { trials, paths, metric, isSmallBetter } = this.data;
+    const { trials, space, paths, metric, isSmallBetter } = this.data;
     const axes = [
       ...paths.map((path) =>
         axisOf(
           path,
           trials.map((trial) => trial.values[path]),
+          space[path],
         ),
       ),
       axisOf(
@@ -114,36 +121,36 @@ function shade(ratio) {
   return `color-mix(in oklab, ${themeColor("--active")} ${Math.round(15 + 85 * ratio)}%, ${themeColor("--line-strong")})`;
 }
 
-function axisOf(path, values) {
+// `space`: how the search samples it, for instance `loguniform:1e-5,1e-3` or `choice:16,32`.
+function axisOf(path, values, space = "") {
   const given = values.filter((value) => value !== null && value !== undefined);
   const label = path.split(".").at(-1);
-  if (given.length && given.every((value) => typeof value === "number")) {
-    const [low, high] = [Math.min(...given), Math.max(...given)];
-    const isLog = low > 0 && high / low >= LOG_RATIO;
-    const place = isLog ? Math.log : (value) => value;
-    const span = place(high) - place(low);
-    const ratio = (value) => (span === 0 ? 0.5 : (place(value) - place(low)) / span);
-    const middle = isLog ? Math.sqrt(low * high) : (low + high) / 2;
-    const ticks = span === 0 ? [low] : [low, middle, high];
-    return {
-      label,
-      path,
-      ratio,
-      ticks: ticks.map((value) => ({ at: ratio(value), text: number(Number(value.toPrecision(3))) })),
-    };
+  const areNumbers = given.length > 0 && given.every((value) => typeof value === "number");
+  if (!areNumbers || space.startsWith("choice")) {
+    const options = [...new Set(given)].sort((a, b) =>
+      areNumbers ? a - b : String(a).localeCompare(String(b)),
+    );
+    const ratio = (value) => (options.length < 2 ? 0.5 : options.indexOf(value) / (options.length - 1));
+    return { label, path, ratio, ticks: options.map((value) => ({ at: ratio(value), text: short(value) })) };
   }
-  const options = [...new Set(given.map(configValue))].sort();
-  const ratio = (value) =>
-    options.length < 2 ? 0.5 : options.indexOf(configValue(value)) / (options.length - 1);
+  const [low, high] = [Math.min(...given), Math.max(...given)];
+  const isLog = space.startsWith("log") && low > 0;
+  const place = isLog ? Math.log : (value) => value;
+  const span = place(high) - place(low);
+  const ratio = (value) => (span === 0 ? 0.5 : (place(value) - place(low)) / span);
+  const middle = isLog ? Math.sqrt(low * high) : (low + high) / 2;
+  const ticks = span === 0 ? [low] : [low, middle, high];
   return {
     label,
     path,
     ratio,
-    ticks: options.map((text, index) => ({
-      at: options.length < 2 ? 0.5 : index / (options.length - 1),
-      text: text.length > 14 ? `${text.slice(0, 13)}…` : text,
-    })),
+    ticks: ticks.map((value) => ({ at: ratio(value), text: number(Number(value.toPrecision(3))) })),
   };
+}
+
+function short(value) {
+  const text = typeof value === "number" ? number(value) : configValue(value);
+  return text.length > 14 ? `${text.slice(0, 13)}…` : text;
 }
 
 function drawAxis(axis, x, y) {

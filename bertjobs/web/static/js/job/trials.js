@@ -60,7 +60,7 @@ export class TrialsPanel {
       `${found.num_ended} of ${found.num_trials} ended, ${found.num_stopped_early} stopped early, ${found.num_failed} failed · ${found.algorithm}, ${found.stopper}`,
     );
     const paths = Object.keys(found.space);
-    this.picture.show(found.trials, paths, found.metric, {
+    this.picture.show(found.trials, found.space, found.metric, {
       isSmallBetter: !this.sort.isDescending && this.sort.column === "value",
     });
     const columns = [

@@ -1,7 +1,7 @@
 // The cluster: its nodes and who holds them, why jobs wait, what users may hold, and the processes behind it.
 
 import { follow, get } from "../api.js";
-import { clusterSummary, nodeCard } from "../cluster-map.js";
+import { clusterSummary, nodeCards } from "../cluster-map.js";
 import { fill, h } from "../dom.js";
 import { ago, count, counted, number } from "../format.js";
 import { empty, failure, withCode } from "../notices.js";
@@ -94,11 +94,7 @@ function nodesPanel({ nodes }) {
     { class: "panel", "aria-label": "Nodes" },
     h("h2", {}, nodes.length ? clusterSummary(nodes) : "Nodes"),
     nodes.length
-      ? h(
-          "div",
-          { class: "nodes all" },
-          nodes.map((node, index) => nodeCard(node, index + 1)),
-        )
+      ? h("div", { class: "nodes all" }, nodeCards(nodes))
       : empty(
           "No node is known",
           "The nodes appear once a dispatcher sees Ray: `bertjobs cluster up` starts both on this machine.",

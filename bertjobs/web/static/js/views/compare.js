@@ -161,7 +161,10 @@ class Compare {
     if (keys.join() !== [...this.charts.keys()].join()) {
       for (const [key, chart] of this.charts) if (!keys.includes(key)) chart.close();
       this.charts = new Map(
-        wanted.map(({ key, title }) => [key, this.charts.get(key) ?? new Chart(title, { height: 230 })]),
+        wanted.map(({ key, title }) => [
+          key,
+          this.charts.get(key) ?? new Chart(title, { height: 230, hasNames: false }),
+        ]),
       );
       fill(
         this.body,
