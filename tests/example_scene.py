@@ -1,5 +1,6 @@
 """The jobs that the pictures in `docs/images` show."""
 
+import math
 import random
 from typing import Any
 
@@ -23,7 +24,7 @@ def furnish(queue: ExampleQueue) -> dict[str, ExampleJob]:
         "second": finished(queue, "snli base, lr 5e-5", lr=5e-5, accuracy=0.897, seed=0),
         "third": finished(queue, "snli base, lr 1e-4", lr=1e-4, accuracy=0.871, seed=3),
         "failed": _failed(queue),
-        "search": _search(queue),
+        "search": search(queue),
         "live": _running(queue),
     }
     _waiting(queue, scene["live"])
@@ -91,7 +92,8 @@ def _failed(queue: ExampleQueue) -> ExampleJob:
     return job
 
 
-def _search(queue: ExampleQueue) -> ExampleJob:
+def search(queue: ExampleQueue) -> ExampleJob:
+    """Submit a search and run it until 16 of its 24 trials have ended."""
     job = queue.submit(
         "tune",
         name="snli search",
@@ -119,7 +121,9 @@ def _search(queue: ExampleQueue) -> ExampleJob:
             "train.batch_size": choose.choice([16, 32, 64]),
             "model.hidden_dropout": dropout,
         }
-        best = 0.9 - 0.05 * abs(-4.3 - _log10(lr)) ** 1.6 - 0.2 * abs(dropout - 0.1) + choose.gauss(0, 0.004)
+        best = (
+            0.9 - 0.05 * abs(-4.3 - math.log10(lr)) ** 1.6 - 0.2 * abs(dropout - 0.1) + choose.gauss(0, 0.004)
+        )
         state = (
             "running"
             if number > 16
@@ -166,12 +170,6 @@ def _search(queue: ExampleQueue) -> ExampleJob:
         }
     )
     return job
-
-
-def _log10(value: float) -> float:
-    import math
-
-    return math.log10(value)
 
 
 def _running(queue: ExampleQueue) -> ExampleJob:

@@ -20,7 +20,8 @@ function uPlotLibrary() {
 const HEIGHT = 190;
 
 /**
- * A chart. `hasNames`: whether the legend names the curves, or only shows their colours and values. `set(curves)`: `[{label, points: [[x, y], ...], color, isDotted}]`, each sorted by x.
+ * A chart. `hasNames`: whether the legend names the curves, or only shows their colours and values.
+ * `set(curves)`: `[{label, points: [[x, y], ...], color, hasDots}]`, each sorted by x.
  * `isTime`: x is seconds.
  */
 export class Chart {
@@ -136,7 +137,7 @@ export class Chart {
         const value = at === null ? curve.points.at(-1)?.[1] : nearest(curve.points, at);
         return h(
           "span",
-          {},
+          { title: curve.label },
           h("i", { class: `swatch series-${((curve.color ?? position) % 8) + 1}` }),
           this.hasNames && this.curves.length > 1 ? `${curve.label} ` : null,
           h("b", {}, number(value)),
