@@ -25,12 +25,12 @@ def test_a_wrong_token_is_refused_and_the_right_one_leaves_no_trace(
     expect(page.get_by_role("alert")).not_to_be_empty()
     assert "wrong" not in page.url
     expect(page.get_by_role("table")).to_have_count(0)
-    page.get_by_label("Token").fill("wrong again")
+    page.get_by_label("Token", exact=True).fill("wrong again")
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("alert")).not_to_be_empty()
 
     secret = services.logins.local.text
-    page.get_by_label("Token").fill(secret)
+    page.get_by_label("Token", exact=True).fill(secret)
     page.get_by_role("button", name="Log in").click()
     expect(page.get_by_role("table")).to_be_visible()
     assert secret not in page.url
@@ -41,20 +41,20 @@ def test_a_wrong_token_is_refused_and_the_right_one_leaves_no_trace(
         == "{}{}"
     )
     page.get_by_role("button", name="Log out").click()
-    expect(page.get_by_label("Token")).to_be_visible()
+    expect(page.get_by_label("Token", exact=True)).to_be_visible()
     page.reload()
-    expect(page.get_by_label("Token")).to_be_visible()
+    expect(page.get_by_label("Token", exact=True)).to_be_visible()
 
 
 def test_a_revoked_token_ends_the_page_that_it_opened(new_page: Any, connection: Connection) -> None:
     tokens = TokenStore(connection)
-    token_id, text = tokens.add("bob", role=Role.USER, expires_s=3600, by="ada")
+    token, text = tokens.add("bob", role=Role.USER, expires_s=3600, by="ada")
     page = new_page()
     page.goto(f"#token={text}")
     expect(page.get_by_role("table")).to_be_visible()
-    tokens.revoke(token_id)
+    tokens.revoke(token.id)
     page.get_by_role("link", name="Failed").click()
-    expect(page.get_by_label("Token")).to_be_visible()
+    expect(page.get_by_label("Token", exact=True)).to_be_visible()
     expect(page.get_by_role("table")).to_have_count(0)
 
 

@@ -53,8 +53,10 @@ export class CurvePanel {
   }
 
   take(lines) {
-    const known = new Set(this.lines.map(signature));
-    this.lines.push(...lines.filter((line) => !known.has(signature(line))));
+    // A step can be told twice: by a retried call, or by an attempt that repeats it. The later line counts.
+    const all = new Map(this.lines.map((line) => [keyOf(line), line]));
+    for (const line of lines) all.set(keyOf(line), line);
+    this.lines = [...all.values()];
     if (this.lines.length > 4 * MAX_POINTS) this.thin();
   }
 
@@ -112,7 +114,7 @@ function curvesOf(lines, name, over) {
   ].filter(Boolean);
 }
 
-const signature = (line) => `${line.kind} ${line.step} ${line.elapsed_s ?? ""} ${line.loss ?? ""}`;
+const keyOf = (line) => `${line.kind} ${line.step}`;
 
 /** Return the buttons that choose what the x axis is. */
 export function overChoice(onChange) {

@@ -240,14 +240,14 @@ class Queue {
     }
   }
 
-  onJobs({ jobs, counts, removed, is_complete: isComplete }) {
+  onJobs({ jobs, counts, removed, is_complete: isComplete, has_new_reasons: haveNewReasons }) {
     const areCountsNew = JSON.stringify(counts) !== this.counts;
     const areKnown = this.table.apply(jobs);
     this.showCounts(counts);
     this.bar.refresh(jobs);
     // What moves within the list is known to the server only.
     const isByPlace = ["place", "priority"].includes(this.filters.sort.replace("-", ""));
-    if (areCountsNew || removed?.length || !isComplete || (isByPlace && !areKnown)) {
+    if (areCountsNew || removed?.length || !isComplete || haveNewReasons || (isByPlace && !areKnown)) {
       this.fetchSoon();
       this.map.refreshSoon();
     }
