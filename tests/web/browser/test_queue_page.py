@@ -54,7 +54,7 @@ def test_ten_thousand_jobs_are_paged_sorted_and_filtered(page: Any, queue: Examp
     expect(page.get_by_role("link", name="Waiting")).to_have_text(re.compile("10,000"))
 
 
-def test_several_jobs_are_held_and_given_a_priority_at_once(page: Any, queue: ExampleQueue) -> None:
+def test_several_jobs_are_held_at_once(page: Any, queue: ExampleQueue) -> None:
     jobs = [queue.submit(name=f"one of three {n}") for n in range(3)]
     expect(page.locator(".jobs tbody tr")).to_have_count(3)
     page.get_by_label("Select all jobs of this page").check()
@@ -64,12 +64,6 @@ def test_several_jobs_are_held_and_given_a_priority_at_once(page: Any, queue: Ex
     page.get_by_role("button", name="Hold 2 jobs").click()
     expect(page.locator(".jobs tbody .state", has_text="held")).to_have_count(2)
     assert [queue.store.get(job.id).state for job in jobs] == [State.QUEUED, State.HELD, State.HELD]
-
-    page.get_by_role("button", name="Priority").click()
-    page.get_by_label("Priority", exact=True).fill("12")
-    page.get_by_role("button", name="Set priority").click()
-    expect(page.locator(".jobs .col-priority", has_text="12")).to_have_count(2)
-    assert [queue.store.get(job.id).priority for job in jobs] == [0, 12, 12]
 
 
 def test_what_happens_changes_the_counts_and_keeps_the_focus(page: Any, queue: ExampleQueue) -> None:
