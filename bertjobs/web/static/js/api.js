@@ -38,18 +38,28 @@ export function query(parameters) {
   return text ? `?${text}` : "";
 }
 
-async function request(path, options) {
-  let response;
+const RETRY_MS = 400;
+
+// A request may be lost on its way, for instance when a laptop changes its network: what can be asked twice is.
+async function send(path, options, isRepeatable) {
   try {
-    response = await fetch(`api/v1/${path}`, { credentials: "same-origin", ...options });
+    return await fetch(`api/v1/${path}`, { credentials: "same-origin", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    if (isRepeatable) {
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      return send(path, options, false);
+    }
     throw new ApiError(0, {
       code: "Unreachable",
       message: "The server does not answer",
       hint: "Start it again with `bertjobs web`.",
     });
   }
+}
+
+async function request(path, options) {
+  const response = await send(path, options, options.method !== "POST" || path === "login");
   if (response.status === 204) return null;
   let body;
   try {

@@ -29,7 +29,7 @@ let shownPage = null;
 let turn = 0;
 
 async function start() {
-  onLoggedOut(askForToken);
+  onLoggedOut(() => askForToken());
   addEventListener("hashchange", () => {
     if (session !== null) show();
   });
@@ -38,6 +38,7 @@ async function start() {
   try {
     session = token === null ? await get("session") : await post("login", { token });
   } catch (error) {
+    // Without a token, 401 has led to the form already.
     if (error.status !== 401 || token !== null) askForToken(error);
     return;
   }
@@ -54,7 +55,7 @@ function askForToken(error = null) {
   leave();
   document.title = "Log in · bertjobs";
   top.replaceChildren();
-  showLogin(main, error?.status ? error : null, (opened) => {
+  showLogin(main, error, (opened) => {
     session = opened;
     main.replaceChildren();
     enter();
