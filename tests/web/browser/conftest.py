@@ -58,7 +58,7 @@ def chromium() -> Iterator["Browser"]:
 
 @pytest.fixture
 def new_page(chromium: "Browser", port: int) -> Iterator[Callable[..., "Page"]]:
-    """Open a page in a browser of its own; takes what `new_context` of Playwright takes. At the end of the test
+    """Open a page in a browser of its own; takes what `new_context` takes. At the end of the test
     no script has failed, and the content policy has refused nothing."""
     problems: list[str] = []
     contexts = []
