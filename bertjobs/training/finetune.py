@@ -22,7 +22,7 @@ from bertjobs.training.distributed import current_ranks
 from bertjobs.training.evaluate import evaluate
 from bertjobs.training.gradient_exchange import DataParallel, uses_ddp
 from bertjobs.training.loop import TrainLoop, determinism
-from bertjobs.training.memory import MemoryNeed, check_memory, estimate_finetuning
+from bertjobs.training.memory import MemoryNeed, check_memory, estimate_training, has_room_for_copy
 from bertjobs.training.monitoring.progress import FinetuneResult, Hooks
 from bertjobs.training.precision import fp32_products, training_dtype
 from bertjobs.training.schedule import Budget, check_schedule
@@ -43,6 +43,7 @@ def finetune(
     resume: str | None = None,
     data_parallel: DataParallel | None = None,
     draws: bool = True,
+    writes_behind: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> FinetuneResult:
     """Train a model, already on its device, on `train`; leave it with the best weights or the last.
@@ -50,6 +51,7 @@ def finetune(
     metric: decides which weights are best: one of the task's, or `loss`. resume: the name of a
     published checkpoint of `job_dir`. data_parallel: as `make_exchange`. draws: whether to plot the curves at
     the end; a search plots its own.
+    writes_behind: whether training continues while a checkpoint is written, if the host has the memory.
     Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `plots/`; the caller writes `model/`.
 
     Raises:
@@ -65,7 +67,8 @@ def finetune(
         accelerate(model)
         objective = _TaskObjective(model, config=config, train=train, validation=validation)
         device = next(model.parameters()).device
-        check_memory(model, memory_need(model, config=config, lengths=objective.loader.lengths))
+        need = memory_need(model, config=config, lengths=objective.loader.lengths)
+        check_memory(model, need)
         has_ddp = uses_ddp(config.train.grad_exchange, ranks=current_ranks(), device=device)
         optimizer = make_optimizer(
             model,
@@ -88,6 +91,7 @@ def finetune(
             hooks=hooks,
             clock=clock,
             data_parallel=data_parallel,
+            writes_behind=writes_behind and has_room_for_copy(model, need),
         )
         loop.begin(resume)
         try:
@@ -198,7 +202,7 @@ def memory_need(model: TaskModel, *, config: FinetuneConfig, lengths: Int64s) ->
     num_tokens = min(train.microbatch_tokens, int(longest_first[:share].sum()))
     words = model.bert.embeddings.word_embeddings.weight
     num_weights = sum(p.numel() for p in model.parameters())
-    return estimate_finetuning(
+    return estimate_training(
         model.config,
         num_weights=num_weights,
         num_trained=num_trained(model.parameters()) - (words.numel() if device.type == "cpu" else 0),

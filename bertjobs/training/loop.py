@@ -30,10 +30,10 @@ from bertjobs.training.adamw import StepOptimizer
 from bertjobs.training.checkpoints.checkpoint import (
     Checkpoint,
     find_checkpoint,
-    publish_checkpoint,
     read_checkpoint_or_earlier,
     read_published_checkpoint,
 )
+from bertjobs.training.checkpoints.checkpoint_writer import CheckpointWriter
 from bertjobs.training.checkpoints.run_state import RunState
 from bertjobs.training.device_feed import on_device
 from bertjobs.training.distributed import current_ranks
@@ -65,8 +65,13 @@ class TrainLoop:
         hooks: Hooks,
         clock: Callable[[], float],
         data_parallel: DataParallel | None = None,
+        writes_behind: bool = False,
     ) -> None:
-        """Build it after the optimizer, which freezes parameters. data_parallel: as `make_exchange`."""
+        """Build it after the optimizer, which freezes parameters.
+
+        data_parallel: as `make_exchange`. writes_behind: whether training continues while a checkpoint is
+        written.
+        """
         self._model, self._objective, self._optimizer = model, objective, optimizer
         self._optim, self._train = optim, train
         self._job_dir, self._hooks = job_dir, hooks
@@ -82,7 +87,8 @@ class TrainLoop:
         )
         self._stopwatch = Stopwatch(clock)
         self._metrics_log: MetricsLog | None = None
-        self._published: str | None = None
+        self._writes_behind = writes_behind
+        self._checkpoints: CheckpointWriter | None = None
         # This rank's own request. It ends the run only after it was summed over the ranks.
         self._stop_request: str | None = None
         self.state = RunState()
@@ -111,6 +117,9 @@ class TrainLoop:
         num_done, num_steps = self.state.num_done, self._objective.budget.total_steps(self.state.totals)
         if self._ranks.is_first:
             self._metrics_log = MetricsLog(self._job_dir, num_done=num_done, num_steps=num_steps)
+            self._checkpoints = CheckpointWriter(
+                self._job_dir, hooks=self._hooks, is_behind=self._writes_behind, previous=resume
+            )
         trained = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
         logger.info(
             "rank %d of %d: steps %d to %d, %s on %s, %.1f M parameters trained",
@@ -134,6 +143,8 @@ class TrainLoop:
                     self._draw_dropout_masks(pool)
                 self._step(step, next(batches))
                 self._after_step()
+        if self._checkpoints:
+            self._checkpoints.finish()
 
     def load_checkpoint_weights(self, step: int) -> None:
         """Put the weights of an earlier checkpoint into the model, on all ranks."""
@@ -144,9 +155,11 @@ class TrainLoop:
         self._optimizer.broadcast_weights(self._model, self._ranks)
 
     def close(self) -> None:
-        """Release the dropout masks and the metrics log."""
+        """Release the dropout masks and the metrics log, and end the thread that writes a checkpoint."""
         if state_of(self._model) is not None:
             set_dropout(self._model, None)
+        if self._checkpoints:
+            self._checkpoints.close()
         if self._metrics_log:
             self._metrics_log.close()
 
@@ -198,6 +211,8 @@ class TrainLoop:
         step number and on numbers that were summed over the ranks, never on a rank's own clock.
         """
         activity.note()
+        if self._checkpoints:
+            self._checkpoints.poll()
         num_done, checkpoint_steps = self.state.num_done, self._train.checkpoint_steps
         is_checkpoint_due = checkpoint_steps is not None and num_done % checkpoint_steps == 0
         if self._is_evaluation_due() or is_checkpoint_due or self._meter.is_due():
@@ -241,29 +256,25 @@ class TrainLoop:
             self._hooks.on_epoch(result)
 
     def _checkpoint(self) -> None:
-        """Save the metrics log and publish a checkpoint, on rank 0."""
+        """Save the metrics log and write a checkpoint, on rank 0."""
         activity.note()
-        if self._metrics_log:
+        if self._metrics_log and self._checkpoints:
             self._hooks.before_checkpoint()
             # First the log: a run that resumes from this checkpoint finds the lines up to its step.
             self._metrics_log.save()
-            self._published = publish_checkpoint(
-                self._job_dir,
+            self._checkpoints.write(
                 Checkpoint(
                     model=self._model.state_dict(),
                     optimizer=self._optimizer.state(),
                     state=self.state.to_json(self._objective.identity()),
                 ),
                 num_done=self.state.num_done,
-                previous=self._published,
                 best_step=self._objective.step_to_keep(self.state),
-                hooks=self._hooks,
             )
 
     def _resume(self, name: str) -> None:
         """Load weights, moments and counters. Every rank reads the checkpoint, so nothing is broadcast."""
         checkpoint = read_checkpoint_or_earlier(self._job_dir, name)
-        self._published = name
         self.state = RunState.from_json(
             checkpoint.state,
             identity=self._objective.identity(),

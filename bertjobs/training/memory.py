@@ -37,6 +37,9 @@ class MemoryNeed:
     moments: int
     activations: int
     """Of the largest microbatch, with what the backward pass adds."""
+    checkpoint_copy: int = 0
+    """Of what a checkpoint is written from while training continues; on the host, and not in the total:
+    without it training waits for the checkpoint."""
 
     @property
     def total(self) -> int:
@@ -49,7 +52,7 @@ class MemoryNeed:
         )
 
 
-def estimate_pretraining(
+def estimate_training(
     config: BertConfig,
     *,
     num_weights: int,
@@ -59,8 +62,12 @@ def estimate_pretraining(
     dtype: torch.dtype,
     device: torch.device,
     recomputes: bool,
+    predicts_words: bool = False,
 ) -> MemoryNeed:
-    """Estimate pretraining with microbatches of `num_tokens` tokens, padding included."""
+    """Estimate training with microbatches of `num_tokens` tokens in rows of up to `max_len`.
+
+    num_trained: weights with gradients and moments. predicts_words: whether the loss is over the vocabulary.
+    """
     casts = num_weights * dtype.itemsize if dtype != torch.float32 else 0
     per_token = activation_bytes(
         config,
@@ -69,11 +76,13 @@ def estimate_pretraining(
         keeps_probabilities=not has_flash(device, dtype, head_size=config.head_size),
         recomputes=recomputes,
     )
+    logits = _logits_bytes(config, num_tokens, dtype=dtype, device=device) if predicts_words else 0
     return MemoryNeed(
         weights=_FP32 * num_weights + casts,
         gradients=_FP32 * num_trained,
         moments=2 * _FP32 * num_trained,
-        activations=num_tokens * per_token + _logits_bytes(config, num_tokens, dtype=dtype, device=device),
+        activations=num_tokens * per_token + logits,
+        checkpoint_copy=_FP32 * num_weights + 2 * _FP32 * num_trained,
     )
 
 
@@ -104,33 +113,6 @@ def activation_bytes(
     return embeddings + layer * config.num_hidden_layers + backward
 
 
-def estimate_finetuning(
-    config: BertConfig,
-    *,
-    num_weights: int,
-    num_trained: int,
-    num_tokens: int,
-    max_len: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    recomputes: bool,
-) -> MemoryNeed:
-    """Estimate fine-tuning. max_len: of the data's longest sequence; num_trained: weights with gradients."""
-    per_token = activation_bytes(
-        config,
-        max_len=max_len,
-        itemsize=dtype.itemsize,
-        keeps_probabilities=not has_flash(device, dtype, head_size=config.head_size),
-        recomputes=recomputes,
-    )
-    return MemoryNeed(
-        weights=_FP32 * num_weights + (num_weights * dtype.itemsize if dtype != torch.float32 else 0),
-        gradients=_FP32 * num_trained,
-        moments=2 * _FP32 * num_trained,
-        activations=num_tokens * per_token,
-    )
-
-
 def check_memory(model: nn.Module, need: MemoryNeed) -> None:
     """Check that what a model, already on its device, still needs is free there.
 
@@ -145,6 +127,15 @@ def check_memory(model: nn.Module, need: MemoryNeed) -> None:
             f"{_gb(free + there)}: {need}",
             hint=_HINT,
         )
+
+
+def has_room_for_copy(model: nn.Module, need: MemoryNeed) -> bool:
+    """Return whether the host can hold a checkpoint's copy besides what training still needs there."""
+    device = next(model.parameters()).device
+    free = free_bytes(torch.device("cpu"))
+    there = _FP32 * sum(p.numel() for p in model.parameters())
+    needed = need.total - there if device.type == "cpu" else 0
+    return free is None or needed + need.checkpoint_copy <= free
 
 
 @contextmanager

@@ -12,14 +12,20 @@ from bertjobs.errors import OutOfMemory
 from bertjobs.modeling import BertConfig, BertForPreTraining
 from bertjobs.modeling.cpu import DropoutPool, accelerate, row_keys, set_dropout, write_gradients
 from bertjobs.training import memory
-from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining, free_bytes
+from bertjobs.training.memory import (
+    MemoryNeed,
+    check_memory,
+    estimate_training,
+    free_bytes,
+    has_room_for_copy,
+)
 
 
 def _estimate(size: str, *, num_tokens: int, max_len: int, recomputes: bool = False) -> MemoryNeed:
     config = BertConfig.of_size(size, vocab_size=30522)
     with torch.device("meta"):
         num_weights = sum(p.numel() for p in BertForPreTraining(config).parameters())
-    return estimate_pretraining(
+    return estimate_training(
         config,
         num_weights=num_weights,
         num_trained=num_weights,
@@ -28,6 +34,7 @@ def _estimate(size: str, *, num_tokens: int, max_len: int, recomputes: bool = Fa
         dtype=torch.bfloat16,
         device=torch.device("cpu"),  # where attention is not packed: the larger need
         recomputes=recomputes,
+        predicts_words=True,
     )
 
 
@@ -45,6 +52,7 @@ def test_weights_gradients_and_moments_are_sixteen_bytes_a_parameter() -> None:
     assert num_weights == pytest.approx(110e6, rel=0.01)
     assert (need.moments, need.weights) == (8 * num_weights, (4 + 2) * num_weights)
     assert need.total == need.weights + need.gradients + need.moments + need.activations
+    assert need.checkpoint_copy == 12 * num_weights
     assert str(need).startswith("0.7 GB of weights, 0.4 GB of gradients, 0.9 GB of moments")
 
 
@@ -150,6 +158,20 @@ def test_free_memory_is_the_less_of_machine_and_container(
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal:  9000 kB\nMemAvailable:   3000 kB\n")
     assert free_bytes(torch.device("cpu"), meminfo=meminfo, cgroup=tmp_path) == expected
+
+
+def test_a_copy_for_a_checkpoint_needs_room_beside_what_training_needs(
+    tiny_pretrain: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_pretrain.make_model()
+    there = 4 * sum(p.numel() for p in model.parameters())
+    need = MemoryNeed(weights=there, gradients=10_000, moments=20_000, activations=0, checkpoint_copy=5_000)
+    for free, has_room in ((34_999, False), (35_000, True), (None, True)):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+        assert has_room_for_copy(model, need) is has_room
+    on_device = model.to("meta")  # as on a GPU, whose host has to hold the copy only
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 5_000)
+    assert has_room_for_copy(on_device, need)
 
 
 def test_where_nothing_is_known_nothing_is_refused(tmp_path: Path) -> None:

@@ -138,9 +138,13 @@ def run_finetune(
     model: BertForSequenceClassification | None = None,
     train: EncodedTable | None = None,
     metric: str = "accuracy",
+    writes_behind: bool = False,
     **others: Any,
 ) -> tuple[FinetuneResult, BertForSequenceClassification, MemoryHooks]:
-    """Run `finetune` in one call; 70 rows at batch 8 are 9 steps an epoch, the last with 6 rows."""
+    """Run `finetune` in one call; 70 rows at batch 8 are 9 steps an epoch, the last with 6 rows.
+
+    writes_behind: else each checkpoint is published at its step, however fast the disk is.
+    """
     model = model or make_model()
     hooks = hooks or MemoryHooks()
     result = finetune(
@@ -153,6 +157,7 @@ def run_finetune(
         metric=metric,
         job_dir=JobDir(str(folder), "j-test"),
         hooks=hooks,
+        writes_behind=writes_behind,
         **others,
     )
     return result, model, hooks

@@ -122,6 +122,7 @@ def run_pretrain(
         tokenizer=Vocabulary(),
         job_dir=JobDir(str(folder), "j-test"),
         hooks=hooks,
+        writes_behind=False,
         **others,
     )
     return result, model, hooks

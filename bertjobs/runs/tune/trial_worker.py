@@ -114,6 +114,8 @@ def _train(
         resume=resume,
         data_parallel=ray_train.data_parallel,
         draws=False,
+        # A trial reports an evaluation once its checkpoint is there, and may be stopped at that step.
+        writes_behind=False,
     )
     if not current_ranks().is_first:
         return {}

@@ -50,34 +50,39 @@ class Checkpoint:
     state: Mapping[str, Any]
 
 
+def store_checkpoint(job_dir: JobDir, checkpoint: Checkpoint, *, num_done: int) -> str:
+    """Write a checkpoint into the job's folder, and return its name; nobody resumes from it yet.
+
+    Killed at any point, it changes no other one: a folder appears by a rename, under a name that no other
+    attempt writes to. Raises: StorageError: no space or no permission.
+    """
+    name = checkpoint_name(num_done, writer=job_dir.writer)
+    with job_dir.new_dir(f"{_FOLDER}/{name}") as folder:
+        write_checkpoint(folder, checkpoint)
+    return name
+
+
 def publish_checkpoint(
     job_dir: JobDir,
-    checkpoint: Checkpoint,
+    name: str,
     *,
     num_done: int,
     previous: str | None,
     best_step: int | None,
     hooks: Hooks,
-) -> str:
-    """Write a checkpoint, publish it through the hooks, and remove the ones no longer needed. Returns its
-    name; `previous` is that of the one published before.
+) -> None:
+    """Publish a stored checkpoint through the hooks, and remove the ones no longer needed.
 
-    Killed at any point, it leaves the previously published checkpoint whole: a folder appears by a rename,
-    under a name that no other attempt writes to, and only those are removed that are neither one of the two
-    newest published ones nor the best.
+    previous: the one published before. Only those are removed that are neither one of the two newest
+    published ones nor the best.
 
-    Raises: StorageError: no space or no permission. LeaseLost: another attempt owns the job; then nothing is
-        removed.
+    Raises: StorageError: no permission. LeaseLost: another attempt owns the job; then nothing is removed.
     """
-    name = checkpoint_name(num_done, writer=job_dir.writer)
-    with job_dir.new_dir(f"{_FOLDER}/{name}") as folder:
-        write_checkpoint(folder, checkpoint)
     hooks.publish_checkpoint(name, num_done)
     logger.info("checkpoint %s published", name)
     # Only now, since a lost lease has raised above: the other attempt may be reading the older ones.
     for old in superseded(job_dir.list(_FOLDER), published=name, previous=previous, best_step=best_step):
         job_dir.remove(f"{_FOLDER}/{old}")
-    return name
 
 
 def read_published_checkpoint(job_dir: JobDir, name: str) -> Checkpoint:

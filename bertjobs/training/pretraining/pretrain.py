@@ -20,7 +20,7 @@ from bertjobs.training.checkpoints.run_state import RunState
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.gradient_exchange import DataParallel, uses_ddp
 from bertjobs.training.loop import TrainLoop, determinism
-from bertjobs.training.memory import MemoryNeed, check_memory, estimate_pretraining
+from bertjobs.training.memory import MemoryNeed, check_memory, estimate_training, has_room_for_copy
 from bertjobs.training.monitoring.progress import Hooks
 from bertjobs.training.precision import fp32_products, training_dtype
 from bertjobs.training.pretraining.pretrain_batches import (
@@ -66,12 +66,13 @@ def pretrain(
     hooks: Hooks,
     resume: str | None = None,
     data_parallel: DataParallel | None = None,
+    writes_behind: bool = True,
     clock: Callable[[], float] = time.monotonic,
 ) -> PretrainResult:
     """Train a model, already on its device, on `train`; leave it with its last weights.
 
     resume: the name of a published checkpoint of `job_dir`. clock: in seconds; a budget by time follows it.
-    data_parallel: as `make_exchange`.
+    data_parallel: as `make_exchange`. writes_behind: as `finetune`.
     Writes `checkpoints/`, `metrics.jsonl`, `tensorboard/` and `plots/`; the caller writes `model/`.
 
     Raises:
@@ -85,7 +86,8 @@ def pretrain(
         accelerate(model)
         objective = _Pretraining(model, config=config, train=train, valid=valid, tokenizer=tokenizer)
         _prepare(model, config=config)
-        check_memory(model, memory_need(model, config=config))
+        need = memory_need(model, config=config)
+        check_memory(model, need)
         device = next(model.parameters()).device
         has_ddp = uses_ddp(config.train.grad_exchange, ranks=current_ranks(), device=device)
         optimizer = make_optimizer(
@@ -105,6 +107,7 @@ def pretrain(
             hooks=hooks,
             clock=clock,
             data_parallel=data_parallel,
+            writes_behind=writes_behind and has_room_for_copy(model, need),
         )
         if state_of(model) is not None and not has_ddp:
             write_gradients(model, tables=True)  # straight into the optimizer's buffers
@@ -248,7 +251,7 @@ def memory_need(model: BertForPreTraining, *, config: PretrainConfig) -> MemoryN
     device = next(model.parameters()).device
     train, max_len = config.train, config.text.max_len
     share = -(-train.batch_size // (current_ranks().world_size * train.accumulation))
-    return estimate_pretraining(
+    return estimate_training(
         model.config,
         num_weights=sum(p.numel() for p in model.parameters()),
         num_trained=num_trained(model.parameters()),
@@ -257,6 +260,7 @@ def memory_need(model: BertForPreTraining, *, config: PretrainConfig) -> MemoryN
         dtype=training_dtype(train.precision, device),
         device=device,
         recomputes=train.activation_checkpointing,
+        predicts_words=True,
     )
 
 
