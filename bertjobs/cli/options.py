@@ -168,6 +168,11 @@ _FLAG_WIDTH = 27
 _MERGING, _MERGED = "Sources of values (flags override all of these)", ("preset", "config", "assign")
 
 
+PRESET = "bertjobs.preset"
+"""Where a `JobCommand` leaves the name of its preset in `ctx.meta`. What the job does is in its
+configuration; the name only says where that began."""
+
+
 class JobCommand(click.Command):
     """A command that takes every flag of a job kind; it gets the merged and validated `config`, and `given`:
     the paths of the values that the user gave, each with how the user named it."""
@@ -191,6 +196,7 @@ class JobCommand(click.Command):
             whole_name = ConfigLayer({"origin.from_trial": name}, {}, is_given=False)
             config = load_config(self.kind, trial, *layers, whole_name)
         ctx.params |= {"config": config, "given": given_values(*layers)}
+        ctx.meta[PRESET] = merged.get("preset")
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -14,6 +14,7 @@ def status_document(job: Job, events: Sequence[Event], *, dashboard_url: str | N
     return {
         **job.to_json(),
         "config": job.config,
+        "preset": job.preset,
         "history": [attempt.to_json() for attempt in job.attempts],
         "events": [event.to_json() for event in events],
         "after": list(job.after),

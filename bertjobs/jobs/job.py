@@ -200,6 +200,8 @@ class Job(JobSummary):
     """How often the job is retried after a failure of its own."""
     time_limit_s: float | None
     """Seconds over all attempts after which the job is stopped."""
+    preset: str | None = None
+    """The preset that its configuration began with."""
     stall_timeout_s: float | None = None
     """Seconds without progress after which an attempt is stalled; None: as the cluster has it."""
     keep_s: float | None

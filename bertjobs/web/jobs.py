@@ -75,7 +75,9 @@ def _job_document(services: Services, named: str, identity: Identity) -> dict[st
     return {
         **document,
         "followers": services.page.followers(job.id),
-        "changed_config": [change.to_json() for change in changed_values(job.kind, job.config)],
+        "changed_config": [
+            change.to_json() for change in changed_values(job.kind, job.config, preset=job.preset)
+        ],
         "dashboard": dashboard_page(job, address="ray") if services.settings.ray_address else None,
         "may_act": may_change(identity, owner=job.user),
         "actions": possible_actions(job, identity),

@@ -136,21 +136,21 @@ class Bench:
         """Let every driver say that it lives."""
         for submission_id, job in self.ray.jobs.items():
             if job.status == "RUNNING":
-                self._lease(submission_id).report(progress={"step": 1})
+                lease_of(self.store, submission_id).report(progress={"step": 1})
 
     def churn(self) -> None:
         """Let some jobs end, and as many come."""
         running = [name for name, job in self.ray.jobs.items() if job.status == "RUNNING"]
         for submission_id in self._random.sample(running, CHURN):
-            self._lease(submission_id).end(DONE, nonce=uuid.uuid4().hex, metrics={}, artifacts={})
+            lease_of(self.store, submission_id).end(DONE, nonce=uuid.uuid4().hex, metrics={}, artifacts={})
             self.ray.jobs[submission_id] = RayJob(status="SUCCEEDED", message="")
             self.submit()
 
-    def _lease(self, submission_id: str) -> LeaseStore:
-        job_id, _, number = submission_id.removeprefix("bj-").rpartition("-a")
-        return LeaseStore(
-            self.store.connection, job_id=job_id, attempt=int(number), token=int(number), lease_s=600
-        )
+
+def lease_of(store: JobStore, submission_id: str) -> LeaseStore:
+    """Return the store of an attempt's driver; without retries the token is the number of the attempt."""
+    job_id, _, number = submission_id.removeprefix("bj-").rpartition("-a")
+    return LeaseStore(store.connection, job_id=job_id, attempt=int(number), token=int(number), lease_s=600)
 
 
 def main() -> int:

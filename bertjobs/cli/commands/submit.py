@@ -11,7 +11,7 @@ import click
 
 from bertjobs.cli.completion import NOT_ENDED, complete_jobs
 from bertjobs.cli.context import current_user, open_queue
-from bertjobs.cli.options import JobCommand
+from bertjobs.cli.options import PRESET, JobCommand
 from bertjobs.cli.output.follow import wait_for
 from bertjobs.cli.output.render import print_json, print_line, print_note, print_results
 from bertjobs.cli.params import JSON_HELP, Duration
@@ -97,6 +97,7 @@ def submit_job(
         resources=config.resources.model_dump(mode="json"),
         user=current_user(),
         after=after,
+        preset=click.get_current_context().meta.get(PRESET),
         uses=[model] if names_job(model := model_of(config)) else [],
         keep_s=keep_s or settings.keep_s,
         **queue,

@@ -86,6 +86,7 @@ class JobStore:
         uses: Sequence[str] = (),
         hold: bool = False,
         keep_s: float | None = None,
+        preset: str | None = None,
     ) -> tuple[Job, bool]:
         """Store a job and queue it. Returns the job and whether it is new: a key that the user has given
         before returns its first job.
@@ -113,6 +114,8 @@ class JobStore:
             fields["stall_timeout_s"] = stall_timeout_s
         if keep_s is not None:
             fields["keep_ms"] = int(keep_s * 1000)
+        if preset is not None:
+            fields["preset"] = preset
         nonce = uuid.uuid4().hex
         dependencies = [self.find(dependency) for dependency in after]
         while True:

@@ -112,6 +112,7 @@ def job_of(document: str) -> Job:
         max_retries=int(fields["max_retries"]),
         time_limit_s=_optional(fields, "time_limit_s", float),
         stall_timeout_s=_optional(fields, "stall_timeout_s", float),
+        preset=_optional(fields, "preset", str),
         keep_s=_optional(fields, "keep_ms", lambda ms: int(ms) / 1000),
         after=tuple(json.loads(fields["after"])),
         idempotency_key=_optional(fields, "idempotency_key", str),
