@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,6 +24,7 @@ from bertjobs.runs import ray_train
 from bertjobs.runs.artefacts import Artefact, Predictions, write_predictions
 from bertjobs.runs.data.encode_split import encode
 from bertjobs.runs.data.rows import Rows, read_training_rows
+from bertjobs.runs.model_card import ModelCard
 from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason, watched
 from bertjobs.runs.run_context import OpenReporter, Outcome, Run
@@ -295,3 +297,11 @@ def write_model(
         save_pretrained(model, folder, labels=task.class_names, problem_type=task.problem_type)
         inputs.tokenizer.save(folder)
         Artefact(task=task.task_of_model(metrics), text=config.text, trained_by=trained_by).write(folder)
+        ModelCard(
+            kind="finetune",
+            config=config,
+            task=inputs.task,
+            metrics=metrics.to_json(),
+            split=f"{Path(inputs.valid_split).name} split",
+            trained_by=trained_by,
+        ).write(folder)

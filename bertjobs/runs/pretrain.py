@@ -21,6 +21,7 @@ from bertjobs.runs import ray_train
 from bertjobs.runs.artefacts import Artefact
 from bertjobs.runs.data.corpus_blocks import StoredBlocks
 from bertjobs.runs.data.encode_corpus import encode_corpus
+from bertjobs.runs.model_card import ModelCard
 from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason, watched
 from bertjobs.runs.run_context import OpenReporter, Outcome, Reporter, Run
@@ -138,7 +139,7 @@ def pretrain_worker(work: PretrainWork) -> dict[str, Any]:
             return {"stopped": result.stopped}
         if current_ranks().is_first:
             reporter.confirm_lease()
-            _write_model(model, work)
+            _write_model(model, work, metrics=result.metrics.to_json())
     return {
         "stopped": None,
         "plots": list(result.plots),
@@ -146,12 +147,20 @@ def pretrain_worker(work: PretrainWork) -> dict[str, Any]:
     }
 
 
-def _write_model(model: BertForPreTraining, work: PretrainWork) -> None:
+def _write_model(model: BertForPreTraining, work: PretrainWork, *, metrics: dict[str, Any]) -> None:
     text = TextSection(max_len=work.config.text.max_len)
     with work.job_dir.new_dir(work.job_dir.own("model")) as folder:
         save_pretrained(model, folder)
         work.tokenizer.save(folder)
         Artefact(task=None, text=text, trained_by=work.job_id).write(folder)
+        ModelCard(
+            kind="pretrain",
+            config=work.config,
+            task=None,
+            metrics=metrics,
+            split="validation corpus",
+            trained_by=work.job_id,
+        ).write(folder)
 
 
 def _build_vocabulary(run: Run[PretrainConfig], files: tuple[SourceFile, ...]) -> Tokenizer:
