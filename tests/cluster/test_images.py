@@ -184,15 +184,23 @@ def test_each_of_the_two_workers_gets_half_of_the_cpus(tmp_path, cpus, share):
 
 def test_every_service_is_pinned_and_restarts():
     services = compose()["services"]
-    assert set(services) == {"redis", "ray-head", "ray-worker", "dispatcher", "prometheus", "grafana"}
+    ours, watching = (
+        {"redis", "ray-head", "ray-worker", "dispatcher"},
+        {"prometheus", "alertmanager", "grafana"},
+    )
+    assert set(services) == ours | watching
     for service in services.values():
         assert re.search(r":v?\d+\.\d+\.\d+", service["image"])
         assert service["restart"] == "unless-stopped"
+        assert service["logging"] == {
+            "driver": "json-file",
+            "options": {"max-size": "20m", "max-file": "5"},
+        }
 
 
 def test_ports_are_open_to_this_machine_only():
     ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
-    assert len(ports) == 4
+    assert len(ports) == 5
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 

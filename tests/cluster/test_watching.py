@@ -64,6 +64,20 @@ def labels_in(expression: str) -> set[str]:
     return set(selected) | set(grouped)
 
 
+def test_every_alert_is_sent_to_a_receiver_that_is_there():
+    (prometheus,) = documents(CLUSTER / "prometheus" / "prometheus.yaml")
+    (manager,) = prometheus["alerting"]["alertmanagers"]
+    (target,) = manager["static_configs"][0]["targets"]
+    name, port = target.split(":")
+    assert f"127.0.0.1:{port}:{port}" in compose()["services"][name]["ports"]
+    (config,) = documents(CLUSTER / "prometheus" / "alertmanager.yaml")
+    receivers = {receiver["name"] for receiver in config["receivers"]}
+    assert {config["route"]["receiver"], *(r["receiver"] for r in config["route"]["routes"])} == receivers
+    matched = [word for route in config["route"]["routes"] for word in route["matchers"]]
+    severities = {f'severity="{rule["labels"]["severity"]}"' for rule in rules()}
+    assert matched == ['severity="critical"'] and set(matched) < severities
+
+
 def test_an_unknown_series_would_be_noticed():
     assert names_in('sum by (le) (rate(bertjobs_x_bucket{a="bertjobs_y"}[5m])) > 2') == {"bertjobs_x_bucket"}
     assert labels_in('sum by (le, b) (x{a="1", c!~"2"})') == {"le", "b", "a", "c"}

@@ -101,5 +101,6 @@ def test_every_node_of_a_launcher_file_is_the_driver_and_has_the_token(name):
 def test_what_the_launcher_brings_is_where_the_nodes_look():
     (document,) = documents(CLUSTER / "ray" / "aws.yaml")
     start = document["worker_start_ray_commands"][-1]
-    looked_for = set(re.findall(r"=(/etc/bertjobs/[\w.-]+)", start))
+    looked_for = set(re.findall(r"=(/home/bertjobs/cluster/[\w.-]+)", start))
+    assert len(looked_for) == 3
     assert looked_for == set(document["file_mounts"])

@@ -18,7 +18,7 @@ from images import ROOT
 from waiting import wait_until
 
 PROJECT = "bertjobs-test"
-SERVICES = {"redis": 1, "ray-head": 1, "ray-worker": 2, "dispatcher": 2, "prometheus": 1}
+SERVICES = {"redis": 1, "ray-head": 1, "ray-worker": 2, "dispatcher": 2, "prometheus": 1, "alertmanager": 1}
 WITH_HEALTH_CHECK = ("redis", "ray-head", "ray-worker", "dispatcher")
 STORAGE_GID = 1000
 """The default of compose.yaml: the group of the image's user."""

@@ -35,6 +35,10 @@ WORKDIR /data""",
 USER 65534
 VOLUME /prometheus
 ENTRYPOINT ["/usr/bin/prometheus", "--storage.tsdb.path=/prometheus"]""",
+    "alertmanager": f"""{_INSTALL} prometheus-alertmanager && install -d -o 65534 /alertmanager
+USER 65534
+VOLUME /alertmanager
+ENTRYPOINT ["/usr/bin/prometheus-alertmanager"]""",
 }
 """By the last part of the image's name: what is done to a minimal Debian."""
 
@@ -44,7 +48,7 @@ def base_images() -> dict[str, str]:
     dockerfile = (ROOT / "docker" / "Dockerfile").read_text()
     compose = (ROOT / "docker" / "compose.yaml").read_text()
     python = re.findall(r"^FROM (python:\S+) AS", dockerfile, flags=re.M)
-    others = re.findall(r"^\s*image: (\S*(?:redis|prometheus):\S+)", compose, flags=re.M)
+    others = re.findall(r"^\s*image: (\S*(?:redis|prometheus|alertmanager):\S+)", compose, flags=re.M)
     found = {name.split(":")[0].rpartition("/")[2]: name for name in [*python, *others]}
     assert found.keys() == STAND_INS.keys(), found
     return found

@@ -4,9 +4,13 @@ The tests share one cluster and follow one another.
 """
 
 import json
+from pathlib import Path
 
 import pytest
 from container_cluster import PROJECT
+from images import ROOT, base_images
+
+from waiting import wait_until
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -27,7 +31,8 @@ def test_an_image_has_one_version_of_each_package(engine, images):
         image = f"bertjobs-{target}:0.1.0"
         names = engine.docker("run", "--rm", "--entrypoint", "python", image, "-c", listing).split()
         assert sorted(set(names)) == names
-        engine.docker("run", "--rm", "--entrypoint", "python", image, "-m", "pip", "check")
+    checked = engine.docker("run", "--rm", "--entrypoint", "python", image, "-m", "pip", "check")
+    assert checked == "No broken requirements found.\n"
 
 
 def test_the_launcher_can_copy_files_into_the_image(engine, images):
@@ -125,6 +130,44 @@ def test_prometheus_has_the_rules_and_reaches_every_target(cluster):
     assert len(rules) >= 8 and {rule["health"] for rule in rules} == {"ok"}
     targets = {target["scrapeUrl"]: target["health"] for target in ask("targets")["activeTargets"]}
     assert len(targets) == 5 and set(targets.values()) == {"up"}, targets
+
+
+def test_alerts_fire_and_say_where_to_look(cluster, engine):
+    """Given series, by Prometheus' own tool: three alerts in the state that they are made for."""
+    mounts = [f"--volume={ROOT}/cluster/prometheus:/rules:ro"]
+    mounts += [f"--volume={Path(__file__).with_name('alerts.yaml')}:/tests/alerts.yaml:ro"]
+    image = base_images()["prometheus"]
+    words = ["run", "--rm", "--entrypoint", "promtool", *mounts, image]
+    assert "SUCCESS" in engine.docker(*words, "test", "rules", "/tests/alerts.yaml")
+    assert "SUCCESS" in engine.docker(*words, "check", "rules", "/rules/rules.yaml")
+
+
+def test_an_alert_reaches_the_receiver(cluster, engine):
+    """A stand-in under the receiver's example name prints what it is sent."""
+    listen = (
+        "import http.server as h\n"
+        "class Hears(h.BaseHTTPRequestHandler):\n"
+        "    def do_POST(self):\n"
+        "        print(self.rfile.read(int(self.headers['Content-Length'])).decode(), flush=True)\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "h.HTTPServer(('', 80), Hears).serve_forever()\n"
+    )
+    network = ["--network", f"{PROJECT}_default", "--network-alias", "alerts.example.org"]
+    words = ["run", "--detach", "--rm", "--user", "0", *network, "--entrypoint", "python"]
+    receiver = engine.docker(*words, "bertjobs-control:0.1.0", "-c", listen).strip()
+    try:
+        alert = json.dumps([{"labels": {"alertname": "Test", "severity": "critical"}}])
+        send = (
+            "import sys, urllib.request as u; u.urlopen(u.Request('http://alertmanager:9093/api/v2/alerts', "
+            "data=sys.argv[1].encode(), headers={'Content-Type': 'application/json'}))"
+        )
+        client = ["run", "--rm", "--network", f"{PROJECT}_default", "--entrypoint", "python"]
+        engine.docker(*client, "bertjobs-control:0.1.0", "-c", send, alert)
+        wait_until(lambda: engine.docker("logs", receiver), interval_s=1.0)
+        received = json.loads(engine.docker("logs", receiver).splitlines()[0])
+        assert received["alerts"][0]["labels"]["alertname"] == "Test"
+    finally:
+        engine.docker("rm", "--force", receiver)
 
 
 def test_nothing_restarts_over_and_over(cluster):
