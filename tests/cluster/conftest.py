@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_seven import RestartedRedis, why_no_redis_7
 
 import bertjobs
 from bertjobs.runs.node_probe import MARK
@@ -234,3 +235,14 @@ def shared() -> Iterator[SharedCluster]:
     finally:
         cluster.stop()
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def redis_7(tmp_path: Path) -> Iterator[RestartedRedis]:
+    """Return a server that has not been started yet; skip where there is no Redis 7."""
+    if reason := why_no_redis_7():
+        pytest.skip(reason)
+    server = RestartedRedis(tmp_path)
+    yield server
+    if server.process is not None:
+        server.kill()
