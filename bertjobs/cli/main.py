@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "wait": ("commands.jobs:wait", "Wait until a job has ended; exit 1 if it did not succeed."),
         "logs": ("commands.logs:logs", "Print the log of a job; -f follows it."),
         "trials": ("commands.trials:trials", "Show the trials of a search."),
+        "inspect": ("commands.inspect:inspect", "Show what a job's model does worst."),
         "plot": ("commands.plot:plot", "Draw the curves of a job."),
         "web": ("commands.web:web", "Show the queue in a browser; make tokens for its users."),
     },

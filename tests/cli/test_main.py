@@ -59,7 +59,7 @@ def test_the_module_of_a_command_imports_nothing_heavy(module: str) -> None:
 
 def test_every_command_of_the_table_exists_and_its_line_is_its_help() -> None:
     rows = [(name, line) for commands in COMMANDS.values() for name, (_, line) in commands.items()]
-    assert len(rows) == 27
+    assert len(rows) == 28
     for name, line in rows:
         command = main.commands[name]
         assert command.name == name

@@ -81,10 +81,8 @@ def squad_scores(
     null_odds: a question counts as not answered where they exceed `null_threshold`; None: all 0.
     """
     odds = [0.0] * len(predictions) if null_odds is None else list(null_odds)
-    wanted = [[r for r in texts if normalize_answer(r)] or [""] for texts in references]
-    pairs = list(zip(predictions, wanted, strict=True))
-    exact = [float(max(exact_match(p, r) for r in refs)) for p, refs in pairs]
-    f1 = [max(f1_of_words(p, r) for r in refs) for p, refs in pairs]
+    pairs = [answer_scores(p, texts) for p, texts in zip(predictions, references, strict=True)]
+    exact, f1 = [exact for exact, _ in pairs], [f1 for _, f1 in pairs]
     answerable = [bool(texts) for texts in references]
 
     def at_threshold(scores: list[float]) -> list[float]:
@@ -115,6 +113,13 @@ def squad_scores(
         best_exact=best_exact,
         best_f1=best_f1,
     )
+
+
+def answer_scores(prediction: str, references: Sequence[str]) -> tuple[float, float]:
+    """Return exact match and F1 of one prediction with the reference that it fits best."""
+    wanted = [r for r in references if normalize_answer(r)] or [""]
+    exact = float(max(exact_match(prediction, r) for r in wanted))
+    return exact, max(f1_of_words(prediction, r) for r in wanted)
 
 
 def best_threshold(
