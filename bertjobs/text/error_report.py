@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from bertjobs.errors import DataError
 from bertjobs.text.spans.squad_metrics import answer_scores
@@ -43,6 +44,18 @@ class ScoredRows:
     def length_R(self) -> np.ndarray:
         """Words of all texts of a row."""
         return np.array([sum(len(text.split()) for text in texts.values()) for texts in self.texts])
+
+
+def read_error_report(content: bytes, *, num_worst: int) -> dict[str, Any]:
+    """Return the report on a `predictions.parquet`. Raises: DataError: as `error_report`; it is damaged."""
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+    except (pa.ArrowException, OSError) as e:
+        raise DataError(
+            f"The predictions cannot be read as Parquet: {str(e).splitlines()[0]}",
+            hint="The file is damaged or cut short; evaluate the model again.",
+        ) from e
+    return error_report(table, num_worst=num_worst)
 
 
 def error_report(table: pa.Table, *, num_worst: int) -> dict[str, Any]:

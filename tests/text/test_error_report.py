@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from bertjobs.errors import DataError
-from bertjobs.text.error_report import error_report
+from bertjobs.text.error_report import error_report, read_error_report
 
 
 def labels_table(labels, yes):
@@ -126,6 +126,11 @@ def test_answers_are_ordered_by_their_f1():
     assert report["worst"][0]["label"] == ""
     assert [(p["label"], p["rows"]) for p in report["per_class"]] == [("answer", 2), ("no answer", 1)]
     assert report["confusions"] == []
+
+
+def test_a_damaged_file_is_refused():
+    with pytest.raises(DataError, match="The predictions cannot be read as Parquet"):
+        read_error_report(b"PAR1 and no more", num_worst=1)
 
 
 def test_another_table_is_refused():

@@ -1,6 +1,5 @@
 """`bertjobs inspect`: the rows that a job's model predicts worst, and its errors by class and by length."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -41,11 +40,9 @@ def inspect(job: str, split: str | None, num_worst: int, as_json: bool) -> None:
         found = open_queue().get(job)
         name, content = found.id, found.job_dir.read_bytes(_file_of(found, split))
     # pyarrow and numpy: a wrong id should not wait for them
-    import pyarrow.parquet as pq
+    from bertjobs.text.error_report import read_error_report
 
-    from bertjobs.text.error_report import error_report
-
-    report = {"job": name, **error_report(pq.read_table(io.BytesIO(content)), num_worst=num_worst)}
+    report = {"job": name, **read_error_report(content, num_worst=num_worst)}
     print_json(report) if as_json else print_error_report(report)
 
 
