@@ -3,7 +3,8 @@
     python tests/benchmarks/hf_baseline.py --variant tuned --task snli --data DIR --model DIR --epochs 3
 
 `padded` is run_glue's default (padded to 128, fp32). `tuned` is what a careful user of it would do: dynamic
-padding, batches grouped by length, fused AdamW, bf16 where the processor has it. Prints one JSON line.
+padding, batches grouped by length, fused AdamW, bf16 where the processor has it. Prints one JSON line; with
+`--takes-turns`, which `bench_train.py` gives, the lines of `turns.py`.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from turns import Turns
 
 from bertjobs.text.datasets.read_split import holdout, read_split
 from bertjobs.text.datasets.tasks import resolve_task
@@ -44,6 +46,16 @@ class Stopwatch(TrainerCallback):
             self.started = time.perf_counter()
         elif state.global_step > self.warmup:
             self.seconds, self.steps = time.perf_counter() - self.started, state.global_step - self.warmup
+
+
+class TurnCallback(TrainerCallback):
+    """Takes turns with other processes, and stops after the last one."""
+
+    def __init__(self, warmup: int) -> None:
+        self.turns = Turns(warmup=warmup)
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = not self.turns.after_step()
 
 
 def main() -> None:
@@ -87,9 +99,11 @@ def main() -> None:
         ),
         data_collator=DataCollatorWithPadding(tokenizer),
         train_dataset=train,
-        callbacks=[watch],
+        callbacks=[TurnCallback(given.warmup_steps) if given.takes_turns else watch],
     )
     trainer.train()
+    if given.takes_turns:
+        return
     answer = {"variant": given.variant, "examples_per_s": watch.steps * given.batch_size / watch.seconds}
     if given.evaluate:
         output = trainer.predict(valid)  # in an order of its own where rows are grouped by length
@@ -131,6 +145,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--warmup-steps", type=int, default=2)
     parser.add_argument("--evaluate", action="store_true")
+    parser.add_argument("--takes-turns", action="store_true")
     parser.add_argument("--output", default="/tmp/hf-baseline")
     return parser.parse_args()
 
