@@ -74,8 +74,7 @@ def train_step(
     """
     optimizer.zero_grad()  # the losses too: they lie in the gradient buffer
     scalars = optimizer.scalars
-    # One autocast block around all microbatches: what autocast casts (the heads) is cast once per step. The
-    # encoder's layers cast their weights themselves, once per microbatch.
+    # One autocast block around all microbatches: what autocast casts is cast once per step.
     # Closing ends DDP's `no_sync` where a pass raises: the step may be taken again.
     with (
         autocast(scalars.device, dtype),

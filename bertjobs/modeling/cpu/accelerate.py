@@ -21,7 +21,7 @@ from bertjobs.modeling.cpu.bert import (
     CpuLayer,
     CpuState,
     in_autocast_dtype,
-    project_all,
+    project_one,
 )
 from bertjobs.modeling.cpu.dropout import DropoutPool
 from bertjobs.modeling.cpu.masked_loss import masked_cross_entropy, masked_scores
@@ -124,8 +124,7 @@ class CpuTransform(heads.Transform):
     state: CpuState
 
     def forward(self, masked_PD: Tensor) -> Tensor:
-        x_PD = in_autocast_dtype(masked_PD)
-        (inner_PD,) = project_all(x_PD, self.dense, write_gradients=self.state.writes_gradients)
+        inner_PD = project_one(masked_PD, self.dense, state=self.state)
         return self.LayerNorm(self.activation(inner_PD))
 
 

@@ -7,6 +7,7 @@ Shape suffixes: N: tokens of the encoder, the padding of groups included. B: row
 selected. D: hidden size. F: intermediate size.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from bertjobs.modeling import bert
 from bertjobs.modeling.cpu.dropout import DropoutPool, HiddenMask, TokenMasks
 from bertjobs.modeling.cpu.kernels import add_norm, attend, look_up, project
 from bertjobs.modeling.cpu.layout import GroupedLayout
+from bertjobs.modeling.cpu.lowered import LoweredWeights, project_jointly
+from bertjobs.modeling.cpu.packed import PackedLayout
+from bertjobs.modeling.cpu.packed_attention import attend_packed
 from bertjobs.modeling.inputs import ModelInputs
 
 
@@ -33,12 +37,14 @@ class CpuState:
     """Whether gradients of weights are added to `.grad` directly; see `write_gradients`."""
     writes_table: bool = False
     """Whether those of the word and position tables are."""
+    lowered: LoweredWeights | None = None
+    """The weights in bf16, where an optimizer keeps them in a flat buffer; else each use casts them."""
 
 
 class Pass(NamedTuple):
     """What one forward pass of the encoder needs beside hidden states."""
 
-    layout: GroupedLayout
+    layout: GroupedLayout | PackedLayout
     masks: TokenMasks | None
     kept_K: Tensor | None
     """Of the last layer, the tokens (in the encoder's order) that it computes."""
@@ -66,7 +72,7 @@ class CpuBertModel(bert.BertModel):
     def _encode(
         self,
         inputs: ModelInputs,
-        layout: GroupedLayout,
+        layout: GroupedLayout | PackedLayout,
         *,
         kept_K: Tensor | None = None,
         first_only: bool = False,
@@ -76,10 +82,13 @@ class CpuBertModel(bert.BertModel):
         hidden_ND = self.embeddings(inputs, order_N=layout.order_N, mask=masks.hidden(0) if masks else None)
         return self.encoder(hidden_ND, one_pass)
 
-    def _layout(self, inputs: ModelInputs) -> GroupedLayout:
-        return GroupedLayout(inputs, num_heads=self.config.num_attention_heads)
+    def _layout(self, inputs: ModelInputs) -> GroupedLayout | PackedLayout:
+        num_heads = self.config.num_attention_heads
+        if not torch.is_autocast_enabled("cpu"):
+            return GroupedLayout(inputs, num_heads=num_heads)
+        return PackedLayout(inputs, num_heads=num_heads, max_length=self.config.max_position_embeddings)
 
-    def _masks(self, inputs: ModelInputs, layout: GroupedLayout) -> TokenMasks | None:
+    def _masks(self, inputs: ModelInputs, layout: GroupedLayout | PackedLayout) -> TokenMasks | None:
         if not self.training or self.state.pool is None:
             return None
         assert inputs.row_keys_B is not None, (
@@ -163,13 +172,23 @@ class CpuLayer(bert.Layer):
         query, key, value = attention.query, attention.key, attention.value
         # Cast once for all three projections.
         hidden_ND = in_autocast_dtype(hidden_ND)
+        mask = masks.attention(index) if masks else None
+        if isinstance(layout, PackedLayout):
+            first_BD = None
+            if first_only:
+                first_BD, projected = (
+                    self._join(hidden_ND[layout.cls_B], query),
+                    self._join(hidden_ND, key, value),
+                )
+            else:
+                projected = self._join(hidden_ND, query, key, value)
+            return attend_packed(projected, first_BD, layout=layout, mask=mask)
         if first_only:
             # Queries of the B first tokens, keys and values of all N.
             (q_ND,) = self._project(hidden_ND[layout.cls_B], query)
             k_ND, v_ND = self._project(hidden_ND, key, value)
         else:
             q_ND, k_ND, v_ND = self._project(hidden_ND, query, key, value)
-        mask = masks.attention(index) if masks else None
         return attend(
             q_ND, k_ND, v_ND, layout=layout, mask=mask, num_heads=attention.num_heads, first_only=first_only
         )
@@ -184,16 +203,31 @@ class CpuLayer(bert.Layer):
         )
 
     def _linear(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        return self._project(in_autocast_dtype(x), layer)[0]
+        return project_one(x, layer, state=self.state)
 
     def _project(self, x_NI: Tensor, *layers: nn.Linear) -> tuple[Tensor, ...]:
-        return project_all(x_NI, *layers, write_gradients=self.state.writes_gradients)
+        return project(x_NI, *_parameters_of(layers), write_gradients=self.state.writes_gradients)
+
+    def _join(self, x_NI: Tensor, *layers: nn.Linear) -> Tensor:
+        return project_jointly(
+            x_NI,
+            *_parameters_of(layers),
+            write_gradients=self.state.writes_gradients,
+            lowered=self.state.lowered,
+        )
 
 
-def project_all(x_NI: Tensor, *layers: nn.Linear, write_gradients: bool) -> tuple[Tensor, ...]:
-    """Apply layers to one input; the gradients of the input are summed inside the matrix products."""
-    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
-    return project(x_NI, *parameters, write_gradients=write_gradients)
+def project_one(x: Tensor, layer: nn.Linear, *, state: CpuState) -> Tensor:
+    """Apply a linear layer in autocast's dtype, with its gradients written as the state says."""
+    x, write = in_autocast_dtype(x), state.writes_gradients
+    if x.dtype != torch.float32:
+        return project_jointly(x, *_parameters_of((layer,)), write_gradients=write, lowered=state.lowered)
+    (result,) = project(x, *_parameters_of((layer,)), write_gradients=write)
+    return result
+
+
+def _parameters_of(layers: Sequence[nn.Linear]) -> list[Tensor]:
+    return [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
 
 
 def in_autocast_dtype(x: Tensor) -> Tensor:

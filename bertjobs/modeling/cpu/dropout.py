@@ -24,7 +24,7 @@ _ATTENTION_SITES = 1 << 21
 """Sites are numbered: hidden states from 0, the classifier and attention from here, so that none coincide."""
 
 _NARROW = 32
-"""Attention masks are gathered from copies of the pool cut to a multiple of this width."""
+"""Attention masks are gathered from copies of the pool cut to a multiple of this width, in fp32."""
 
 # Odd 64-bit constants of splitmix64 (Steele et al. 2014), as signed integers: int64 products wrap as wanted.
 _GAMMA = 0x9E3779B97F4A7C15 - 2**64
@@ -68,11 +68,11 @@ class DropoutPool:
         """Return whether this kind of dropout has a rate above 0."""
         return kind in self._masks_RW
 
-    def rows(self, kind: str, *, width: int, dtype: torch.dtype) -> Tensor:
+    def rows(self, kind: str, *, width: int, dtype: torch.dtype, multiple: int = _NARROW) -> Tensor:
         """Return all mask rows, cut to the width or a few columns more, in the dtype that they multiply."""
         masks_RW = self._masks_RW[kind]
         # Rounded up, so that batches of all lengths share a few copies.
-        width = min(-(-width // _NARROW) * _NARROW, masks_RW.shape[1])
+        width = min(-(-width // multiple) * multiple, masks_RW.shape[1])
         # Cut and cast once: the copies are reused by all steps of the pool.
         key = (kind, width, dtype)
         if key not in self._copies:
@@ -103,16 +103,30 @@ class AttentionMask:
 
     def of(self, probs_GLL: Tensor, *, first_row: int) -> Tensor:
         """Return the mask of a group's probabilities, (rows x heads, queries, keys)."""
-        num_heads, (G, num_queries, num_keys) = self.pool.num_heads, probs_GLL.shape
+        G, num_queries, num_keys = probs_GLL.shape
         rows_RW = self.pool.rows("attention", width=num_keys, dtype=probs_GLL.dtype)
+        windows, first_G = self._windows(rows_RW, num_queries=num_queries, first_row=first_row, num_masks=G)
+        return windows.index_select(0, first_G).view(G, num_queries, -1)[:, :, :num_keys]
+
+    def fill(self, mask_GLL: Tensor, *, first_row: int) -> None:
+        """Write the same mask to a tensor without gaps; fast for the lengths that packed groups have."""
+        G, num_queries, num_keys = mask_GLL.shape
+        rows_RW = self.pool.rows("attention", width=num_keys, dtype=mask_GLL.dtype, multiple=1)
+        windows, first_G = self._windows(rows_RW, num_queries=num_queries, first_row=first_row, num_masks=G)
+        torch.index_select(windows, 0, first_G, out=mask_GLL.view(G, -1))
+
+    def _windows(
+        self, rows_RW: Tensor, *, num_queries: int, first_row: int, num_masks: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the masks that begin at each row of the pool, and which of them a group takes."""
         width = rows_RW.shape[1]
         # Overlapping windows (NUM_POOL_ROWS, Lq * width), as a view of the pool. The pool has
         # max_position_embeddings more rows than windows, so the last one ends inside it.
         # Neighbouring rows as one: a gather of G long pieces rather than of G * L short ones.
         windows = rows_RW.as_strided((NUM_POOL_ROWS, num_queries * width), (width, 1))
         # Row outermost, head innermost: the order of G.
-        first_G = self.first_BH[first_row : first_row + G // num_heads].flatten()
-        return windows.index_select(0, first_G).view(G, num_queries, width)[:, :, :num_keys]
+        num_rows = num_masks // self.pool.num_heads
+        return windows, self.first_BH[first_row : first_row + num_rows].flatten()
 
 
 class TokenMasks:

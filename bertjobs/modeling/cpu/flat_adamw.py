@@ -26,6 +26,8 @@ from torch import Tensor, nn
 
 from bertjobs.config.sections import OptimSection
 from bertjobs.errors import ModelError
+from bertjobs.modeling.cpu.accelerate import state_of
+from bertjobs.modeling.cpu.lowered import LoweredWeights
 from bertjobs.modeling.cpu.sparse_rows import SparseRows
 from bertjobs.modeling.param_groups import ParamGroup, freeze, parameter_groups
 
@@ -59,7 +61,10 @@ def build_optimizer(
     sparse_rows = None
     if word_table is not None and token_ids_U is not None and word_table.weight.requires_grad:
         sparse_rows = SparseRows(word_table, token_ids_U=token_ids_U)
-    return FlatAdamW(dict(model.named_parameters()), groups=groups, sparse_rows=sparse_rows, optim=optim)
+    optimizer = FlatAdamW(dict(model.named_parameters()), groups=groups, sparse_rows=sparse_rows, optim=optim)
+    if (state := state_of(model)) is not None:
+        state.lowered = optimizer.lowered
+    return optimizer
 
 
 class Communicator(Protocol):
@@ -113,6 +118,8 @@ class FlatAdamW:
         for span in self._spans:
             self._move_into_buffers(parameters[span.name], span)
         self._adamw = self._build_adamw(groups, optim)
+        self.lowered = LoweredWeights(self._weights, [parameters[span.name] for span in self._spans])
+        """What bf16 computes with; marked stale wherever this class changes weights."""
 
     def zero_grad(self) -> None:
         """Set all gradients and scalars to zero."""
@@ -150,18 +157,21 @@ class FlatAdamW:
             # AdamW's fused kernel divides gradients by this as it reads them: clipping needs no own pass.
             self._adamw.grad_scale = (grad_norm / self._max_grad_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         self._adamw.step()
+        self.lowered.mark_stale()
         if self._sparse_rows:
             self._sparse_rows.copy_to_table()
 
     def load_weights(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Load weights into the model whose parameters these are."""
         model.load_state_dict(weights)
+        self.lowered.mark_stale()
         if self._sparse_rows:
             self._sparse_rows.copy_from_table()
 
     def broadcast_weights(self, model: nn.Module, ranks: Communicator) -> None:
         """Copy rank 0's weights to all ranks, frozen ones included."""
         ranks.broadcast(*(parameter.data for parameter in model.parameters()))
+        self.lowered.mark_stale()
         if self._sparse_rows:
             self._sparse_rows.copy_from_table()
 

@@ -1,5 +1,7 @@
 """Compute the encoder's parts that have their own backward pass: linear layers, attention, residual sums.
 
+`project` and `attend` are for fp32; for bf16 there are `lowered.py` and `packed_attention.py`.
+
 Written out, they gather dropout masks instead of storing them, read queries, keys and values as views, sum
 the gradients of one input inside the matrix product, and may add the gradients of weights directly where the
 optimizer keeps them. They know tensors and layouts, no modules.
@@ -21,7 +23,7 @@ from bertjobs.modeling.cpu.layout import AttentionGroup, GroupedLayout
 
 
 def project(x_NI: Tensor, *weights_and_biases: Tensor, write_gradients: bool) -> tuple[Tensor, ...]:
-    """Apply one or several linear layers (weight (O, I), bias (O), weight, ...) to one input, in its dtype.
+    """Apply one or several linear layers (weight (O, I), bias (O), weight, ...) to one input in fp32.
 
     With `write_gradients`, gradients of weights are added to `.grad` directly where that is set, and autograd
     (its hooks too, so DDP's) sees none of them.
@@ -74,11 +76,8 @@ def attend(
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_NI: Tensor, write_gradients: bool, *parameters: Tensor) -> tuple[Tensor, ...]:
-        # fp32 master weights, one cast each; in fp32 `to` returns the parameter itself.
-        lowered = [parameter.to(x_NI.dtype) for parameter in parameters]
-        weights, biases = lowered[::2], lowered[1::2]
+        weights, biases = parameters[::2], parameters[1::2]
         ctx.save_for_backward(x_NI, *weights)
-        # The parameters themselves, not their casts: the backward pass writes to their `.grad`.
         ctx.parameters, ctx.write_gradients = parameters, write_gradients
         return tuple(torch.addmm(b_O, x_NI, w_OI.t()) for w_OI, b_O in zip(weights, biases, strict=True))
 
@@ -105,21 +104,16 @@ def _weight_gradient(weight: Tensor, grad_NO: Tensor, x_NI: Tensor, *, write: bo
     if not weight.requires_grad:
         return None
     if not write or weight.grad is None:
-        return torch.mm(grad_NO.t(), x_NI).to(weight.dtype)
-    # Mixed dtypes (bf16 product, fp32 gradient) need a product and an addition; addmm_ takes one dtype only.
-    if weight.dtype == x_NI.dtype:
-        weight.grad.addmm_(grad_NO.t(), x_NI)
-    else:
-        weight.grad.add_(torch.mm(grad_NO.t(), x_NI))
+        return torch.mm(grad_NO.t(), x_NI)
+    weight.grad.addmm_(grad_NO.t(), x_NI)
     return None
 
 
 def _bias_gradient(bias: Tensor, grad_NO: Tensor, *, write: bool) -> Tensor | None:
-    """Return dL/db, the column sums in the bias's dtype; or add it to `.grad`, and return None."""
+    """Return dL/db, the column sums; or add it to `.grad`, and return None."""
     if not bias.requires_grad:
         return None
-    # Summed in fp32: a sum of N half-precision numbers would lose digits.
-    grad_O = grad_NO.sum(0, dtype=bias.dtype)
+    grad_O = grad_NO.sum(0)
     if not write or bias.grad is None:
         return grad_O
     bias.grad.add_(grad_O)
@@ -202,9 +196,9 @@ class _GroupedAttention(torch.autograd.Function):
         scale = (queries_ND.shape[1] // num_heads) ** -0.5
         saved = []
         for query_group, group in zip(query_groups, groups, strict=True):
-            q_GLE = _with_short_strides(_heads(queries_ND, query_group, num_heads))
-            k_GLE = _with_short_strides(_heads(keys_ND, group, num_heads))
-            v_GLE = _with_short_strides(_heads(values_ND, group, num_heads))
+            q_GLE = _heads(queries_ND, query_group, num_heads)
+            k_GLE = _heads(keys_ND, group, num_heads)
+            v_GLE = _heads(values_ND, group, num_heads)
             probs_GLL = _probabilities(q_GLE, k_GLE, group.key_bias, scale=scale)
             # Probabilities are kept as they are before dropout: the gradient of softmax needs them so.
             saved += [q_GLE, k_GLE, v_GLE, probs_GLL]
@@ -227,7 +221,7 @@ class _GroupedAttention(torch.autograd.Function):
         grad_keys_ND, grad_values_ND = grad_ND.new_empty(key_shape), grad_ND.new_empty(key_shape)
         for query_group, group in zip(ctx.query_groups, ctx.groups, strict=True):
             q_GLE, k_GLE, v_GLE, probs_GLL = (next(saved) for _ in range(4))
-            grad_GLE = _with_short_strides(_heads(grad_ND, query_group, ctx.num_heads))
+            grad_GLE = _heads(grad_ND, query_group, ctx.num_heads)
             # dL/dP' = dL/dO V^T for the dropped P' = P * mask; through the mask to dL/dP.
             grad_probs_GLL, dropped_GLL = torch.bmm(grad_GLE, v_GLE.transpose(1, 2)), probs_GLL
             if ctx.mask is not None:
@@ -253,37 +247,18 @@ def _heads(x_ND: Tensor, group: AttentionGroup, num_heads: int) -> Tensor:
     return group_ND.view(group.length, group.num_rows * num_heads, -1).transpose(0, 1)
 
 
-def _with_short_strides(x_GLE: Tensor) -> Tensor:
-    """Copy the heads of a group out of their long strides, where that makes products faster.
-
-    In bf16 the strides make Q K^T four times slower and a copy costs a tenth of that. In fp32 the copies cost
-    what they save.
-    """
-    return x_GLE.contiguous() if x_GLE.dtype.itemsize < 4 else x_GLE
-
-
 def _probabilities(q_GLE: Tensor, k_GLE: Tensor, bias_G1L: Tensor | None, *, scale: float) -> Tensor:
     """Return P = softmax(Q K^T * scale + bias), (G, queries, keys), in the dtype of Q."""
-    keys_GEL, dtype = k_GLE.transpose(1, 2), _at_least_fp32(q_GLE.dtype)
-    if bias_G1L is not None and dtype == q_GLE.dtype:
-        scores_GLL = torch.baddbmm(bias_G1L.to(dtype), q_GLE, keys_GEL, alpha=scale)
+    keys_GEL = k_GLE.transpose(1, 2)
+    if bias_G1L is not None:
+        scores_GLL = torch.baddbmm(bias_G1L.to(q_GLE.dtype), q_GLE, keys_GEL, alpha=scale)
     else:
         # beta = 0 ignores the first argument; alpha scales inside the product, without a pass of its own.
-        scores_GLL = torch.baddbmm(q_GLE.new_zeros(1, 1, 1), q_GLE, keys_GEL, beta=0, alpha=scale).to(dtype)
-        if bias_G1L is not None:
-            scores_GLL += bias_G1L
-    # In fp32: torch's softmax of bf16 is up to ten times slower where L is not a multiple of 32.
-    return torch.softmax(scores_GLL, dim=-1).to(q_GLE.dtype)
+        scores_GLL = torch.baddbmm(q_GLE.new_zeros(1, 1, 1), q_GLE, keys_GEL, beta=0, alpha=scale)
+    return torch.softmax(scores_GLL, dim=-1)
 
 
 def _softmax_backward(grad_GLL: Tensor, probs_GLL: Tensor, *, scale: float) -> Tensor:
-    """Return the gradient of the scores before their scale, in the dtype of the probabilities."""
-    dtype = _at_least_fp32(probs_GLL.dtype)
-    grad_GLL, wide_GLL = grad_GLL.to(dtype), probs_GLL.to(dtype)
-    grad_scores_GLL = torch.ops.aten._softmax_backward_data(grad_GLL, wide_GLL, -1, dtype)
-    return grad_scores_GLL.mul_(scale).to(probs_GLL.dtype)
-
-
-def _at_least_fp32(dtype: torch.dtype) -> torch.dtype:
-    """Return fp32 for the narrower dtypes, and others as they are."""
-    return torch.promote_types(dtype, torch.float32)
+    """Return the gradient of the scores before their scale."""
+    grad_scores_GLL = torch.ops.aten._softmax_backward_data(grad_GLL, probs_GLL, -1, probs_GLL.dtype)
+    return grad_scores_GLL.mul_(scale)
