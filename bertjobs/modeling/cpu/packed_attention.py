@@ -113,7 +113,16 @@ class _PackedAttention(torch.autograd.Function):
         grads_ME[-1].zero_()
         *of_queries, of_keys_ME, of_values_ME = grads_ME[:-1].chunk(num_parts)
         of_queries_ME = of_queries[0] if of_queries else torch.empty_like(queries_ME)
-        _products(ctx, grads_GLE, dropped_Q, grad_scores_Q, of_queries_ME, of_keys_ME, of_values_ME)
+        of_scores = (_split(x, shapes.scores) for x in (dropped_Q, grad_scores_Q))
+        by_query = (_split(x, shapes.queries) for x in (queries_ME, of_queries_ME))
+        by_key = (_split(x, shapes.keys) for x in (keys_ME, of_keys_ME, of_values_ME))
+        for g_GLE, dropped, grad_scores, q, grad_q, k, grad_k, grad_v in zip(
+            grads_GLE, *of_scores, *by_query, *by_key, strict=True
+        ):
+            # dL/dV = P'^T dL/dO; dL/dQ = dL/dS K / sqrt(E); dL/dK = (dL/dS)^T Q / sqrt(E).
+            torch.bmm(dropped.transpose(1, 2), g_GLE, out=grad_v)
+            torch.baddbmm(grad_q, grad_scores, k, beta=0, alpha=E**-0.5, out=grad_q)
+            torch.baddbmm(grad_k, grad_scores.transpose(1, 2), q, beta=0, alpha=E**-0.5, out=grad_k)
         grad_projected = grads_ME.index_select(0, layout.scatter_index(num_parts))
         return (
             grad_projected.view(-1, num_parts * layout.num_heads * E),
@@ -145,28 +154,6 @@ def _softmax_backward(grad_Q: Tensor, probs_Q: Tensor, *, shapes: _Shapes) -> Te
     for g_GLL, p_GLL in zip(_split(wide_Q, shapes.scores), _split(wide_probs_Q, shapes.scores), strict=True):
         torch.ops.aten._softmax_backward_data.out(g_GLL, p_GLL, -1, torch.float32, grad_input=g_GLL)
     return wide_Q.to(probs_Q.dtype)
-
-
-def _products(
-    ctx: Any,
-    grads_GLE: list[Tensor],
-    dropped_Q: Tensor,
-    grad_scores_Q: Tensor,
-    of_queries_ME: Tensor,
-    of_keys_ME: Tensor,
-    of_values_ME: Tensor,
-) -> None:
-    """Write dL/dV = P'^T dL/dO, dL/dQ = dL/dS K / sqrt(E) and dL/dK = (dL/dS)^T Q / sqrt(E)."""
-    queries_ME, keys_ME, *_ = ctx.saved_tensors
-    shapes, scale = ctx.shapes, keys_ME.shape[1] ** -0.5
-    of_scores = [(x, shapes.scores) for x in (dropped_Q, grad_scores_Q)]
-    of_queries = [(x, shapes.queries) for x in (queries_ME, of_queries_ME)]
-    of_keys = [(x, shapes.keys) for x in (keys_ME, of_keys_ME, of_values_ME)]
-    parts = [_split(x, shape) for x, shape in (*of_scores, *of_queries, *of_keys)]
-    for g_GLE, dropped, grad_scores, q, grad_q, k, grad_k, grad_v in zip(grads_GLE, *parts, strict=True):
-        torch.bmm(dropped.transpose(1, 2), g_GLE, out=grad_v)
-        torch.baddbmm(grad_q, grad_scores, k, beta=0, alpha=scale, out=grad_q)
-        torch.baddbmm(grad_k, grad_scores.transpose(1, 2), q, beta=0, alpha=scale, out=grad_k)
 
 
 def _gather_mask(mask: AttentionMask, probs_Q: Tensor, shapes: _Shapes, layout: PackedLayout) -> Tensor:
