@@ -15,7 +15,7 @@ A job's folder, under `BERTJOBS_STORAGE/<job id>/`:
     metrics.jsonl               the series behind the curves, a step or an epoch a line
     predictions.parquet         texts, labels, predictions, probabilities
     embeddings/part-*.parquet   lines and their vectors
-    plots/*.png, tensorboard/, logs/a<attempt>.log
+    plots/*.png, tensorboard/, profile/, logs/a<attempt>.log
 """
 
 import errno

@@ -107,6 +107,7 @@ FLAGS: dict[str, dict[str, str]] = {
         "--compile": "train.compile",
         "--grad-exchange": "train.grad_exchange",
         "--deterministic": "train.deterministic",
+        "--profile": "train.profile",
         "--checkpoint-steps": "train.checkpoint_steps",
         "--patience": "train.patience",
         "--keep-weights": "train.keep_weights",

@@ -109,6 +109,9 @@ class LoopSection(Section):
     pass, without rows of the word table that the batch does not use."""
     deterministic: bool = False
     """Use only deterministic kernels; slower on CUDA, no difference on a CPU."""
+    profile: Count | None = None
+    """Profile N optimizer steps, after three for warming up: a trace and a table in the folder `profile` of
+    the job; default: none."""
 
 
 class ResourcesSection(Section):

@@ -168,6 +168,11 @@ TUNE_UNUSED: tuple[UnusedValue, ...] = (
         reason="a search compares the best weights of its trials, and keeps those",
     ),
     UnusedValue(
+        path="train.profile",
+        applies=lambda _: True,
+        reason="a search runs many trainings; profile one of them with `bertjobs run finetune`",
+    ),
+    UnusedValue(
         path="search.grace_examples",
         applies=lambda c: c.search.stopper == "none",
         reason="no trial is stopped early",

@@ -27,6 +27,7 @@ from bertjobs.runs.kinds import driver_of
 from bertjobs.runs.run_context import Run, remaining_checkpoint
 from bertjobs.settings import Settings, thread_environment
 from bertjobs.storage import JobDir
+from bertjobs.training.monitoring.profiling import TABLE
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ def run(
                 resources=resources,
             )
         )
+    if job_dir.exists(TABLE):
+        announce(job_dir.read_bytes(TABLE).decode())
     return {
         "id": run_id,
         "kind": kind,

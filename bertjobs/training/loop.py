@@ -42,6 +42,7 @@ from bertjobs.training.memory import memory_errors
 from bertjobs.training.monitoring import activity
 from bertjobs.training.monitoring.metrics_file import MetricsLine
 from bertjobs.training.monitoring.metrics_log import MetricsLog
+from bertjobs.training.monitoring.profiling import StepProfiler
 from bertjobs.training.monitoring.progress import EpochResult, Hooks, ProgressMeter, Stopwatch
 from bertjobs.training.objective import AnyStepBatch, Objective
 from bertjobs.training.precision import training_dtype
@@ -86,6 +87,11 @@ class TrainLoop:
             objective, device=self._device, clock=clock, may_overflow=optimizer.loss_scale is not None
         )
         self._stopwatch = Stopwatch(clock)
+        self._profiler: StepProfiler | None = None
+        if train.profile is not None and self._ranks.is_first:
+            self._profiler = StepProfiler(
+                train.profile, config=model.config, job_dir=job_dir, device=self._device, dtype=self._dtype
+            )
         self._metrics_log: MetricsLog | None = None
         self._writes_behind = writes_behind
         self._checkpoints: CheckpointWriter | None = None
@@ -141,8 +147,15 @@ class TrainLoop:
                 # Drawing a pool of masks takes some 50 ms, so many steps share one: `Objective.mask_pool_of`.
                 if pool != (pool := self._objective.mask_pool_of(step)):
                     self._draw_dropout_masks(pool)
-                self._step(step, next(batches))
+                if self._profiler:
+                    self._profiler.before_step()
+                batch = next(batches)
+                self._step(step, batch)
+                if self._profiler and self._profiler.after_step(batch):
+                    self._restart_timers()
                 self._after_step()
+        if self._profiler:
+            self._profiler.finish()
         if self._checkpoints:
             self._checkpoints.finish()
 
@@ -155,9 +168,11 @@ class TrainLoop:
         self._optimizer.broadcast_weights(self._model, self._ranks)
 
     def close(self) -> None:
-        """Release the dropout masks and the metrics log, and end the thread that writes a checkpoint."""
+        """Release the dropout masks and the metrics log; end profiling and the thread of the checkpoints."""
         if state_of(self._model) is not None:
             set_dropout(self._model, None)
+        if self._profiler:
+            self._profiler.close()
         if self._checkpoints:
             self._checkpoints.close()
         if self._metrics_log:

@@ -33,6 +33,7 @@ from bertjobs.errors import ConfigError
             {"train.keep_weights": "last"},
             "train.keep_weights has no effect: a search compares the best weights of its trials",
         ),
+        ({"train.profile": 5}, "train.profile has no effect: a search runs many trainings"),
         ({"search.grace_examples": 10, "search.stopper": "none"}, "no trial is stopped early"),
         ({"search.reduction_factor": 2.0, "search.stopper": "median"}, "only asha uses it"),
         ({"search.search_seed": 2, "search.algorithm": "grid"}, "a grid tries every point"),

@@ -100,7 +100,7 @@ def _train(
     resume = hooks.load_checkpoint()
     model = inputs.build_model(config, device=device)
     # A search compares best evaluations, and its model is that of the best one.
-    best = config.train.model_copy(update={"keep_weights": "best"})
+    best = config.train.model_copy(update={"keep_weights": "best", "profile": None})
     finetune(
         model,
         config=config.model_copy(update={"train": best}),
