@@ -55,6 +55,14 @@ _PASSWORD_FILE = _setting(
 )
 
 
+_TOKEN = _setting("TOKEN", "text", meaning="Token for BERTJOBS_SERVER.")
+_TOKEN_FILE = _setting(
+    "TOKEN_FILE",
+    "file",
+    meaning="File that holds the token for BERTJOBS_SERVER; read instead of BERTJOBS_TOKEN.",
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """The settings of one process."""
@@ -90,6 +98,18 @@ class Settings:
             meaning="Certificates that the certificate of Redis is checked with.",
         )
     )
+    server: str | None = field(
+        metadata=_setting(
+            "SERVER",
+            "address",
+            meaning="Address of a `bertjobs web` whose API is used instead of Redis, by people who hold no "
+            "password of Redis: https://jobs.example.org.",
+        )
+    )
+    token: str | None = field(
+        repr=False, metadata={"settings": (*_TOKEN["settings"], *_TOKEN_FILE["settings"])}
+    )
+    """For the server."""
     ray_address: str | None = field(
         metadata=_setting(
             "RAY_ADDRESS",
@@ -320,7 +340,7 @@ class Settings:
     @property
     def is_embedded(self) -> bool:
         """Whether Redis, Ray and the dispatcher are ours to start."""
-        return self.redis_url is None and self.ray_address is None
+        return self.redis_url is None and self.ray_address is None and self.server is None
 
     @property
     def allowed_storage(self) -> tuple[str, ...] | None:
@@ -368,7 +388,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         home=home,
         redis_url=env.get("BERTJOBS_REDIS_URL") or None,
         redis_user=env.get("BERTJOBS_REDIS_USER") or None,
-        redis_password=_password(env),
+        redis_password=_secret(env, "REDIS_PASSWORD", what="the password"),
+        server=env.get("BERTJOBS_SERVER") or None,
+        token=_secret(env, "TOKEN", what="the token"),
         redis_ca_file=_path(env, "BERTJOBS_REDIS_CA_FILE"),
         ray_address=env.get("BERTJOBS_RAY_ADDRESS") or None,
         storage=storage,
@@ -449,17 +471,18 @@ def _shared_folders(storage: str, given: str) -> tuple[Path, ...]:
     return (*named, Path(storage)) if storage.startswith("/") else tuple(named)
 
 
-def _password(env: Mapping[str, str]) -> str | None:
-    path = env.get("BERTJOBS_REDIS_PASSWORD_FILE")
+def _secret(env: Mapping[str, str], name: str, *, what: str) -> str | None:
+    """Read a secret from its variable, or from the file that the one with `_FILE` names."""
+    path = env.get(f"BERTJOBS_{name}_FILE")
     if not path:
-        return env.get("BERTJOBS_REDIS_PASSWORD") or None
+        return env.get(f"BERTJOBS_{name}") or None
     try:
         return Path(path).expanduser().read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as e:
         cause = e.strerror if isinstance(e, OSError) else "it is not text"
         raise ConfigError(
-            f"BERTJOBS_REDIS_PASSWORD_FILE={path} cannot be read: {cause}",
-            hint="Name a file that holds the password and nothing else, and that this user can read.",
+            f"BERTJOBS_{name}_FILE={path} cannot be read: {cause}",
+            hint=f"Name a file that holds {what} and nothing else, and that this user can read.",
         ) from e
 
 

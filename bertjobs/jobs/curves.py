@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bertjobs.jobs.job import Job
-from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.jobs.queue import JobQueue
 from bertjobs.text.datasets.tasks import BUILT_IN
 from bertjobs.training.monitoring.metrics_file import MetricsLine, read_metrics_log
 
@@ -26,7 +26,7 @@ class Curves:
     """The score that decides which checkpoint is best; None where it is not known."""
 
 
-def read_curves(store: JobStore, job: Job) -> Curves:
+def read_curves(store: JobQueue, job: Job) -> Curves:
     """Read the lines of a job. Raises: RedisDown, StorageError."""
     live = store.metrics(job.id)
     return merge_curves(job, saved=read_metrics_log(job.job_dir), live=live)

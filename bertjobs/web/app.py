@@ -6,6 +6,7 @@ GET  /api/v1/session
 GET  /api/v1/jobs, jobs/ID, .../pipeline jobs.py
 GET  jobs/ID/log, artifacts              files.py
 GET  jobs/ID/metrics, trials, compare    curves.py
+GET  jobs/ID/record, rows, POST jobs     remote.py, for the command line
 GET  /api/v1/cluster                     cluster.py
 GET  /ray/...                            ray_proxy.py
 GET  events, jobs/ID/events              events.py, told by feed.py
@@ -19,7 +20,7 @@ from pathlib import Path
 from aiohttp import web
 
 from bertjobs.errors import BertjobsError
-from bertjobs.web import actions, cluster, curves, events, files, jobs, login, ray_proxy
+from bertjobs.web import actions, cluster, curves, events, files, jobs, login, ray_proxy, remote
 from bertjobs.web.answers import ApiError, api_error, error_answer, http_error
 from bertjobs.web.security import HEADERS, IDENTITY, check_host, check_origin, identify, is_open
 from bertjobs.web.services import SERVICES, Services
@@ -41,7 +42,7 @@ def build_app(services: Services) -> web.Application:
     app.on_shutdown.append(events.end_streams)
     app.router.add_get("/", index)
     app.router.add_static("/static", STATIC)
-    for module in (login, jobs, files, curves, cluster, events, actions, ray_proxy):
+    for module in (login, jobs, files, curves, cluster, events, remote, actions, ray_proxy):
         app.add_routes(module.routes)
     return app
 

@@ -56,5 +56,6 @@ def _session_document(services: Services, identity: Identity) -> dict[str, Any]:
         "role": str(identity.role),
         "expires_at": iso(identity.expires_at),
         "version": __version__,
+        "storage": services.settings.storage,
         "mode": "embedded" if services.settings.is_one_machine else "shared",
     }

@@ -1,9 +1,7 @@
 """A server on a real Redis, in a thread of its own, and browsers and programs that ask it."""
 
-import asyncio
 import http.client
 import json
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from bertjobs.jobs.access import Role
 from bertjobs.jobs.job import Grant, State
@@ -22,10 +19,10 @@ from bertjobs.jobs.store.job_store import JobStore
 from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.jobs.store.token_store import TokenStore
 from bertjobs.settings import Settings
-from bertjobs.web.app import build_app
 from bertjobs.web.identity import LocalToken
 from bertjobs.web.security import PublicAddress
 from bertjobs.web.services import Services, open_services
+from page_server import serving
 from redis_process import RedisProcess
 
 
@@ -111,30 +108,6 @@ class Browser:
         answer = self.post("/api/v1/login", {"token": token})
         assert answer.status == 200, answer.body
         return self
-
-
-@contextmanager
-def serving(services: Services) -> Iterator[int]:
-    """Serve in a thread; yield the port."""
-    loop = asyncio.new_event_loop()
-    started: list[web.AppRunner] = []
-
-    async def start() -> int:
-        runner = web.AppRunner(build_app(services), access_log=None, shutdown_timeout=0.1)
-        started.append(runner)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return int(runner.addresses[0][1])
-
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield asyncio.run_coroutine_threadsafe(start(), loop).result(timeout=30)
-    finally:
-        asyncio.run_coroutine_threadsafe(started[0].cleanup(), loop).result(timeout=30)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from bertjobs.cli.completion import complete_users
-from bertjobs.cli.context import current_user, dashboard_page, open_queue
+from bertjobs.cli.context import current_user, dashboard_page, open_queue, open_redis
 from bertjobs.cli.output.formatting import format_number, printable
 from bertjobs.cli.output.render import (
     print_check,
@@ -152,7 +152,7 @@ def clean(older_than_s: float | None, dry_run: bool, as_json: bool) -> None:
     from bertjobs.jobs.retention import Retention  # knows checkpoints, and with them pydantic: 30 ms
 
     roots = StorageRoots(load_settings().allowed_storage)
-    retention = Retention(open_queue().connection, roots=roots)
+    retention = Retention(open_redis().connection, roots=roots)
     cleaned = list(retention.clean(older_than_s=older_than_s, is_dry_run=dry_run))
     if as_json:
         print_json([job.to_json() for job in cleaned])
@@ -219,7 +219,7 @@ def _print_status(found: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _quota_store() -> QuotaStore:
-    return QuotaStore(open_queue().connection)
+    return QuotaStore(open_redis().connection)
 
 
 def _running(num_live: int) -> str:

@@ -11,7 +11,7 @@ from bertjobs.cli.params import job_argument
 from bertjobs.errors import QueueError
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import Job
-from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.jobs.queue import JobQueue, read_log
 
 POLL_S = 0.5
 
@@ -32,7 +32,7 @@ def logs(job: str, follow: bool, attempt: int | None) -> int:
     try:
         if follow:
             _follow(store, found, attempt=attempt or max(1, found.num_attempts))
-        elif not _print_from(found, attempt or found.num_attempts, start=0):
+        elif not _print_from(store, found, attempt or found.num_attempts, start=0):
             print_note(f"{found.id} is {found.state} and has no log yet.")
         _warn_if_incomplete(store.get(found.id), attempt)
     except KeyboardInterrupt:
@@ -40,13 +40,13 @@ def logs(job: str, follow: bool, attempt: int | None) -> int:
     return 0
 
 
-def _follow(store: JobStore, job: Job, *, attempt: int) -> None:
+def _follow(store: JobQueue, job: Job, *, attempt: int) -> None:
     """Print what is added until the job has ended and its last line was copied; then any later attempts."""
     start = 0
     while True:
         # Before the log is read: a line that was copied in between is then printed too.
         is_last_read = _is_final(job, attempt)
-        start += _print_from(job, attempt, start=start)
+        start += _print_from(store, job, attempt, start=start)
         if is_last_read and job.num_attempts > attempt:
             attempt, start = attempt + 1, 0
             print_note(f"-- attempt {attempt} --")
@@ -73,12 +73,9 @@ def _warn_if_incomplete(job: Job, attempt: int | None) -> None:
         )
 
 
-def _print_from(job: Job, attempt: int, *, start: int) -> int:
+def _print_from(store: JobQueue, job: Job, attempt: int, *, start: int) -> int:
     """Print the log from a byte on; return how many bytes were printed."""
-    name = log_name(attempt)
-    if not job.job_dir.exists(name):
-        return 0
-    content = job.job_dir.read_bytes(name, start=start)
+    content = read_log(store, job, attempt, start=start)
     print_bytes(content)
     return len(content)
 

@@ -15,7 +15,7 @@ from bertjobs.config.difference import values_by_path
 from bertjobs.errors import BertjobsError, ConfigError, DataError, StorageError
 from bertjobs.jobs.curves import read_curves
 from bertjobs.jobs.job import Job, State
-from bertjobs.jobs.store.job_store import JobStore
+from bertjobs.jobs.queue import JobQueue
 from bertjobs.runs.tune.search_document import read_trials_of
 from bertjobs.text.datasets.tasks import resolve_task
 
@@ -62,7 +62,7 @@ def plot(jobs: tuple[str, ...], output: Path | None, mean: bool, tensorboard: bo
     return 0
 
 
-def _plot_one(store: JobStore, job: Job, output: Path | None) -> list[str]:
+def _plot_one(store: JobQueue, job: Job, output: Path | None) -> list[str]:
     if output is None:
         return _plot_in_folder(store, job)
     if job.kind == "tune":
@@ -72,7 +72,7 @@ def _plot_one(store: JobStore, job: Job, output: Path | None) -> list[str]:
     return [_write_picture(output, _main_picture(store, job))]
 
 
-def _plot_in_folder(store: JobStore, job: Job) -> list[str]:
+def _plot_in_folder(store: JobQueue, job: Job) -> list[str]:
     """Draw into the job's folder what changes while it runs; return the paths of all its pictures."""
     pictures: list[str] = []
     if job.kind == "finetune":
@@ -109,7 +109,7 @@ def _draw_predictions(job: Job) -> list[str]:
     return [job.job_dir.path_of(f"plots/{name}") for name in pictures if name not in kept]
 
 
-def _draw_comparison(store: JobStore, jobs: Sequence[Job], *, mean: bool) -> bytes:
+def _draw_comparison(store: JobQueue, jobs: Sequence[Job], *, mean: bool) -> bytes:
     """Draw the curves of jobs of one kind over one another. Raises: DataError: they cannot be compared."""
     kinds = sorted({job.kind for job in jobs})
     if len(kinds) > 1 or kinds[0] not in COMPARED_KINDS:
@@ -145,7 +145,7 @@ def _draw_comparison(store: JobStore, jobs: Sequence[Job], *, mean: bool) -> byt
     return draw_comparison(drawn, metric=metric, title=f"{len(jobs)} jobs ({kinds[0]})")
 
 
-def _main_picture(store: JobStore, job: Job) -> bytes:
+def _main_picture(store: JobQueue, job: Job) -> bytes:
     """Return the picture that `--output` gets: the curves, or an evaluation's confusion matrix."""
     if job.kind == "finetune":
         return _draw_finetuning(store, job)
@@ -188,7 +188,7 @@ def _no_steps(job: Job) -> BertjobsError:
     )
 
 
-def _draw_finetuning(store: JobStore, job: Job) -> bytes:
+def _draw_finetuning(store: JobQueue, job: Job) -> bytes:
     from bertjobs.training.monitoring.plots import draw_curves  # matplotlib: half a second
 
     metric = resolve_task(job.config["task"]["name"]).metric

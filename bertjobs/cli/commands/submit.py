@@ -4,7 +4,9 @@ Both have one command per job kind, with the same flags, and make the same check
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,11 +19,13 @@ from bertjobs.cli.output.render import print_json, print_line, print_note, print
 from bertjobs.cli.params import JSON_HELP, Duration
 from bertjobs.cli.request import locate_inputs, model_of, names_job, with_model
 from bertjobs.config import KINDS_WITH_MODEL, JobConfig
-from bertjobs.errors import ModelError
+from bertjobs.errors import ModelError, StorageError
 from bertjobs.jobs.job import State
-from bertjobs.jobs.store.job_store import MAX_PRIORITY, JobStore
+from bertjobs.jobs.queue import JobQueue
+from bertjobs.jobs.remote_queue import RemoteQueue
+from bertjobs.jobs.store.job_store import MAX_PRIORITY
 from bertjobs.runs.input_files import send_inputs
-from bertjobs.settings import load_settings
+from bertjobs.settings import Settings, load_settings
 
 HELP_OF_KIND = {
     "pretrain": "Pretrain a BERT on a corpus: masked language model and next sentence.",
@@ -89,7 +93,9 @@ def submit_job(
     config = locate_inputs(kind, config, given=given, cache=settings.cache)
     store = open_queue(settings=settings, needs_ray=True)
     config, after = _follow_model(kind, config, after, store)
-    config = send_inputs(kind, config, settings=settings, announce=print_note)
+    settings, is_this_machine = _where_jobs_run(settings, store)
+    if not is_this_machine:
+        config = send_inputs(kind, config, settings=settings, announce=print_note)
     job, is_new = store.submit(
         kind,
         config.model_dump(mode="json"),
@@ -124,8 +130,28 @@ def run_job(
     print_json(result) if as_json else print_results(result)
 
 
+def _where_jobs_run(settings: Settings, store: JobQueue) -> tuple[Settings, bool]:
+    """Return the settings with the storage of the server, if there is one, and whether jobs run here.
+
+    Raises: StorageError: the server's storage is a folder that is not here, where inputs have to go.
+    """
+    if not isinstance(store, RemoteQueue):
+        return settings, settings.is_one_machine
+    storage = store.storage()
+    if storage.is_this_machine:
+        return settings, True
+    place = storage.place
+    if place.startswith("/") and not Path(place).is_dir():
+        raise StorageError(
+            f"The server stores jobs in {place}, where inputs have to be sent, and it is not a folder here",
+            hint="Mount it, or submit on a machine of the cluster.",
+        )
+    shared = (Path(place),) if place.startswith("/") else ()
+    return replace(settings, storage=place, shared_folders=(*settings.shared_folders, *shared)), False
+
+
 def _follow_model(
-    kind: str, config: JobConfig, after: tuple[str, ...], store: JobStore
+    kind: str, config: JobConfig, after: tuple[str, ...], store: JobQueue
 ) -> tuple[JobConfig, tuple[str, ...]]:
     """Replace a model that is a job by its full id; where that job has not ended, start after it.
 

@@ -4,7 +4,7 @@ import webbrowser
 
 import click
 
-from bertjobs.cli.context import current_user, open_queue, stack_settings
+from bertjobs.cli.context import current_user, open_redis, stack_settings
 from bertjobs.cli.output.render import print_json, print_line, print_note, print_table
 from bertjobs.cli.params import Duration, json_option
 from bertjobs.jobs.access import Role, roles
@@ -85,7 +85,7 @@ def token() -> None:
 @json_option
 def add(user: str, role: str, expires_s: float, never_expires: bool, as_json: bool) -> None:
     """Make a token for USER and print it. It is shown once: only a hash of it is stored."""
-    store = TokenStore(open_queue().connection)
+    store = TokenStore(open_redis().connection)
     made, text = store.add(
         user, role=Role(role), expires_s=None if never_expires else expires_s, by=current_user()
     )
@@ -103,7 +103,7 @@ def add(user: str, role: str, expires_s: float, never_expires: bool, as_json: bo
 @json_option
 def list_tokens(as_json: bool) -> None:
     """List the tokens, expired ones included; not the texts, which are not stored."""
-    found = TokenStore(open_queue().connection).all()
+    found = TokenStore(open_redis().connection).all()
     if as_json:
         print_json([made.to_json() for made in found])
         return
@@ -121,7 +121,7 @@ def list_tokens(as_json: bool) -> None:
 @json_option
 def revoke(named: str, as_json: bool) -> None:
     """Revoke a token by its id, or all tokens of a user. Sessions that it started end at once."""
-    found = TokenStore(open_queue().connection).revoke(named)
+    found = TokenStore(open_redis().connection).revoke(named)
     if as_json:
         print_json([made.to_json() for made in found])
         return

@@ -22,7 +22,8 @@ from bertjobs.cli.top import view
 from bertjobs.cli.top.queue_reader import QueueReader, Snapshot
 from bertjobs.errors import BertjobsError
 from bertjobs.jobs.job import Job, JobSummary
-from bertjobs.jobs.store.job_store import MAX_PRIORITY, JobStore
+from bertjobs.jobs.queue import JobQueue
+from bertjobs.jobs.store.job_store import MAX_PRIORITY
 
 REFRESH_S = 1.0
 
@@ -211,7 +212,7 @@ class TopApp(App[None]):
         """Ask, then cancel, hold, release or retry the selected job."""
         if (job_id := self._selected) is None:
             return
-        changes: dict[str, Callable[[JobStore], Job]] = {
+        changes: dict[str, Callable[[JobQueue], Job]] = {
             "cancel": lambda store: store.cancel(job_id, by=self._user),
             "hold": lambda store: store.hold(job_id, by=self._user),
             "release": lambda store: store.release(job_id),
@@ -237,7 +238,7 @@ class TopApp(App[None]):
         self.push_screen(PriorityPrompt(job), decide)
 
     @work(thread=True)
-    def _change(self, change: Callable[[JobStore], Job]) -> None:
+    def _change(self, change: Callable[[JobQueue], Job]) -> None:
         try:
             job = change(self._reader.store)
             self.notify(f"{job.id} is {job.state}", markup=False)

@@ -12,8 +12,8 @@ from typing import Any
 from bertjobs.errors import BertjobsError, QueueError
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import Job, JobSummary
+from bertjobs.jobs.queue import JobQueue
 from bertjobs.jobs.store.connection import JobUnknown
-from bertjobs.jobs.store.job_store import JobStore
 
 MAX_JOBS = 500
 """The newest jobs are shown; `bertjobs list --all` prints all."""
@@ -40,15 +40,15 @@ class Snapshot:
 class QueueReader:
     """Reads snapshots; while Redis is away it returns the last one, with the problem."""
 
-    open_store: Callable[[], JobStore]
+    open_store: Callable[[], JobQueue]
     clock: Callable[[], float] = time.monotonic
-    _store: JobStore | None = None
+    _store: JobQueue | None = None
     _last: Snapshot = field(default_factory=Snapshot)
     _losses_of: str = ""
     _losses_at: float = 0.0
 
     @property
-    def store(self) -> JobStore:
+    def store(self) -> JobQueue:
         """The job store, opened on first use. Raises: QueueError, ConfigError."""
         if self._store is None:
             self._store = self.open_store()

@@ -101,7 +101,16 @@ class PageStore:
 
     def summaries(self, ids: Sequence[str]) -> list[JobSummary]:
         """Read the rows of a list, in the order of the ids; those that do not exist are left out."""
-        return list(summaries_of(self._rows(ids, SUMMARY_COLUMNS)))
+        return list(summaries_of(self.summary_rows(ids)))
+
+    def summary_rows(self, ids: Sequence[str]) -> list[Any]:
+        """Read the rows of a list as Redis has them."""
+        return self._rows(ids, SUMMARY_COLUMNS)
+
+    def record(self, job: str) -> str:
+        """Read one job as Redis has it, by its id or an unambiguous prefix of it. Raises: JobUnknown."""
+        (document,) = self.connection.run("get", prefix=job)
+        return str(document)
 
     def _rows(self, ids: Sequence[str], columns: Sequence[str]) -> list[Any]:
         rows: list[Any] = []
