@@ -290,8 +290,9 @@ class Settings:
             "KEEP_CACHE_S",
             "seconds > 0",
             default=f"{DEFAULT_KEEP_CACHE_S:g} (30 days)",
-            meaning="How long encoded data and fetched inputs stay in the cache of a node since a job last "
-            "used them; a driver that starts there removes older ones. Downloads stay.",
+            meaning="How long encoded data and fetched inputs stay in the cache of a node, encoded corpora "
+            "also in BERTJOBS_ENCODED, since a job last used them; a driver that starts removes older ones. "
+            "Downloads stay.",
         )
     )
     max_cache_mb: float | None = field(
@@ -299,8 +300,9 @@ class Settings:
             "MAX_CACHE_MB",
             "number > 0",
             default="no limit",
-            meaning="Most megabytes of encoded data and fetched inputs in the cache of a node; beyond, what "
-            "was used least recently is removed, unless a job may still read it.",
+            meaning="Most megabytes of encoded data and fetched inputs in the cache of a node, and of "
+            "encoded corpora in BERTJOBS_ENCODED; beyond, what was used least recently goes, unless a job may "
+            "still read it.",
         )
     )
     max_inputs_mb: float | None = field(

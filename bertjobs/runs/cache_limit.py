@@ -5,6 +5,9 @@ used for long, and the least recently used beyond a limit of size.
     <cache>/encoded/corpus-<key>/     blocks of a corpus, read as long as a job trains
     <cache>/inputs/<key>/             files that were fetched from an object store, read as long as a job runs
 
+Encoded corpora that several nodes share (`BERTJOBS_ENCODED`, or below the storage) have the same limits; the
+driver of a pretraining applies them.
+
 All of it can be made again. Downloads and models stay: they may have been put there by hand.
 """
 
@@ -15,6 +18,8 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from bertjobs.storage import JobDir
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +57,33 @@ def limit_cache(cache: Path, *, keep_s: float | None, max_bytes: float | None) -
             entry.path.unlink(missing_ok=True)
         gone.append(entry.path)
         log.info("%s is removed from the cache: unused for %.0f days", entry.path, entry.unused_s / DAY_S)
+    return gone
+
+
+def limit_shared_corpora(
+    root: str, *, manifest: str, keep_s: float | None, max_bytes: float | None, now_s: float
+) -> list[str]:
+    """Remove the encoded corpora that `removable` names from a folder or an address. Returns their names.
+
+    `manifest` is the file without which a corpus is not whole: it goes first, and is written again by each
+    use, so that the newest file tells the age. Raises: StorageError.
+    """
+    parent, _, name = root.rstrip("/").rpartition("/")
+    corpora = JobDir(parent, name)
+    entries = []
+    for found in corpora.list(""):
+        if found.startswith("corpus-") and (files := corpora.list_files(found)):
+            unused_s = now_s - max(file.modified_at_s for file in files)
+            size_bytes = sum(file.size_bytes for file in files)
+            in_use = unused_s < FOLDER_IN_USE_S
+            entries.append(
+                CacheEntry(path=Path(found), size_bytes=size_bytes, unused_s=unused_s, may_be_in_use=in_use)
+            )
+    gone = [str(entry.path) for entry in removable(entries, keep_s=keep_s, max_bytes=max_bytes)]
+    for found in gone:
+        corpora.remove(f"{found}/{manifest}")
+        corpora.remove(found)
+        log.info("%s is removed from %s: no job has used it for long", found, root)
     return gone
 
 

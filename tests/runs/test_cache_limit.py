@@ -4,7 +4,14 @@ import os
 import time
 from pathlib import Path
 
-from bertjobs.runs.cache_limit import DAY_S, CacheEntry, limit_cache, note_use, removable
+from bertjobs.runs.cache_limit import (
+    DAY_S,
+    CacheEntry,
+    limit_cache,
+    limit_shared_corpora,
+    note_use,
+    removable,
+)
 
 
 def entry(name: str, *, unused_days: float, size_bytes: int = 10, may_be_in_use: bool = False) -> CacheEntry:
@@ -59,3 +66,21 @@ def test_old_tables_corpora_and_inputs_go_and_downloads_stay(tmp_path: Path):
 
 def test_a_cache_that_does_not_exist_yet_has_nothing_to_remove(tmp_path: Path):
     assert limit_cache(tmp_path / "none", keep_s=1.0, max_bytes=1.0) == []
+
+
+def test_of_shared_corpora_the_unused_ones_go_and_a_use_renews_the_age(tmp_path: Path):
+    root, now_s = tmp_path / "encoded", time.time()
+    for name, unused_days in (("corpus-old", 40), ("corpus-used", 40), ("corpus-new", 1), ("other", 90)):
+        for file in ("blocks.json", "train-000000.arrow"):
+            path = root / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * 50)
+            os.utime(path, (now_s - unused_days * DAY_S, now_s - unused_days * DAY_S))
+    (root / "corpus-used" / "blocks.json").write_bytes(b"x" * 50)  # what another job does that uses it
+    limits = {"manifest": "blocks.json", "now_s": now_s}
+    assert limit_shared_corpora(str(root), keep_s=None, max_bytes=None, **limits) == []
+    assert limit_shared_corpora(str(root), keep_s=None, max_bytes=250, **limits) == ["corpus-old"]
+    assert sorted(path.name for path in root.iterdir()) == ["corpus-new", "corpus-used", "other"]
+    late = limits | {"now_s": now_s + 35 * DAY_S}
+    assert limit_shared_corpora(str(root), keep_s=35.5 * DAY_S, max_bytes=None, **late) == ["corpus-new"]
+    assert limit_shared_corpora(str(tmp_path / "none"), keep_s=1.0, max_bytes=1, **late) == []

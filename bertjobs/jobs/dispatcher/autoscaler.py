@@ -113,6 +113,8 @@ class Autoscaler:
 class ScaleRequestFailed(BertjobsError):
     """The Ray Job that sends a request did not succeed."""
 
+    failure = "RayError"
+
 
 def describe(request: Request) -> str:
     """Describe a request: `8 x (1 CPU, 1 GPU)`."""

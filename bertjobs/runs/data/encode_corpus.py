@@ -18,8 +18,8 @@ import ray
 import ray.data
 
 from bertjobs.config.pretrain import CorpusSection
-from bertjobs.errors import DataError
-from bertjobs.runs.cache_limit import note_use
+from bertjobs.errors import DataError, StorageError
+from bertjobs.runs.cache_limit import limit_shared_corpora, note_use
 from bertjobs.runs.data.corpus_blocks import (
     MANIFEST,
     CorpusFolder,
@@ -29,6 +29,7 @@ from bertjobs.runs.data.corpus_blocks import (
 )
 from bertjobs.runs.ray_train import task_errors
 from bertjobs.runs.run_context import Reporter, Run
+from bertjobs.settings import Settings
 from bertjobs.text.corpus.blocks import BlockInfo, corpus_key
 from bertjobs.text.corpus.documents import Shard
 from bertjobs.text.corpus.shards import plan_shards
@@ -61,8 +62,7 @@ def encode_corpus(
     manifest = folder.read_json(MANIFEST)
     if manifest is not None:
         log.info("encoded corpus: %s was encoded before", folder.uri)
-        if "://" not in folder.uri:
-            note_use(Path(folder.uri))
+        _note_use(folder, manifest)
     else:
         shards = plan_shards(files, data)
         log.info("encoded corpus: %d shards, written to %s", len(shards), folder.uri)
@@ -70,6 +70,7 @@ def encode_corpus(
         records = _encode(shards, folder, tokenizer, ratio=valid_ratio, cpus=run.grant.cpus)
         manifest = _collect(records, len(shards), reporter=run.reporter)
         folder.write_json(MANIFEST, manifest)
+    _limit_shared(run.settings)
     blocks = {split: _stored(folder, manifest[split]) for split in _SPLITS}
     if valid_ratio and not (blocks["train"].infos and blocks["valid"].infos):
         raise DataError(
@@ -77,6 +78,33 @@ def encode_corpus(
             hint="Give a validation corpus (--valid), a larger --valid-ratio, or smaller --document.",
         )
     return blocks
+
+
+def _note_use(folder: CorpusFolder, manifest: dict[str, Any]) -> None:
+    """Renew the age of a corpus, so that it is not removed while we train."""
+    if "://" not in folder.uri:
+        note_use(Path(folder.uri))
+    try:
+        folder.write_json(MANIFEST, manifest)
+    except StorageError as e:  # another user's
+        log.debug("%s: its use is not recorded: %s", folder.uri, e)
+
+
+def _limit_shared(settings: Settings) -> None:
+    """Remove old corpora where several nodes share them; those in a node's own cache go with the cache."""
+    root, max_mb = settings.encoded_corpora, settings.max_cache_mb
+    if root == str(settings.cache / "encoded"):
+        return
+    try:
+        limit_shared_corpora(
+            root,
+            manifest=MANIFEST,
+            keep_s=settings.keep_cache_s,
+            max_bytes=None if max_mb is None else max_mb * 1e6,
+            now_s=time.time(),
+        )
+    except StorageError as e:  # the next pretraining tries again
+        log.warning("old encoded corpora are not removed: %s", e)
 
 
 def _encode(

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from bertjobs.runs.tune.samplers import Sampler
 from bertjobs.runs.tune.schedulers import VALUE, SchedulerBounds, scheduler_for
 from bertjobs.runs.tune.search_state import SearchState
 from bertjobs.runs.tune.trial_resources import TrialResources
-from bertjobs.runs.tune.trial_worker import TrialWork, run_trial
+from bertjobs.runs.tune.trial_worker import NUM_SIGNS, TrialWork, run_trial
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ class _TrialCallback(tune.Callback):
         self._run, self._work, self._state = run, work, state
         self._stopper = run.config.search.stopper
         self._next_s = 0.0
+        self._reported: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out everything: Tune pickles its callbacks into files that nobody reads."""
@@ -169,7 +171,16 @@ class _TrialCallback(tune.Callback):
             raise stop_reason(command)
         if time.monotonic() >= self._next_s:
             self._next_s = time.monotonic() + LIVE_INTERVAL_S
-            self._run.reporter.progress(self._state.progress(self._work.progress.progress()))
+            self._report(self._work.progress.progress())
+
+    def _report(self, latest: Mapping[int, Mapping[str, Any]]) -> None:
+        """Report what has changed. Nothing is reported of trials that have all stopped moving, so that the
+        search counts as stalled: a report is a sign of life."""
+        values = self._state.progress(latest)
+        signs = (values, {number: found.get(NUM_SIGNS) for number, found in latest.items()})
+        if signs != self._reported:
+            self._reported = signs
+            self._run.reporter.progress(values)
 
     def _end_workers(self, number: int) -> None:
         """Remove the placement group of a trial's workers, and with it the workers.

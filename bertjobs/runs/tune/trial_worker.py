@@ -7,6 +7,7 @@ example, to show what truncation changes.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,6 +37,7 @@ from bertjobs.text.truncation import uncut_sequence_lengths
 from bertjobs.training.batches import BatchSampler, make_batch_sampler
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.finetune import finetune
+from bertjobs.training.monitoring import activity
 from bertjobs.training.monitoring.metrics_file import read_metrics_log
 from bertjobs.training.monitoring.progress import EpochResult, Progress
 from bertjobs.training.tasks.task_type import TaskModel
@@ -44,6 +46,10 @@ from bertjobs.training.tasks.types import task_type
 QUEUE_POLL_S = 0.05
 LATEST = "latest.json"
 """Names the last complete checkpoint of a trial, for the driver that resumes it."""
+
+SIGNS_INTERVAL_S = 10.0
+NUM_SIGNS = "num_signs"
+"""Of the values that a trial reports: signs of life that are no steps."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -101,23 +107,25 @@ def _train(
     model = inputs.build_model(config, device=device)
     # A search compares best evaluations, and its model is that of the best one.
     best = config.train.model_copy(update={"keep_weights": "best", "profile": None})
-    finetune(
-        model,
-        config=config.model_copy(update={"train": best}),
-        train=train,
-        valid=inputs.valid_table(config.text),
-        task=task_type(inputs.task),
-        tokenizer=inputs.tokenizer,
-        metric=work.metric,
-        job_dir=folder,
-        hooks=hooks,
-        resume=resume,
-        data_parallel=ray_train.data_parallel,
-        draws=False,
-        # A trial reports an evaluation once its checkpoint is there, and may be stopped at that step.
-        writes_behind=False,
-    )
-    if not current_ranks().is_first:
+    is_first = current_ranks().is_first
+    with activity.listening(hooks.note_activity) if is_first else nullcontext():
+        finetune(
+            model,
+            config=config.model_copy(update={"train": best}),
+            train=train,
+            valid=inputs.valid_table(config.text),
+            task=task_type(inputs.task),
+            tokenizer=inputs.tokenizer,
+            metric=work.metric,
+            job_dir=folder,
+            hooks=hooks,
+            resume=resume,
+            data_parallel=ray_train.data_parallel,
+            draws=False,
+            # A trial reports an evaluation once its checkpoint is there, and may be stopped at that step.
+            writes_behind=False,
+        )
+    if not is_first:
         return {}
     return hooks.summary() | {
         "has_finished": True,
@@ -205,6 +213,9 @@ class TrialHooks:
             lambda values: progress.set_progress(number, dict(values)), interval_s=PROGRESS_INTERVAL_S
         )
         self._num_reported = 0
+        self._latest: dict[str, Any] | None = None
+        self._signs = Throttle(self._send_signs, interval_s=SIGNS_INTERVAL_S)
+        self._num_signs = 0
         self.history: list[TrialEvaluation] = []
         """All evaluations of the trial, those of earlier attempts included."""
 
@@ -220,14 +231,21 @@ class TrialHooks:
         return str(latest["name"])
 
     def on_progress(self, progress: Progress) -> None:
-        self._progress.put(
-            {
-                "step": progress.step,
-                "epoch": progress.step / self._plan.steps_per_epoch,
-                "examples_per_s": progress.examples_per_s,
-            },
-            at_once=progress.step == progress.num_steps,
-        )
+        self._latest = {
+            "step": progress.step,
+            "epoch": progress.step / self._plan.steps_per_epoch,
+            "examples_per_s": progress.examples_per_s,
+        }
+        self._progress.put(self._latest, at_once=progress.step == progress.num_steps)
+
+    def note_activity(self) -> None:
+        """Report that work has advanced that is no step, as a batch of an evaluation."""
+        self._num_signs += 1
+        self._signs.put({NUM_SIGNS: self._num_signs})
+
+    def _send_signs(self, values: Mapping[str, Any]) -> None:
+        if self._latest is not None:  # a step follows before anything takes long
+            self._progress.put({**self._latest, **values}, at_once=True)
 
     def on_epoch(self, result: EpochResult) -> None:
         self._progress.flush()  # patience may end the trial here

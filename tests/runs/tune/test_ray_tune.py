@@ -68,3 +68,18 @@ def test_the_workers_of_other_trials_go_on(callback, removed):
     callback.on_trial_complete(1, [], trial(2, time_total_s=1.0))
     callback.on_trial_error(1, [], trial(4))
     assert removed == []
+
+
+def test_trials_that_have_all_stopped_moving_are_no_sign_of_life(callback):
+    sent = []
+    callback._run.reporter.progress = sent.append
+    callback._state.progress = lambda latest: {"step": sum(values["step"] for values in latest.values())}
+    for _ in range(3):
+        callback._report({1: {"step": 4}, 2: {"step": 2}})
+    assert sent == [{"step": 6}], "the search is stalled where nothing follows"
+    callback._report({1: {"step": 4}, 2: {"step": 3}})
+    assert sent == [{"step": 6}, {"step": 7}]
+    # A long evaluation is one, although no step follows.
+    for num_signs in (1, 1, 2):
+        callback._report({1: {"step": 4, "num_signs": num_signs}, 2: {"step": 3}})
+    assert len(sent) == 4

@@ -161,3 +161,19 @@ def test_correct_answers_are_counted_by_length_in_shares_of_max_len() -> None:
     assert filled == [(0.0, 0.75, 1, 1), (0.75, 1.0, 1, 1), (1.0, 1.25, 1, 0), (2.0, None, 1, 1)]
     assert cut_ratio(rows, max_len=20) == 0.5
     assert cut_ratio(rows, max_len=64) == 0.0
+
+
+def test_a_long_evaluation_of_a_trial_is_a_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [0.0]
+    monkeypatch.setattr("bertjobs.jobs.driver.throttle.time.monotonic", lambda: times[-1])
+    hooks, actor = hooks_in(tmp_path, [], actor := Actor()), actor
+    hooks.note_activity()
+    assert not actor.progress, "there is no step to report yet"
+    times.append(20.0)
+    hooks.on_progress(progress(4))
+    for now_s in (31.0, 32.0, 42.0):  # batches of its evaluation: one report in ten seconds
+        times.append(now_s)
+        hooks.note_activity()
+    assert [(sent["step"], sent.get("num_signs")) for sent in actor.progress] == [(4, None), (4, 2), (4, 4)]
