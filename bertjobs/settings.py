@@ -301,7 +301,7 @@ class Settings:
             "number > 0",
             default="no limit",
             meaning="Most megabytes of encoded data and fetched inputs in the cache of a node, and of "
-            "encoded corpora in BERTJOBS_ENCODED; beyond, what was used least recently goes, unless a job may "
+            "encoded corpora in BERTJOBS_ENCODED; beyond, what was used least recently goes, if no job may "
             "still read it.",
         )
     )
