@@ -1,8 +1,8 @@
-"""A real fine-tuning with two workers under random kills: `python -m tests.faults.kill_training [KILLS] [SEED]`.
+"""A real fine-tuning under random kills: `python -m tests.faults.kill_training [KILLS] [SEED]`.
 
-On a stack of its own: the same job undisturbed and with its workers, its driver, its heartbeat, the
-dispatcher and Redis killed at random moments. The weights must be the same to the last bit, and the losses of
-the steps must be those of the undisturbed run, each once. Takes some ten minutes on 2 cores.
+With two workers, on a stack of its own: the same job undisturbed, and with its workers, its driver, its
+heartbeat, the dispatcher and Redis killed at random moments. The weights must be the same to the last bit, and
+the losses of the steps those of the undisturbed run, each once. Takes some ten minutes on 2 cores.
 """
 
 import random
@@ -11,15 +11,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "runs")]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "runs"))
 
 import numpy as np
-from conftest import Cluster, has_ended
 from test_queue_end_to_end import losses_of, weights_of
+
+from conftest import Cluster, has_ended
 
 FINETUNE = ("submit", "finetune", "--preset", "demo", "--workers", "2", "--precision", "fp32")
 
@@ -41,10 +43,7 @@ def run_killed(cluster: Cluster, given: tuple[str, ...], *, num_kills: int, seed
     job = cluster.run(*given, "--checkpoint-steps", "3", "--name", "killed").strip()
     step = 0
     while done.total() < num_kills:
-        status = cluster.wait_for(
-            job,
-            lambda s: s["ended_at"] is not None or (s["state"] == "RUNNING" and s["progress"]["step"] > step),
-        )
+        status = cluster.wait_for(job, partial(_may_be_killed, after=step))
         assert status["ended_at"] is None, f"it ended after {done.total()} kills: give it more epochs"
         kills = kills_of(cluster, job)
         name = rng.choice(list(kills))
@@ -59,6 +58,11 @@ def run_killed(cluster: Cluster, given: tuple[str, ...], *, num_kills: int, seed
     ended = cluster.wait_for(job, has_ended)
     print(f"{ended['state']} after {ended['attempts']} attempts; killed: {dict(done)}", flush=True)
     return ended
+
+
+def _may_be_killed(status: dict[str, Any], *, after: int) -> bool:
+    is_training = status["state"] == "RUNNING" and status["progress"].get("step", 0) > after
+    return is_training or has_ended(status)
 
 
 def main(words: list[str]) -> int:
