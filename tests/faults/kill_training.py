@@ -1,8 +1,8 @@
 """A real fine-tuning under random kills: `python -m tests.faults.kill_training [KILLS] [SEED]`.
 
 With two workers, on a stack of its own: the same job undisturbed, and with its workers, its driver, its
-heartbeat, the dispatcher and Redis killed at random moments. The weights must be the same to the last bit, and
-the losses of the steps those of the undisturbed run, each once. Takes some ten minutes on 2 cores.
+heartbeat, the dispatcher and Redis killed at random moments. The weights must be the same to the last bit,
+and the losses of the steps those of the undisturbed run, each once. Takes some ten minutes on 2 cores.
 """
 
 import random
