@@ -52,6 +52,7 @@ class Cluster:
         self.rng = random.Random(seed)
         self.violations: list[str] = []
         self.kills: Counter[str] = Counter()
+        self.num_given_up = 0
         self._folder = folder
         self._storage = folder / "jobs"
         self.redis = RedisProcess(folder)
@@ -316,7 +317,9 @@ class Cluster:
 
     def _check_job(self, job_id: str, ends: list[dict[str, Any]]) -> None:
         job = self.store.get(job_id)
-        if str(job.state) not in ("SUCCEEDED", "CANCELLED"):
+        if job.state is State.FAILED and "faults in a row without a checkpoint" in str(job.message):
+            self.num_given_up += 1  # by the rule of `retry.py`; nothing but faults ended its attempts
+        elif str(job.state) not in ("SUCCEEDED", "CANCELLED"):
             self.violations.append(f"{job_id} is {job.state}: {job.reason} {job.message}")
         attempts = [int(event.attempt) for event in self.store.events(job_id) if event.reason == "Checkpoint"]
         if attempts != sorted(attempts):
@@ -400,7 +403,8 @@ def main(words: list[str]) -> int:
     ends = Counter(cluster.seen.values())
     print(
         f"{cluster.kills.total()} kills in {time.monotonic() - began:.0f} s; {len(cluster.accepted)} jobs: "
-        f"{dict(ends)}; {len(cluster._lost)} gone with a second that Redis lost; "
+        f"{dict(ends)}, {cluster.num_given_up} of them given up after seven faults in a row; "
+        f"{len(cluster._lost)} gone with a second that Redis lost; "
         f"{len(violations)} violations"
     )
     print(*violations, sep="\n")
