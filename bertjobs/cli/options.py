@@ -111,6 +111,7 @@ FLAGS: dict[str, dict[str, str]] = {
         "--checkpoint-steps": "train.checkpoint_steps",
         "--patience": "train.patience",
         "--keep-weights": "train.keep_weights",
+        "--report-to": "train.report_to",
     },
     "Search": {
         "--from-trial": "origin.from_trial",

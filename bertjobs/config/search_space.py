@@ -36,6 +36,7 @@ NOT_SEARCHABLE: Mapping[str, str] = {
     "train.compile": _SAME_RESULT,
     "train.deterministic": _SAME_RESULT,
     "train.grad_exchange": _SAME_RESULT,
+    "train.report_to": _SAME_RESULT,
     "train.keep_weights": "a search keeps the best weights of each trial",
     "train.profile": _SAME_RESULT,
     "train.eval_steps": "trials are compared while they run, so all must be evaluated equally often",

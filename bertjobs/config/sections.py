@@ -14,6 +14,7 @@ Schedule = Literal["linear", "cosine", "constant", "wsd"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 GradExchange = Literal["auto", "fp32", "bf16"]
 OnBadRow = Literal["error", "skip"]
+TrackerName = Literal["none", "mlflow", "wandb", "trackio"]
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 OpenRatio = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -112,6 +113,9 @@ class LoopSection(Section):
     profile: Count | None = None
     """Profile N optimizer steps, after three for warming up: a trace and a table in the folder `profile` of
     the job; default: none."""
+    report_to: TrackerName = "none"
+    """Also send metrics and configuration to this tracker, which has to be installed and configured on the
+    nodes (`pip install bertjobs[mlflow]`); the job does not depend on it."""
 
 
 class ResourcesSection(Section):

@@ -173,6 +173,11 @@ TUNE_UNUSED: tuple[UnusedValue, ...] = (
         reason="a search runs many trainings; profile one of them with `bertjobs run finetune`",
     ),
     UnusedValue(
+        path="train.report_to",
+        applies=lambda c: c.train.report_to != "none",
+        reason="only fine-tunings and pretrainings report to a tracker; `bertjobs trials` shows a search's",
+    ),
+    UnusedValue(
         path="search.grace_examples",
         applies=lambda c: c.search.stopper == "none",
         reason="no trial is stopped early",

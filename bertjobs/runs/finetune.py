@@ -28,6 +28,7 @@ from bertjobs.runs.model_card import ModelCard
 from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason, watched
 from bertjobs.runs.run_context import OpenReporter, Outcome, Run
+from bertjobs.runs.trackers import tracked
 from bertjobs.storage import JobDir
 from bertjobs.text.datasets.examples import example_format
 from bertjobs.text.datasets.task import Task
@@ -107,7 +108,16 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
     config, inputs, is_first = work.config, work.inputs, current_ranks().is_first
     device = ray_train.set_up_worker(work.grant)
-    with closing(work.open_reporter()) as reporter, watched(reporter, is_first=is_first):
+    with (
+        closing(work.open_reporter()) as reporter,
+        watched(reporter, is_first=is_first),
+        tracked(
+            config.train.report_to,
+            config=config.model_dump(mode="json"),
+            job_dir=work.job_dir,
+            is_first=is_first,
+        ) as tracker,
+    ):
         ray_train.report_nodes(reporter)
         model = inputs.build_model(config, device=device)
         result = finetune(
@@ -119,11 +129,13 @@ def finetune_worker(work: FinetuneWork) -> dict[str, Any]:
             tokenizer=inputs.tokenizer,
             metric=inputs.task.metric,
             job_dir=work.job_dir,
-            hooks=TrainingHooks(reporter, metric=inputs.task.metric, device=device),
+            hooks=TrainingHooks(reporter, metric=inputs.task.metric, device=device, tracker=tracker),
             resume=work.checkpoint,
             data_parallel=ray_train.data_parallel,
         )
         if result.metrics is None or result.stopped not in (None, "early stopping"):
+            if tracker is not None:
+                tracker.end("stopped")
             return {"stopped": result.stopped}
         predictions, metrics = predict(model, inputs=inputs, config=config)
         predictions.write(work.job_dir.outputs(), rank=current_ranks().rank)

@@ -25,6 +25,7 @@ from bertjobs.runs.model_card import ModelCard
 from bertjobs.runs.model_source import model_and_tokenizer
 from bertjobs.runs.reporting import TrainingHooks, stop_reason, watched
 from bertjobs.runs.run_context import OpenReporter, Outcome, Reporter, Run
+from bertjobs.runs.trackers import tracked
 from bertjobs.storage import JobDir
 from bertjobs.text.corpus.files import PUBLISHED_CORPORA, find_files, own_files
 from bertjobs.text.corpus.shards import plan_shards
@@ -116,7 +117,16 @@ def pretrain_worker(work: PretrainWork) -> dict[str, Any]:
     """Train on one rank; rank 0 reports, writes the model and returns the metrics."""
     config = work.config
     device = ray_train.set_up_worker(work.grant)
-    with closing(work.open_reporter()) as reporter, watched(reporter, is_first=current_ranks().is_first):
+    with (
+        closing(work.open_reporter()) as reporter,
+        watched(reporter, is_first=current_ranks().is_first),
+        tracked(
+            config.train.report_to,
+            config=config.model_dump(mode="json"),
+            job_dir=work.job_dir,
+            is_first=current_ranks().is_first,
+        ) as tracker,
+    ):
         ray_train.report_nodes(reporter)
         model = build_pretraining(
             ray.get(work.source),
@@ -131,11 +141,13 @@ def pretrain_worker(work: PretrainWork) -> dict[str, Any]:
             valid=work.valid,
             tokenizer=work.tokenizer,
             job_dir=work.job_dir,
-            hooks=TrainingHooks(reporter, metric=METRIC, device=device),
+            hooks=TrainingHooks(reporter, metric=METRIC, device=device, tracker=tracker),
             resume=work.checkpoint,
             data_parallel=ray_train.data_parallel,
         )
         if result.metrics is None or result.stopped is not None:
+            if tracker is not None:
+                tracker.end("stopped")
             return {"stopped": result.stopped}
         if current_ranks().is_first:
             reporter.confirm_lease()

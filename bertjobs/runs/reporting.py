@@ -18,10 +18,13 @@ from bertjobs.jobs.driver.stall import dumping_stacks
 from bertjobs.jobs.driver.throttle import Throttle, is_last_step
 from bertjobs.jobs.job import JobSummary
 from bertjobs.runs.run_context import Reporter
+from bertjobs.runs.trackers import TrackedRun
 from bertjobs.settings import load_settings
 from bertjobs.training.monitoring import activity
 from bertjobs.training.monitoring.progress import EpochResult, Progress
 
+_NO_METRICS = frozenset({"step", "num_steps", "eta_s"})
+"""Values of a report that are no curve."""
 SERIES_INTERVAL_S = 0.5
 """Least time between two points of the live series; the whole series is in metrics.jsonl."""
 
@@ -49,8 +52,11 @@ def watched(reporter: Reporter, *, is_first: bool) -> Iterator[None]:
 class TrainingHooks:
     """`training.Hooks` over a reporter, which limits how often progress is sent."""
 
-    def __init__(self, reporter: Reporter, *, metric: str, device: torch.device) -> None:
+    def __init__(
+        self, reporter: Reporter, *, metric: str, device: torch.device, tracker: TrackedRun | None = None
+    ) -> None:
         self._reporter = reporter
+        self._tracker = tracker
         self._metric = metric
         self._device = device
         self._series = Throttle(self._add_point, interval_s=SERIES_INTERVAL_S)
@@ -63,10 +69,18 @@ class TrainingHooks:
         self._latest = progress
         self._reporter.progress(values)
         self._series.put(values, at_once=is_last_step(values))
+        if self._tracker is not None:
+            self._tracker.log(
+                progress.step,
+                {f"train/{name}": value for name, value in values.items() if name not in _NO_METRICS},
+            )
 
     def on_epoch(self, result: EpochResult) -> None:
         self._series.flush()  # the points of the series stay in the order of the steps
         metrics = result.metrics
+        if self._tracker is not None:
+            scores = metrics.curves().items()
+            self._tracker.log(result.step, {f"dev/{name}": value for name, value in scores})
         self._reporter.log_metrics(
             {
                 "step": result.step,
