@@ -158,6 +158,7 @@ class TrackedRun:
         self._name, self._tracker, self._config, self._job_dir = name, tracker, config, job_dir
         self._waiting: queue.Queue[Point | EndState] = queue.Queue(_MAX_WAITING)
         self._has_failed = self._has_ended = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
         self._thread.start()
 
@@ -240,9 +241,10 @@ class TrackedRun:
         return found if found.get("tracker") == self._name else {}
 
     def _give_up(self, why: str) -> None:
-        if not self._has_failed:
-            self._has_failed = True
-            log.warning("--report-to %s is given up, the job goes on: %s", self._name, why)
+        with self._lock:
+            if not self._has_failed:
+                log.warning("--report-to %s is given up, the job goes on: %s", self._name, why)
+                self._has_failed = True  # only now: whoever sees it may end the process
 
 
 @contextmanager
