@@ -8,6 +8,7 @@ from typing import Any
 
 from bertjobs.jobs.job import Grant, State
 from bertjobs.jobs.retry import RetryDecision
+from bertjobs.jobs.scheduling.types import LiveAttempt
 from bertjobs.jobs.store.connection import Connection
 from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore
@@ -26,6 +27,7 @@ class ExampleJob:
     folder: Path
     num_steps: int = 400
     driver: LeaseStore | None = None
+    live: LiveAttempt | None = None
     attempt: int = 0
     log: list[str] = field(default_factory=list)
 
@@ -121,9 +123,33 @@ class ExampleQueue:
         placement = {node: (grant.cpus, float(gpus))}
         live = self.dispatch.claim(job.id, grant=grant, placement=placement)
         self.dispatch.note_submitted([live])
-        job.attempt = live.number
+        job.attempt, job.live = live.number, live
         job.driver = LeaseStore(
             self.connection, job_id=job.id, attempt=live.number, token=live.token, lease_s=LEASE_S
         )
         job.phase("encoding train")
         return job
+
+    def clean_up(self, job: ExampleJob) -> None:
+        """Let the dispatcher see that the driver is gone and its log is copied."""
+        assert job.live is not None
+        self.dispatch.note_gone(job.live)
+        self.dispatch.note_log(job.id, job.attempt, outcome="complete")
+
+    def date_back(self, job: ExampleJob, *seconds_ago: float) -> None:
+        """Make a job older, for pictures: its events happened so many seconds ago, in their order."""
+        client: Any = self.connection.client
+        now_ms = int(client.time()[0]) * 1000
+        times = [now_ms - int(ago * 1000) for ago in seconds_ago]
+        key = f"bj:job:{job.id}"
+        entries = client.xrange(f"{key}:events")
+        assert len(entries) == len(times), [fields for _, fields in entries]
+        client.delete(f"{key}:events")
+        for (_, fields), at in zip(entries, times, strict=True):
+            client.xadd(f"{key}:events", fields, id=f"{at}-1")
+        client.hset(key, "submitted_at", times[0])
+        attempt = f"{key}:a{job.attempt}"
+        fields_at = [(key, "started_at", 1), (attempt, "claimed_at", 1), (attempt, "started_at", 2)]
+        for name, field_name, event in [*fields_at, (key, "ended_at", 3), (attempt, "ended_at", 3)]:
+            if event < len(times) and client.hexists(name, field_name):
+                client.hset(name, field_name, times[event])

@@ -25,9 +25,20 @@ def furnish(queue: ExampleQueue) -> dict[str, ExampleJob]:
         "third": finished(queue, "snli base, lr 1e-4", lr=1e-4, accuracy=0.871, seed=3),
         "failed": _failed(queue),
         "search": search(queue),
+        "pretraining": _pretraining(queue),
         "live": _running(queue),
     }
     _waiting(queue, scene["live"])
+    for number, name in enumerate(("first", "second", "third")):
+        queue.clean_up(scene[name])
+        queue.date_back(
+            scene[name], 9000 - 900 * number, 8995 - 900 * number, 8980 - 900 * number, 8600 - 900 * number
+        )
+    queue.clean_up(scene["failed"])
+    queue.date_back(scene["failed"], 5400, 5395, 5310, 5290)
+    queue.date_back(scene["search"], 1900, 1890, 1880)
+    queue.date_back(scene["pretraining"], 700, 690, 650)
+    queue.date_back(scene["live"], 200, 190, 155)
     return scene
 
 
@@ -172,13 +183,17 @@ def search(queue: ExampleQueue) -> ExampleJob:
     return job
 
 
-def _running(queue: ExampleQueue) -> ExampleJob:
+def _pretraining(queue: ExampleQueue) -> ExampleJob:
     first = queue.submit(
         "pretrain", name="wikitext-2", config={"corpus": {"name": "wikitext-2"}}, resources={"gpus": 2}
     )
     queue.start(first, node="node-a", gpus=2)
     for step in range(10, 130, 10):
         first.step(step)
+    return first
+
+
+def _running(queue: ExampleQueue) -> ExampleJob:
     job = queue.submit(
         name="snli large",
         config=config_of(

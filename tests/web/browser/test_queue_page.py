@@ -66,6 +66,17 @@ def test_several_jobs_are_held_at_once(page: Any, queue: ExampleQueue) -> None:
     assert [queue.store.get(job.id).state for job in jobs] == [State.QUEUED, State.HELD, State.HELD]
 
 
+def test_waiting_jobs_are_given_a_priority(page: Any, queue: ExampleQueue) -> None:
+    jobs = [queue.submit(name=f"one of three {n}") for n in range(3)]
+    page.get_by_label("Select one of three 1").check()
+    page.get_by_label("Select one of three 2").check()
+    page.get_by_role("button", name="Priority").click()
+    page.get_by_label("Priority", exact=True).fill("12")
+    page.get_by_role("button", name="Set priority").click()
+    expect(page.locator(".jobs .col-priority", has_text="12")).to_have_count(2)
+    assert [queue.store.get(job.id).priority for job in jobs] == [0, 12, 12]
+
+
 def test_what_happens_changes_the_counts_and_keeps_the_focus(page: Any, queue: ExampleQueue) -> None:
     first = queue.submit(name="first")
     page.get_by_label("Select first").focus()

@@ -54,12 +54,19 @@ export class ClusterMap {
   }
 }
 
+// Nodes that Ray does not report are known by what was granted of them: their totals are null.
+const unitOf = (nodes) => (nodes.some((node) => (node.gpus ?? node.held_gpus) > 0) ? "gpus" : "cpus");
+const NOUNS = { gpus: "GPU", cpus: "CPU" };
+
 /** Return "7 of 16 GPUs held on 2 nodes". */
 export function clusterSummary(nodes) {
-  const sum = (name) => nodes.reduce((total, node) => total + node[name], 0);
-  const unit = sum("gpus") ? "gpus" : "cpus";
-  const noun = unit === "gpus" ? "GPUs" : "CPUs";
-  return `${number(sum(`held_${unit}`))} of ${number(sum(unit))} ${noun} held on ${counted(nodes.length, "node")}`;
+  const unit = unitOf(nodes);
+  const sum = (name) => nodes.reduce((total, node) => total + (node[name] ?? 0), 0);
+  const isKnown = nodes.every((node) => node[unit] !== null);
+  const held = isKnown
+    ? `${number(sum(`held_${unit}`))} of ${number(sum(unit))}`
+    : number(sum(`held_${unit}`));
+  return `${held} ${NOUNS[unit]}s held on ${counted(nodes.length, "node")}`;
 }
 
 /** Return the nodes, each with a cell for each GPU or a bar of its CPUs, and the jobs that hold them. */
@@ -71,8 +78,7 @@ export function nodeCards(nodes) {
 }
 
 function nodeCard(node, position, colors) {
-  const unit = node.gpus > 0 ? "gpus" : "cpus";
-  const noun = unit === "gpus" ? "GPU" : "CPU";
+  const unit = unitOf([node]);
   const jobs = node.jobs.filter((job) => job[unit] > 0);
   return h(
     "article",
@@ -81,7 +87,11 @@ function nodeCard(node, position, colors) {
       "h3",
       { title: node.id },
       `node ${position}`,
-      h("span", { class: "muted" }, `${number(node[`held_${unit}`])}/${number(node[unit])} ${noun}`),
+      h(
+        "span",
+        { class: "muted" },
+        `${number(node[`held_${unit}`])}${node[unit] === null ? "" : `/${number(node[unit])}`} ${NOUNS[unit]}`,
+      ),
     ),
     unit === "gpus" ? gpuCells(node, jobs, colors) : cpuBar(node, jobs, colors),
     h(
@@ -107,7 +117,7 @@ function gpuCells(node, jobs, colors) {
   const cells = [];
   let end = 0;
   const ends = jobs.map((job) => (end += job.gpus));
-  for (let gpu = 0; gpu < Math.ceil(node.gpus); gpu++) {
+  for (let gpu = 0; gpu < Math.ceil(node.gpus ?? node.held_gpus); gpu++) {
     const holder = ends.findIndex((each) => each > gpu + 0.001);
     const job = jobs[holder];
     if (job)
@@ -135,7 +145,7 @@ function cpuBar(node, jobs, colors) {
       title: `${job.name || job.id}, ${job.user}: ${number(job.cpus)} CPUs`,
       "aria-label": `${number(job.cpus)} CPUs held by ${job.name || job.id}`,
     });
-    part.style.width = `${(100 * job.cpus) / node.cpus}%`;
+    part.style.width = `${(100 * job.cpus) / (node.cpus ?? node.held_cpus)}%`;
     return part;
   });
   const outside = node.used_cpus - node.held_cpus;

@@ -211,7 +211,7 @@ function head(column, onClick) {
 function stateCell(job) {
   return [
     stateLabel(job.state),
-    job.place ? h("span", { class: "place", title: "Place in the queue" }, `#${job.place}`) : null,
+    job.place ? h("span", { class: "place", title: "Place in the queue" }, `#${count(job.place)}`) : null,
   ];
 }
 
