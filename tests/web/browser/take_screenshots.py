@@ -2,8 +2,8 @@
 
     PYTHONPATH=. .venv/bin/python tests/web/browser/take_screenshots.py
 
-Needs Chromium. The jobs are those of `example_scene.py`, on a real Redis behind the real server; only the nodes
-are made up, since no Ray runs.
+Needs Chromium. The jobs are those of `example_scene.py`, on a real Redis behind the real server; only
+the nodes are made up, since no Ray runs.
 """
 
 import os
@@ -43,9 +43,14 @@ def load(file: Path) -> Any:
 serving = load(ROOT / "tests/web/conftest.py").serving
 browser_kit = load(ROOT / "tests/web/browser/conftest.py")
 IMAGES = ROOT / "docs" / "images"
+SHOWN = {
+    "queue": ".cluster-map .cell",
+    "job": ".page-jobs .chart canvas",
+    "search": ".page-jobs .parallel polyline",
+    "compare": ".page-compare .chart canvas",
+}
+"""What each page shows when it is complete."""
 WIDTH, HEIGHT = 1280, 800
-NUM_COLORS = 128
-"""The pictures have few colours: a palette halves their size."""
 
 
 def main() -> None:
@@ -83,11 +88,11 @@ def take(browser: Browser, port: int, token: str, *, scheme: Any, pages: dict[st
     page.wait_for_selector("nav")
     for name, address in pages.items():
         page.goto(f"http://127.0.0.1:{port}/#/{address}")
-        page.wait_for_selector(".jobs tbody tr" if name == "queue" else ".chart canvas, .parallel polyline")
-        page.wait_for_load_state("networkidle") if name == "compare" else page.wait_for_timeout(1500)
+        page.wait_for_selector(SHOWN[name])
+        page.wait_for_timeout(1500)  # for what is fetched after it
         file = IMAGES / f"web-{name}-{scheme}.png"
         page.screenshot(path=file)
-        Image.open(file).convert("RGB").quantize(NUM_COLORS, dither=Image.Dither.NONE).save(
+        Image.open(file).convert("RGB").save(file, optimize=True)
             file, optimize=True
         )
         print(file.relative_to(ROOT), f"{file.stat().st_size / 1000:.0f} kB")

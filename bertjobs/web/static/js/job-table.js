@@ -2,6 +2,7 @@
 
 import { fill, h, icon } from "./dom.js";
 import { ago, count, duration, number, resources, secondsBetween, since } from "./format.js";
+import { withCode } from "./notices.js";
 import { jobAddress } from "./router.js";
 import { hasEnded, isWaiting, stateLabel } from "./states.js";
 
@@ -241,7 +242,7 @@ function reasonText(job) {
     "span",
     { class: "reason", title: job.message ?? "" },
     job.reason ? h("b", {}, job.reason) : null,
-    job.message ? h("span", { class: "muted" }, job.message) : null,
+    job.message ? h("span", { class: "muted" }, withCode(job.message)) : null,
   );
 }
 

@@ -3,6 +3,7 @@
 import { get } from "../api.js";
 import { fill, h } from "../dom.js";
 import { ago, clockTime, dateTime, duration, number, secondsBetween } from "../format.js";
+import { withCode } from "../notices.js";
 import { address, jobAddress } from "../router.js";
 import { stateLabel } from "../states.js";
 
@@ -108,7 +109,7 @@ export function timelinePanel(container, { events }) {
                   "p",
                   {},
                   event.reason ? h("b", {}, event.reason, " ") : null,
-                  h("span", { class: "muted" }, event.message),
+                  h("span", { class: "muted" }, withCode(event.message ?? "")),
                 )
               : null,
           ),
@@ -143,7 +144,12 @@ export function attemptsPanel(container, { history }) {
               h("span", { class: "muted" }, duration(secondsBetween(attempt.claimed_at, attempt.ended_at))),
             ),
             attempt.reason
-              ? h("p", {}, h("b", {}, attempt.reason, " "), h("span", { class: "muted" }, attempt.message))
+              ? h(
+                  "p",
+                  {},
+                  h("b", {}, attempt.reason, " "),
+                  h("span", { class: "muted" }, withCode(attempt.message ?? "")),
+                )
               : null,
             h(
               "p",

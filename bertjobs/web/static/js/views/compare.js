@@ -88,6 +88,7 @@ class Compare {
       );
       return;
     }
+    if (!this.found) this.showChips(ids.map((id) => ({ id })));
     try {
       const found = await get("compare", { job: ids });
       if (this.isClosed || ids !== this.ids) return;
@@ -142,6 +143,7 @@ class Compare {
   }
 
   toggle(id) {
+    if (!this.found) return;
     if (!this.hiddenJobs.delete(id)) this.hiddenJobs.add(id);
     this.showChips(this.found.jobs);
     this.drawCharts();

@@ -11,7 +11,7 @@ import { CurvePanel } from "../job/curves.js";
 import { attemptsPanel, pipelinePanel, resultsPanel, timelinePanel } from "../job/history.js";
 import { LogPanel } from "../job/log.js";
 import { TrialsPanel } from "../job/trials.js";
-import { failure } from "../notices.js";
+import { failure, withCode } from "../notices.js";
 import { address } from "../router.js";
 import { hasEnded, isWaiting, stateLabel } from "../states.js";
 
@@ -266,7 +266,7 @@ function reasonLine(job) {
       ? h(
           "span",
           { class: hasEnded(job.state) && job.state !== "SUCCEEDED" ? "tone-bad" : "muted" },
-          job.message,
+          withCode(job.message),
         )
       : null,
   );
