@@ -50,6 +50,7 @@ SHOWN = {
     "compare": ".page-compare .chart canvas",
 }
 """What each page shows when it is complete."""
+NO_DITHER = Image.Dither.NONE
 WIDTH, HEIGHT = 1280, 800
 
 
@@ -92,9 +93,11 @@ def take(browser: Browser, port: int, token: str, *, scheme: Any, pages: dict[st
         page.wait_for_timeout(1500)  # for what is fetched after it
         file = IMAGES / f"web-{name}-{scheme}.png"
         page.screenshot(path=file)
-        Image.open(file).convert("RGB").save(file, optimize=True)
-            file, optimize=True
+        # A palette halves the size; this method keeps colours that few pixels have.
+        few = (
+            Image.open(file).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=NO_DITHER)
         )
+        few.save(file, optimize=True)
         print(file.relative_to(ROOT), f"{file.stat().st_size / 1000:.0f} kB")
     page.close()
 

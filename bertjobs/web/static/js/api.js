@@ -80,7 +80,8 @@ const FIRST_RETRY_MS = 500;
 const LAST_RETRY_MS = 15000;
 
 /**
- * Follow a stream of events. `handlers`: one function for each event's name, called with its data;
+ * Follow a stream of events. `handlers`: one function for each event's name, called with its data; `open` when
+ * the server has begun to note what is new, so that a snapshot fetched from then on misses nothing;
  * `resync` also after a new connection, because what was sent in between is lost. `onState("live" | "lost")`.
  * A hidden page lets go of its stream: browsers allow six connections to one server in all tabs together.
  * Returns an object with `close()`.
@@ -100,6 +101,7 @@ export function follow(path, handlers, onState = () => {}) {
       delay = FIRST_RETRY_MS;
       onState("live");
       if (wasOpen) handlers.resync?.({});
+      else handlers.open?.();
       wasOpen = true;
     });
     source.addEventListener("error", () => {
@@ -107,7 +109,7 @@ export function follow(path, handlers, onState = () => {}) {
       onState("lost");
       get("session").then(retry, (error) => error.status === 401 || retry());
     });
-    for (const [name, handle] of Object.entries(handlers))
+    for (const [name, handle] of Object.entries(handlers).filter(([name]) => name !== "open"))
       source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
     source.addEventListener("end", close);
   }

@@ -15,7 +15,8 @@ import { failure, withCode } from "../notices.js";
 import { address } from "../router.js";
 import { hasEnded, isWaiting, stateLabel } from "../states.js";
 
-const REFETCH_MS = 1000;
+const REFETCH_MS = 250;
+const NO_STREAM_MS = 2000;
 
 /** Show the job that the address names. */
 export function showJob(container, route, context) {
@@ -45,10 +46,11 @@ class JobPage {
     this.job = job;
     this.build();
     this.show();
-    // The stream is opened first and the snapshots are fetched after it, so that nothing falls between them.
+    // The snapshots are fetched once the stream is open, so that nothing falls between them.
     this.stream = follow(
       `jobs/${encodeURIComponent(job.id)}/events`,
       {
+        open: () => this.fetchParts(),
         job: (news) => this.onJob(news),
         timeline: () => this.refetchSoon(),
         metrics: ({ lines }) => this.curves.add(lines),
@@ -58,6 +60,13 @@ class JobPage {
       },
       this.setLive,
     );
+    // A server with too many streams refuses one: the page is shown all the same.
+    this.fallback = setTimeout(() => this.fetchParts(), NO_STREAM_MS);
+  }
+
+  fetchParts() {
+    clearTimeout(this.fallback);
+    this.refetch();
     this.curves.fetch();
     this.log.fetch();
     this.files.fetch();
@@ -122,7 +131,7 @@ class JobPage {
   }
 
   refetchSoon() {
-    this.refetchTimer ??= setTimeout(() => this.refetch(), REFETCH_MS / 4);
+    this.refetchTimer ??= setTimeout(() => this.refetch(), REFETCH_MS);
   }
 
   async refetch() {
@@ -215,6 +224,7 @@ class JobPage {
   close() {
     this.isClosed = true;
     clearTimeout(this.refetchTimer);
+    clearTimeout(this.fallback);
     this.stream?.close();
     this.curves?.close();
     this.log?.close();

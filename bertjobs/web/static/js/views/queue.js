@@ -60,6 +60,8 @@ class Queue {
     this.stream = follow(
       "events",
       {
+        // What happened between the first answer and the stream is in neither.
+        open: () => this.fetchSoon(),
         hello: ({ counts }) => this.showCounts(counts),
         jobs: (event) => this.onJobs(event),
         resync: () => this.fetchSoon(),
