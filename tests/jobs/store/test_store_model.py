@@ -84,6 +84,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.store.prioritize(job, priority)
             return
         assert self.store.prioritize(job, priority).priority == priority
+        self.order[job] = (-priority, self.order[job][1])
 
     @rule(job=jobs)
     def retry(self, job):
