@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import yaml
@@ -10,8 +12,13 @@ from huggingface_hub import ModelCard as HubCard
 
 from bertjobs.config import load_config
 from bertjobs.config.load import ConfigLayer
+from bertjobs.modeling import BertConfig
+from bertjobs.runs.finetune import TrainingInputs, write_model
 from bertjobs.runs.model_card import ModelCard, escaped
+from bertjobs.storage import JobDir
 from bertjobs.text.datasets.tasks import BUILT_IN
+from bertjobs.text.vocabulary import train_wordpiece
+from bertjobs.training.tasks.types import task_type
 
 
 def card(kind: str = "finetune", *, task: str | None = "snli", **values: object) -> ModelCard:
@@ -62,6 +69,33 @@ def test_it_is_written_beside_the_model(tmp_path: Path) -> None:
     card(task="swag").write(tmp_path)
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "import AutoTokenizer, BertForMultipleChoice" in text
+
+
+@pytest.mark.parametrize("task", ["cola", "stsb", "swag"])
+def test_every_model_of_a_task_is_published_with_its_card(task: str, tmp_path: Path) -> None:
+    tokenizer = train_wordpiece(["a word", "another word"], vocab_size=60)
+    size = BertConfig(
+        vocab_size=tokenizer.vocab_size, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16, max_position_embeddings=64,
+    )  # fmt: skip
+    nothing: Any = None
+    inputs = TrainingInputs(
+        task=BUILT_IN[task], source=nothing, tokenizer=tokenizer, train=nothing, valid=nothing,
+        valid_split="dev", more_valid={},
+    )  # fmt: skip
+    job_dir = JobDir(str(tmp_path), "j-1t4k7wx3m", writer="a1")
+    write_model(
+        task_type(BUILT_IN[task]).build_model(size, seed=0),
+        inputs=inputs,
+        config=load_config("finetune", ConfigLayer({"task.name": task, "model.source": "tiny"}, {})),  # type: ignore[arg-type]
+        metrics=SimpleNamespace(to_json=lambda: {"loss": 0.5}),  # type: ignore[arg-type]
+        job_dir=job_dir,
+        trained_by="j-1t4k7wx3m",
+    )
+    text = job_dir.read_bytes("model-a1/README.md").decode()
+    assert HubCard(text).data.eval_results[0].metric_value == 0.5
+    written = json.loads(job_dir.read_bytes("model-a1/config.json"))["architectures"][0]
+    assert f"import AutoTokenizer, {written}" in text
 
 
 @pytest.mark.parametrize("kind", ["classification", "regression", "multiple_choice", "span"])

@@ -106,3 +106,20 @@ def test_the_series_is_complete_before_an_evaluation_and_a_checkpoint(hooks):
     hooks.before_checkpoint()
     hooks.publish_checkpoint("step-00000004", 4)
     assert hooks._reporter.series == [1, 3, 3, "confirmed", 4, "step-00000004"]
+
+
+def test_a_tracker_gets_every_step_and_the_scores_of_each_evaluation():
+    told = []
+    tracker = SimpleNamespace(log=lambda step, values: told.append((step, values)))
+    reporter = SimpleNamespace(progress=lambda values: None, log_metrics=lambda values: None)
+    hooks = TrainingHooks(reporter, metric="accuracy", device=torch.device("cpu"), tracker=tracker)
+    hooks.on_progress(PROGRESS)
+    scores = SimpleNamespace(
+        loss=0.4, curves=lambda: {"loss": 0.4, "accuracy": 0.75}, value_of=lambda metric: 0.75
+    )
+    hooks.on_epoch(EpochResult(epoch=0, step=10, metrics=scores, is_best=True))
+    (step, values), evaluation = told
+    assert step == 10
+    assert values["train/loss"] == 0.5
+    assert {"train/step", "train/num_steps", "train/eta_s"}.isdisjoint(values)
+    assert evaluation == (10, {"dev/loss": 0.4, "dev/accuracy": 0.75})
