@@ -87,6 +87,8 @@ def _read_nodes(services: Services) -> tuple[Cluster, str | None]:
         return RayApi(address, token=token).cluster(), None
     except QueueError as e:
         return Cluster(nodes=()), str(e)
+    except (LookupError, TypeError, AttributeError):  # undocumented routes; the rest of the page goes on
+        return Cluster(nodes=()), f"What Ray at {address} answers is not known to this version."
 
 
 def nodes_document(cluster: Cluster, live: Sequence[LiveAttempt]) -> list[dict[str, Any]]:

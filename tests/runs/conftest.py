@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,25 @@ class Cluster:
         )
         assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
+
+    @contextmanager
+    def through_a_server(self) -> Iterator[dict[str, str]]:
+        """Start `bertjobs web`, and let commands reach the queue through it only; yield address and token."""
+        command = [sys.executable, "-m", "bertjobs", "web", "--port", "0", "--no-open"]
+        server = subprocess.Popen(command, env=self._env, stdout=subprocess.PIPE, text=True)
+        before, answer = self._env, server.stdout
+        assert answer is not None
+        try:
+            address, _, token = answer.readline().strip().partition("/#token=")
+            ours = {"BERTJOBS_SERVER": address, "BERTJOBS_TOKEN": token}
+            # Without the home a command that used the stack would start another one.
+            self._env = {**before, **ours, "BERTJOBS_HOME": str(self.home / "nobody")}
+            yield ours
+        finally:
+            self._env = before
+            server.send_signal(signal.SIGINT)
+            assert server.wait(timeout=30) == 0
+            answer.close()
 
     def wait_for(self, job: str, holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Ask for the job's status until it is as described."""

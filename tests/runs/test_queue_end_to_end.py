@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,25 @@ def test_the_log_and_the_curves_are_there_afterwards(cluster, finetuned, tmp_pat
     assert "steps 0 to" in cluster.run("logs", finetuned["id"])
     cluster.run("plot", finetuned["id"], "--output", str(tmp_path / "curves.png"))
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_job_runs_from_submit_to_its_log_through_the_server_of_the_page(cluster, sample, finetuned):
+    data = str(sample / "snli_1.0")
+    words = ("submit", "evaluate", "--model", finetuned["id"], "--task", "snli", "--data", data, "--wait")
+    with cluster.through_a_server() as server:
+        ended = cluster.json(*words)
+        assert ended["state"] == "SUCCEEDED"
+        assert ended["metrics"]["accuracy"] == finetuned["metrics"]["accuracy"]
+        assert "evaluate" in cluster.run("logs", ended["id"])
+        page = cluster.json("status", ended["id"])["dashboard_url"]
+        assert page.startswith(f"{server['BERTJOBS_SERVER']}/ray/#/jobs/")
+        address = f"{page.partition('#')[0]}api/jobs/bj-{ended['id']}-a1"
+        request = urllib.request.Request(
+            address, headers={"Authorization": f"Bearer {server['BERTJOBS_TOKEN']}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert json.load(answer)["status"] == "SUCCEEDED"
+    assert not (cluster.home / "nobody").exists(), "no command has started a stack"
 
 
 def test_more_gpus_than_the_cluster_has_waits_with_the_reason_and_is_cancelled_at_once(cluster, sample):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from bertjobs.jobs.ray.api import RayApi
 from bertjobs.jobs.scheduling.types import Cluster, Node
 from bertjobs.jobs.store.page_store import PageStore
 from bertjobs.web.cluster import nodes_document
@@ -106,6 +107,16 @@ def test_a_ray_that_does_not_answer_is_said_so(browser: Any, submit: Submit) -> 
     assert found["ray"]["reachable"] is False
     assert found["ray"]["problem"].startswith("Ray at http://127.0.0.1:1 does not answer")
     assert found["status"]["members"]["ray"]["state"] == "unreachable"
+
+
+def test_a_ray_that_answers_otherwise_does_not_keep_the_rest_from_being_shown(
+    browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RayApi, "cluster", lambda ray: {}["data"])
+    found = browser.get("/api/v1/cluster").json
+    assert found["ray"]["reachable"] is False
+    assert found["ray"]["problem"].endswith("is not known to this version.")
+    assert found["counts"]["QUEUED"] == 0
 
 
 def test_the_cluster_shows_who_holds_what_and_why_others_wait(

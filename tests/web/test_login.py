@@ -1,5 +1,6 @@
 """Who is let in: tokens, cookies, other hosts, other origins."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -152,6 +153,20 @@ def test_no_path_leads_out_of_the_folder_of_the_page(stranger: Any, path: str) -
 def test_a_request_that_is_too_large_is_refused(browser: Any) -> None:
     answer = browser.post("/api/v1/login", {"token": "x" * (2 << 20)})
     assert (answer.status, answer.json["error"]["code"]) == (413, "BadRequest")
+
+
+def test_no_token_and_no_cookie_is_in_a_log(
+    stranger: Any, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert services.logins.local is not None
+    token = services.logins.local.text
+    with caplog.at_level(logging.DEBUG):
+        stranger.post("/api/v1/login", {"token": "wrong-token"})
+        stranger.log_in(token).get("/api/v1/jobs?q=searched")
+        stranger.get("/api/v1/jobs", Authorization=f"Bearer {token}")
+        stranger.get("/api/v1/nothing")
+    for secret in (token, "wrong-token", stranger.cookie.partition("=")[2]):
+        assert secret not in caplog.text
 
 
 def test_the_stored_record_has_no_secret(connection: Connection) -> None:
