@@ -25,6 +25,7 @@ from typing import Any
 import aiohttp
 from bench_dispatcher import Bench, lease_of, median, row, turn_after_changes
 
+from bertjobs.errors import LeaseLost
 from bertjobs.jobs.dispatcher.loop import tune_garbage_collector
 from bertjobs.jobs.store.job_store import JobStore, connect
 from bertjobs.settings import Settings
@@ -115,7 +116,7 @@ def process(target: Any, *args: Any) -> Iterator[multiprocessing.Process]:
 
 def delays_ms(bench: Bench, page: Page) -> list[float]:
     """Return the time from a driver's report of a step until the queue's stream tells of it."""
-    job = next(name for name, job in bench.ray.jobs.items() if job.status == "RUNNING")
+    job = running(bench)[0]
     job_id, lease = job.removeprefix("bj-").rpartition("-a")[0], lease_of(bench.store, job)
     connection = http.client.HTTPConnection("127.0.0.1", page.port)
     connection.request("GET", "/api/v1/events", headers={"Authorization": f"Bearer {TOKEN}"})
@@ -132,6 +133,11 @@ def delays_ms(bench: Bench, page: Page) -> list[float]:
         time.sleep(0.013 * (step % 17))  # not in step with the server's turns
     connection.close()
     return took
+
+
+def running(bench: Bench) -> list[str]:
+    """Return the names of the attempts that run."""
+    return [name for name, job in bench.ray.jobs.items() if job.status == "RUNNING"]
 
 
 def redis_share(bench: Bench, *, for_s: float) -> float:
@@ -166,7 +172,8 @@ def reporting(store: JobStore, names: list[str], stop: threading.Event) -> None:
     while not stop.wait(1.0):
         step += 1
         for lease in leases:
-            lease.report(progress={"step": step})
+            with contextlib.suppress(LeaseLost):  # a job that a pass has ended
+                lease.report(progress={"step": step})
 
 
 def main() -> None:
@@ -181,15 +188,14 @@ def main() -> None:
         bench = Bench(connect(redis.settings()), num_nodes=options.nodes)
         bench.fill(num_waiting=options.jobs)
         bench.hear()
-        running = [name for name, job in bench.ray.jobs.items() if job.status == "RUNNING"]
-        print(f"{bench.num_waiting()} jobs wait, {len(running)} run")
+        print(f"{bench.num_waiting()} jobs wait, {len(running(bench))} run")
         ports = multiprocessing.get_context("spawn").Queue()
         with process(run_server, redis.settings(), ports) as server:
             page = Page(ports.get(timeout=60))
             measure_lists(page)
             row("server's memory, MB, nobody connected", resident_mb(server.pid))
             measure_delays(bench, page)
-            measure_streams(bench, page, server.pid, running, redis.settings())
+            measure_streams(bench, page, server.pid, redis.settings())
 
 
 def measure_lists(page: Page) -> None:
@@ -220,33 +226,33 @@ def measure_delays(bench: Bench, page: Page) -> None:
     row("                              slowest", max(took), "below 1000")
 
 
-def measure_streams(
-    bench: Bench, page: Page, server_pid: int | None, running: list[str], settings: Settings
-) -> None:
+def measure_streams(bench: Bench, page: Page, server_pid: int | None, settings: Settings) -> None:
     """Measure what open pages cost: half of them show the queue, half a job each."""
-    jobs = [name.removeprefix("bj-").rpartition("-a")[0] for name in running]
     half = NUM_STREAMS // 2
-    paths = ["/api/v1/events"] * half + [f"/api/v1/jobs/{job}/events" for job in jobs[:half]]
-    stop = threading.Event()
-    reporter = threading.Thread(target=reporting, args=(connect(settings), running[:half], stop))
-    reporter.start()
     opened = multiprocessing.get_context("spawn").Queue()
-    alone, beside = [], []
-    try:
-        idle = redis_share(bench, for_s=5)
-        for number in range(ROUNDS):
-            alone += [turn_after_changes(bench) for _ in range(5)]
-            with process(run_streams, page.port, paths, opened):
-                assert [opened.get(timeout=60) for _ in paths] == [200] * NUM_STREAMS
-                time.sleep(1.0)
-                beside += [turn_after_changes(bench) for _ in range(5)]
-                if number == ROUNDS - 1:
-                    share = redis_share(bench, for_s=10) - idle
-                    row(f"server's memory, MB, {NUM_STREAMS} open streams", resident_mb(server_pid))
+    alone, beside, share, memory_mb = [], [], 0.0, 0.0
+    store = connect(settings)
+    idle = redis_share(bench, for_s=5)
+    for number in range(ROUNDS):
+        alone += [turn_after_changes(bench) for _ in range(5)]
+        # Those of the round before may have ended: their streams would be closed.
+        names = running(bench)[:half]
+        jobs = [name.removeprefix("bj-").rpartition("-a")[0] for name in names]
+        paths = ["/api/v1/events"] * half + [f"/api/v1/jobs/{job}/events" for job in jobs]
+        stop = threading.Event()
+        reporter = threading.Thread(target=reporting, args=(store, names, stop))
+        with process(run_streams, page.port, paths, opened):
+            assert [opened.get(timeout=60) for _ in paths] == [200] * NUM_STREAMS
+            reporter.start()
             time.sleep(1.0)
-    finally:
-        stop.set()
-        reporter.join()
+            if number == ROUNDS - 1:
+                share = redis_share(bench, for_s=10) - idle
+                memory_mb = resident_mb(server_pid)
+            beside += [turn_after_changes(bench) for _ in range(5)]
+            stop.set()
+            reporter.join()
+        time.sleep(1.0)
+    row(f"server's memory, MB, {NUM_STREAMS} open streams", memory_mb)
     row(f"Redis' time for {NUM_STREAMS} open streams, % of a core", 100 * share)
     row("dispatcher's pass with 40 changes, ms: median without pages", 1e3 * median(alone))
     row(f"                                       with {NUM_STREAMS} open streams", 1e3 * median(beside))
