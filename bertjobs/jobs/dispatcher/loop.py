@@ -141,6 +141,8 @@ class Dispatcher:
         if self._store.term != self._term:  # another dispatcher may have led since
             self._term = self._store.term
             cache.clear()
+            # Where we led before ourselves, an outcome may have been refused in between, and dropped.
+            self._knows_logs = False
         if not self._knows_logs:
             self._logs.adopt(self._store.unfinished_logs())
             self._knows_logs = True
