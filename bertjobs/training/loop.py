@@ -22,6 +22,7 @@ import torch
 from bertjobs.config.finetune import TrainSection
 from bertjobs.config.pretrain import PretrainTrainSection
 from bertjobs.config.sections import OptimSection
+from bertjobs.errors import StorageError
 from bertjobs.modeling.cpu import DropoutPool, set_dropout, state_of
 from bertjobs.modeling.heads import BertForPreTraining, BertForSequenceClassification
 from bertjobs.modeling.span_head import BertForQuestionAnswering
@@ -135,6 +136,20 @@ class TrainLoop:
 
     def train(self) -> None:
         """Take steps until the budget is used, early stopping ends the run, or a hook requests a stop."""
+        try:
+            self._take_steps()
+        except StorageError:
+            # A disk that the thread of the checkpoint has filled fails whoever writes next: then its error
+            # is the one that says so.
+            if self._checkpoints:
+                self._checkpoints.finish()
+            raise
+        if self._checkpoints:
+            self._checkpoints.finish()
+        if self._profiler:
+            self._profiler.finish()
+
+    def _take_steps(self) -> None:
         self._model.train()
         self._restart_timers()
         pool = -1
@@ -154,10 +169,6 @@ class TrainLoop:
                 if self._profiler and self._profiler.after_step(batch):
                     self._restart_timers()
                 self._after_step()
-        if self._profiler:
-            self._profiler.finish()
-        if self._checkpoints:
-            self._checkpoints.finish()
 
     def load_checkpoint_weights(self, step: int) -> None:
         """Put the weights of an earlier checkpoint into the model, on all ranks."""
@@ -274,6 +285,7 @@ class TrainLoop:
         """Save the metrics log and write a checkpoint, on rank 0."""
         activity.note()
         if self._metrics_log and self._checkpoints:
+            self._checkpoints.finish()  # the one before
             self._hooks.before_checkpoint()
             # First the log: a run that resumes from this checkpoint finds the lines up to its step.
             self._metrics_log.save()

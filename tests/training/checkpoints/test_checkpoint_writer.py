@@ -133,6 +133,25 @@ def test_an_error_in_a_step_waits_for_the_thread_and_publishes_nothing(
     assert not any(thread.name == "bertjobs-checkpoint" for thread in threading.enumerate())
 
 
+def test_a_full_disk_is_told_of_the_checkpoint_that_filled_it(
+    tiny: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> str:
+        assert opens.wait(60)
+        raise StorageError("step-00000004: No space left on device")
+
+    class Hooks(tiny.MemoryHooks):  # type: ignore[misc, name-defined]
+        def on_progress(self, progress: Progress) -> None:
+            if progress.step == 6:  # the thread has filled the disk, and has not failed yet
+                opens.set()
+                raise StorageError("progress.json: No space left on device")
+
+    opens = threading.Event()
+    monkeypatch.setattr(checkpoint_writer, "store_checkpoint", full)
+    with pytest.raises(StorageError, match="step-00000004: No space left on device"):
+        tiny.run_finetune(tmp_path, tiny.make_config(**CONFIG), hooks=Hooks(), writes_behind=True)
+
+
 def test_a_kill_while_the_thread_writes_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     script = Path(__file__).with_name("killed_writer.py")
     path = os.pathsep.join([str(script.parents[1]), *sys.path])
