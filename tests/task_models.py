@@ -6,6 +6,7 @@ from pathlib import Path
 from bertjobs.config.sections import TextSection
 from bertjobs.modeling import BertConfig, build_pretraining, save_pretrained
 from bertjobs.runs.artefacts import Artefact
+from bertjobs.text.datasets.readers import Columns
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.datasets.tasks import BUILT_IN
 from bertjobs.text.vocabulary import train_wordpiece
@@ -17,6 +18,17 @@ CORPUS = [
 ]  # fmt: skip
 TASKS: dict[str, Task] = {
     **{name: BUILT_IN[name] for name in ("cola", "rte", "stsb", "swag", "squad")},
+    "topics": Task(
+        name="topics",
+        type="multi_label",
+        labels=("sport", "art", "war"),
+        label_values=("s", "a", "w"),
+        metric="f1_micro",
+        format="table",
+        columns=Columns(text_a="text_a", text_b=None, label="topics"),
+        no_label=None,
+        threshold=0.4,
+    ),
     "squad_v2": replace(BUILT_IN["squad_v2"], null_threshold=0.5),
 }
 

@@ -15,7 +15,9 @@ from bertjobs.config.sections import Count, Section, Seed, Text
 
 Algorithm = Literal["random", "grid", "bayesian"]
 Stopper = Literal["asha", "median", "none"]
-SearchMetric = Literal["accuracy", "mcc", "f1", "pearson", "spearman", "exact", "loss"]
+SearchMetric = Literal[
+    "accuracy", "mcc", "f1", "f1_micro", "f1_macro", "pearson", "spearman", "exact", "loss"
+]
 
 
 def _lists_as_choices(given: Any) -> Any:

@@ -27,6 +27,7 @@ from bertjobs.text.datasets.tasks import BUILT_IN
 CARD_FILE = "README.md"
 _PIPELINES = {
     "classification": "text-classification",
+    "multi_label": "text-classification",
     "regression": "text-classification",
     "multiple_choice": "multiple-choice",
     "span": "question-answering",
@@ -113,9 +114,9 @@ class ModelCard:
     def _summary(self) -> str:
         if self.task is None:
             what = "A BERT encoder, pretrained on masked words"
-        elif self.task.type in ("classification", "regression"):
+        elif self.task.type in ("classification", "multi_label", "regression"):
             labels = ", ".join(escaped(label) for label in self.task.labels)
-            what = f"A BERT, fine-tuned as {self.task.type}" + (
+            what = f"A BERT, fine-tuned as {self.task.type.replace('_', '-')}" + (
                 f" with the labels {labels}" if labels else ""
             )
         else:

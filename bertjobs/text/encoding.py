@@ -26,7 +26,7 @@ ENCODER_VERSION = 1
 
 _NOT_ABOUT_ROWS = (
     *("n_best", "max_answer_tokens", "null_threshold"),
-    *("class_weights", "label_smoothing", "files", "groups"),
+    *("threshold", "class_weights", "label_smoothing", "files", "groups"),
 )
 """Of a task: what changes the training, or which files are read, but not how a row is encoded."""
 

@@ -7,8 +7,8 @@ Legend: R rows.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,9 @@ class ScoredRows:
     has_classes: bool
     """Whether labels are few, so that errors per class and confusions say something."""
 
+    wrong_of_label: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Of label sets: whether each label is wrongly given or left out."""
+
     @property
     def length_R(self) -> np.ndarray:
         """Words of all texts of a row."""
@@ -68,7 +71,7 @@ def error_report(table: pa.Table, *, num_worst: int) -> dict[str, Any]:
         "error": float(rows.errors_R.mean()),
         "worst": _worst(rows, num_worst),
         "per_class": _per_class(rows) if rows.has_classes else [],
-        "confusions": _confusions(rows) if rows.has_classes and rows.type != "span" else [],
+        "confusions": _confusions(rows) if rows.type in ("classification", "multiple_choice") else [],
         "per_length": _per_length(rows),
     }
 
@@ -99,6 +102,8 @@ def _type_of(table: pa.Table) -> tuple[Callable[[pa.Table], ScoredRows], np.ndar
     is_labelled_R = ~np.asarray(table["label"].is_null().to_numpy(zero_copy_only=False))
     if "endings" in table.column_names:
         return _score_endings, is_labelled_R
+    if pa.types.is_list(table["prediction"].type):
+        return _score_label_sets, is_labelled_R
     is_score = pa.types.is_floating(table["prediction"].type)
     return (_score_scores if is_score else _score_labels), is_labelled_R
 
@@ -123,6 +128,22 @@ def _of_classes(
     wrong_R = np.array([a != b for a, b in zip(labels, predictions, strict=True)], dtype=np.float64)
     losses_R = -np.log(np.maximum(probability_R, _SMALLEST))
     return _rows(type_, table, labels, predictions, losses_R, wrong_R, has_classes=True)
+
+
+def _score_label_sets(table: pa.Table) -> ScoredRows:
+    labels, predictions = table["label"].to_pylist(), table["prediction"].to_pylist()
+    names = [name.removeprefix("p_") for name in table.column_names if name.startswith("p_")]
+    is_true_RC = np.array([[name in row for name in names] for row in labels])
+    is_predicted_RC = np.array([[name in row for name in names] for row in predictions])
+    p_RC = np.stack([table[f"p_{name}"].to_numpy().astype(np.float64) for name in names], axis=1)
+    own_RC = np.maximum(np.where(is_true_RC, p_RC, 1 - p_RC), _SMALLEST)
+    losses_R = -np.log(own_RC).mean(axis=1)
+    wrong_RC = is_true_RC != is_predicted_RC
+    rows = _rows(
+        "multi_label", table, labels, predictions, losses_R, wrong_RC.any(axis=1).astype(np.float64),
+        has_classes=True,
+    )  # fmt: skip
+    return replace(rows, wrong_of_label={name: wrong_RC[:, i] for i, name in enumerate(names)})
 
 
 def _score_scores(table: pa.Table) -> ScoredRows:
@@ -190,6 +211,16 @@ def _worst(rows: ScoredRows, count: int) -> list[dict[str, Any]]:
 
 
 def _per_class(rows: ScoredRows) -> list[dict[str, Any]]:
+    """Return the errors of each label; of label sets those of the rows where it applies or is predicted."""
+    if rows.type == "multi_label":
+        return [
+            _part(
+                {"label": name},
+                replace(rows, errors_R=wrong_R.astype(np.float64)),
+                [name in a or name in b for a, b in zip(rows.labels, rows.predictions, strict=True)],
+            )
+            for name, wrong_R in rows.wrong_of_label.items()
+        ]
     of_class = rows.labels
     if rows.type == "span":
         of_class = ["answer" if label else "no answer" for label in rows.labels]
@@ -218,6 +249,6 @@ def _part(name: dict[str, Any], rows: ScoredRows, is_part_R: Sequence[bool] | np
     chosen = np.asarray(is_part_R, dtype=bool)
     return name | {
         "rows": int(chosen.sum()),
-        "error": float(rows.errors_R[chosen].mean()),
-        "mean_loss": float(rows.losses_R[chosen].mean()),
+        "error": float(rows.errors_R[chosen].mean()) if chosen.any() else 0.0,
+        "mean_loss": float(rows.losses_R[chosen].mean()) if chosen.any() else 0.0,
     }

@@ -9,16 +9,18 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from bertjobs.config.sections import Precision, TextSection
 from bertjobs.modeling.cpu import accelerate
 from bertjobs.text.datasets.examples import example_format
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.encoding import EncodedTable
+from bertjobs.text.ragged import Int64s
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.truncation import uncut_sequence_lengths
 from bertjobs.training.batches import BatchLoader, Microbatch
-from bertjobs.training.device_feed import on_device
+from bertjobs.training.device_feed import from_device, on_device
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.inference import MAX_MICROBATCH_TOKENS
 from bertjobs.training.monitoring import activity
@@ -64,11 +66,10 @@ class Predictor:
         loader = self._loader(table)
         found: Floats | None = None
         with torch.inference_mode(), autocast(self._device, self._dtype):
-            for microbatch in on_device(self._microbatches(loader), self._device):
-                rows, outputs = self._type.outputs(self._model(microbatch.inputs).float(), microbatch)
+            for rows, outputs_RK in from_device(self._on_device_outputs(loader)):
                 if found is None:
-                    found = np.empty((table.num_rows, outputs.shape[1]), dtype=np.float32)
-                found[rows] = outputs
+                    found = np.empty((table.num_rows, outputs_RK.shape[1]), dtype=np.float32)
+                found[rows] = outputs_RK
                 activity.note()
         assert found is not None, "there is a row"
         return found
@@ -80,6 +81,10 @@ class Predictor:
             return uncut, uncut
         uncut = encoded.sum_by_row(uncut_sequence_lengths(encoded.lengths_a, encoded.lengths_b))
         return self._loader(encoded).lengths, uncut
+
+    def _on_device_outputs(self, loader: BatchLoader) -> Iterator[tuple[Int64s, Tensor]]:
+        for microbatch in on_device(self._microbatches(loader), self._device):
+            yield self._type.outputs(self._model(microbatch.inputs).float(), microbatch)
 
     def _microbatches(self, loader: BatchLoader) -> Iterator[Microbatch]:
         longest_first = np.argsort(-loader.lengths, kind="stable")

@@ -136,3 +136,25 @@ def test_a_damaged_file_is_refused():
 def test_another_table_is_refused():
     with pytest.raises(DataError, match="The table has no predictions; its columns are a"):
         error_report(pa.table({"a": [1]}), num_worst=1)
+
+
+def test_label_sets_have_the_errors_of_each_label():
+    table = pa.table(
+        {
+            "index": [0, 1, 2],
+            "text_a": ["a", "b", "c"],
+            "label": pa.array([["x"], [], ["x", "y"]], pa.list_(pa.string())),
+            "prediction": pa.array([["x"], ["y"], ["x"]], pa.list_(pa.string())),
+            "p_x": pa.array([0.75, 0.25, 0.75], pa.float32()),
+            "p_y": pa.array([0.25, 0.75, 0.25], pa.float32()),
+        }
+    )
+    report = error_report(table, num_worst=1)
+    assert (report["type"], report["error"]) == ("multi_label", pytest.approx(2 / 3))
+    assert [(p["label"], p["rows"], p["error"]) for p in report["per_class"]] == [
+        ("x", 2, 0.0),
+        ("y", 2, 1.0),
+    ]
+    (worst,) = report["worst"]
+    assert (worst["index"], worst["label"], worst["prediction"]) == (1, [], ["y"])
+    assert worst["loss"] == pytest.approx((math.log(4) - math.log(0.75)) / 2)

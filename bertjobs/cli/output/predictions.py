@@ -12,25 +12,25 @@ if TYPE_CHECKING:  # their modules import torch
     from bertjobs.runs.predict.predict_rows import PredictedRows
     from bertjobs.training.tasks.task_type import RankedValue
 
-NO_ANSWER = "(no answer)"
+NO_ANSWER, NO_LABEL = "(no answer)", "(no label)"
 
 
 def print_predictions(found: PredictedRows, *, top_k: int | None) -> None:
-    """Print the best value of each row, or its `top_k` best (None: all)."""
+    """Print what is predicted for each row, or its `top_k` best values (None: all)."""
     num_endings, is_span = len(found.task.columns.endings), found.task.type == "span"
-    rows = list(zip(found.texts, found.ranked, strict=True))
-    if len(rows) > 1 and top_k == 1:
+    rows = list(zip(found.texts, found.shown(top_k=top_k), strict=True))
+    if len(rows) > 1 and top_k == 1 and all(len(shown) == 1 for _, shown in rows):
         lines = [[*_cells(v[0], t[len(t) - num_endings :]), printable(" | ".join(t))] for t, v in rows]
         _print_rows(lines)
         return
-    for place, (texts, ranked) in enumerate(rows):
+    for place, (texts, shown) in enumerate(rows):
         if place:
             print_line("")
         endings = texts[len(texts) - num_endings :]
         # A context may be a page long, and endings are named beside their probabilities.
         for text in texts[:1] if is_span else texts[: len(texts) - num_endings]:
             print_line(printable(text))
-        _print_rows([["", *_cells(value, endings)] for value in ranked[:top_k]])
+        _print_rows([["", *_cells(value, endings)] for value in shown] or [["", NO_LABEL]])
         if found.null_odds is not None:
             print_line(f"  null odds {found.null_odds[place]:.4f}")
 

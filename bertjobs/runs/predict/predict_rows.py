@@ -54,6 +54,12 @@ class PredictedRows:
     null_odds: list[float] | None
     """Of questions that may have no answer: how much better that scores than the best answer, in logits."""
 
+    def shown(self, *, top_k: int | None) -> list[list[RankedValue]]:
+        """Return what is shown of each row: what is predicted, or its `top_k` best values, or (None) all."""
+        if top_k == 1:
+            return [[value for value in ranked if value.is_predicted] for ranked in self.ranked]
+        return [ranked[:top_k] for ranked in self.ranked]
+
 
 def predict_texts(
     given: GivenTexts, *, config: PredictConfig, settings: Settings, warn: Warn

@@ -25,19 +25,21 @@ def write_prediction_file(path: Path, found: PredictedRows) -> None:
 
 def to_json(found: PredictedRows, *, model: str, top_k: int | None) -> dict[str, Any]:
     """Return the document of `--json`. top_k: how many candidates of each row; None: all."""
+    predictions = found.table["prediction"].to_pylist()
+    rows = zip(found.texts, found.ranked, found.shown(top_k=top_k), predictions, strict=True)
     return {
         "model": model,
         "task": {"name": found.task.name, "type": found.task.type},
         "predictions": [
             {
                 "texts": dict(zip(found.task.columns.texts, texts, strict=True)),
-                "prediction": ranked[0].value,
-                "probability": ranked[0].probability,
-                "candidates": [_candidate(value) for value in ranked[:top_k]],
+                "prediction": prediction,
+                "probability": None if isinstance(prediction, list) else ranked[0].probability,
+                "candidates": [_candidate(value) for value in shown],
             }
             | ({} if found.null_odds is None else {"null_odds": found.null_odds[number]})
             | ({"start": ranked[0].start, "end": ranked[0].end} if found.task.type == "span" else {})
-            for number, (texts, ranked) in enumerate(zip(found.texts, found.ranked, strict=True))
+            for number, (texts, ranked, shown, prediction) in enumerate(rows)
         ],
     }
 

@@ -116,7 +116,9 @@ def task_of_weights(loaded: LoadedModel) -> Task:
     labels = loaded.labels
     if labels is None or len(labels) != num_outputs:
         labels = tuple(f"LABEL_{i}" for i in range(num_outputs))
-    return _task(name, labels=labels, columns=columns)
+    is_set = loaded.problem_type == "multi_label_classification"
+    type_, metric = ("multi_label", "f1_micro") if is_set else ("classification", "accuracy")
+    return _task(name, type=type_, metric=metric, labels=labels, columns=columns)
 
 
 def _task(name: str, *, labels: tuple[str, ...] = (), **fields: object) -> Task:

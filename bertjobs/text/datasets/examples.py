@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertjobs.text.datasets.readers import Row
-from bertjobs.text.datasets.task import Task, TypeName
+from bertjobs.text.datasets.task import LABEL_SEPARATOR, Task, TypeName
 from bertjobs.text.encoding import encode_table
 from bertjobs.text.spans.question_table import SCHEMA
 from bertjobs.text.spans.windows import encode_questions
@@ -82,6 +82,36 @@ class ExampleFormat:
         return {name: int((labels == number).sum()) for number, name in enumerate(self.task.labels)}
 
 
+class LabelSetFormat(ExampleFormat):
+    """Several labels per text, or none: bit i of `label` says whether label i applies."""
+
+    target_type = pa.int64()
+
+    def target(self, row: Row) -> int:
+        """Return the labels as bits. Raises: WrongRow: one is not known."""
+        labels = row.label
+        if isinstance(labels, str):
+            labels = [label.strip() for label in labels.split(LABEL_SEPARATOR) if label.strip()]
+        for label in labels:
+            if label not in self._number_of:
+                known = ", ".join(self.task.label_values)
+                raise WrongRow(f"the label {label[:80]!r} is not one of {known}")
+        return sum(1 << number for number in {self._number_of[label] for label in labels})
+
+    def label_counts(self, table: pa.Table) -> dict[str, int]:
+        """Count the rows to which each label applies."""
+        sets = label_sets(table["label"].to_numpy(), self.task.labels)
+        return {name: sum(name in labels for labels in sets if labels) for name in self.task.labels}
+
+
+def label_sets(bits_R: np.ndarray, labels: Sequence[str]) -> list[list[str] | None]:
+    """Return the labels of each row; None where it is not labelled."""
+    return [
+        None if bits < 0 else [label for i, label in enumerate(labels) if bits >> i & 1]
+        for bits in bits_R.tolist()
+    ]
+
+
 class RegressionFormat(ExampleFormat):
     """A score in place of a label."""
 
@@ -92,7 +122,7 @@ class RegressionFormat(ExampleFormat):
         """Return the score. Raises: WrongRow: it is not a number, or outside of the task's range."""
         try:
             score = float(row.label)
-        except ValueError:
+        except (ValueError, TypeError):
             raise WrongRow(f"the score {row.label[:80]!r} is not a number") from None
         low, high = self.task.score_range or (-math.inf, math.inf)
         if not (math.isfinite(score) and low <= score <= high):
@@ -200,6 +230,7 @@ class SpanFormat(ExampleFormat):
 
 _FORMATS: dict[TypeName, type[ExampleFormat]] = {
     "classification": ExampleFormat,
+    "multi_label": LabelSetFormat,
     "regression": RegressionFormat,
     "multiple_choice": ChoiceFormat,
     "span": SpanFormat,

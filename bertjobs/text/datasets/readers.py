@@ -147,8 +147,13 @@ def _row(number: int, line: str, columns: Columns) -> Row | BadRow:
     return Row(number, tuple(texts), label_text(fields.get(columns.label)))
 
 
-def label_text(value: Any) -> str | None:
-    """Return a label as text, as the task's `label_values` are written; None where the cell is empty."""
+def label_text(value: Any) -> str | tuple[str, ...] | None:
+    """Return a label as text, as the task's `label_values` are written; None where the cell is empty.
+
+    A list becomes a tuple of texts.
+    """
+    if isinstance(value, list):
+        return tuple(str(label_text(item) or "") for item in value)
     if value is None or value == "" or value != value:  # NaN is pandas' empty cell
         return None
     if isinstance(value, float) and value.is_integer():

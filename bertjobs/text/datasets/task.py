@@ -10,16 +10,20 @@ from typing import Any, Literal, get_args
 
 from bertjobs.text.datasets.readers import Columns, Reader
 
-TypeName = Literal["classification", "regression", "multiple_choice", "span"]
-TYPES: tuple[str, ...] = get_args(TypeName)
-Metric = Literal["accuracy", "mcc", "f1", "pearson", "spearman", "exact"]
+TypeName = Literal["classification", "multi_label", "regression", "multiple_choice", "span"]
+TYPES: tuple[str, ...] = tuple(name for name in get_args(TypeName) if name != "multi_label")
+"""As task files name them; `multi_label` is classification there."""
+Metric = Literal["accuracy", "mcc", "f1", "f1_micro", "f1_macro", "pearson", "spearman", "exact"]
 METRICS: dict[TypeName, tuple[Metric, ...]] = {
     "classification": ("accuracy", "mcc", "f1"),
+    "multi_label": ("f1_micro", "f1_macro", "accuracy"),
     "regression": ("pearson", "spearman"),
     "multiple_choice": ("accuracy",),
     "span": ("f1", "exact"),
 }
 """What the best checkpoint can be chosen by, for each type of task; the first is the default."""
+LABEL_SEPARATOR = "|"
+"""Between the labels of a text in a cell of CSV or TSV; alone it says that no label applies."""
 METRIC_NAMES: tuple[str, ...] = (*get_args(Metric), "loss")
 """What an evaluation of any type may report, in the order in which it is shown."""
 
@@ -48,6 +52,8 @@ class Task:
     type: TypeName = "classification"
     score_range: tuple[float, float] | None = None
     """Of regression: the lowest and the highest score; None where any number is one."""
+    threshold: float = 0.5
+    """Of several labels per text: the probability above which a label is predicted."""
     unanswerable: bool = False
     """Of spans: whether a question may have no answer, as in SQuAD v2.0."""
     n_best: int = 20

@@ -8,6 +8,8 @@
     no_label: "-"                               # optional: the label value of rows without a label
     class_weights: {against: 1, favour: 3}      # optional
     label_smoothing: 0.1                        # optional; of multiple_choice too
+    multi_label: true                           # optional, of classification: a text has any number of labels
+    threshold: 0.5                              # optional, of these: the probability above which one holds
     range: [0, 5]                               # optional, of regression: the lowest and the highest score
     files: {dev_2020: old.csv, dev_2024: new.csv}      # optional: further splits
     groups: {dev: [dev_2020, dev_2024]}                # optional: splits that are evaluated together
@@ -19,12 +21,20 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bertjobs.config.presets import read_yaml
 from bertjobs.errors import ConfigError
 from bertjobs.text.datasets.readers import Columns
-from bertjobs.text.datasets.task import METRICS, TYPES, SplitFiles, Task, TypeName, choice_labels
+from bertjobs.text.datasets.task import (
+    LABEL_SEPARATOR,
+    METRICS,
+    TYPES,
+    SplitFiles,
+    Task,
+    TypeName,
+    choice_labels,
+)
 
 _SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".feather")
 _STEMS = {"train": ("train",), "dev": ("dev", "valid", "validation", "val"), "test": ("test",)}
@@ -44,13 +54,15 @@ QUESTION_FILES = SplitFiles(
 
 _KEYS = ("name", "type", "columns", "labels", "metric", "no_label", "files", "groups")
 _KEYS_OF: dict[TypeName, tuple[str, ...]] = {
-    "classification": ("class_weights", "label_smoothing"),
+    "classification": ("class_weights", "label_smoothing", "multi_label"),
+    "multi_label": ("multi_label", "threshold"),
     "regression": ("range",),
     "multiple_choice": ("label_smoothing",),
 }
 """What a task file of each type may say besides."""
 _COLUMNS_OF: dict[TypeName, tuple[str, ...]] = {
     "classification": ("text_a", "text_b", "label"),
+    "multi_label": ("text_a", "text_b", "label"),
     "regression": ("text_a", "text_b", "label"),
     "multiple_choice": ("text_a", "text_b", "endings", "label"),
 }
@@ -67,9 +79,14 @@ def read_task_file(path: Path) -> Task:
     type_ = content.get("type", "classification")
     if type_ == "span":
         return _span_task(content, path)
-    if not isinstance(type_, str) or type_ not in _KEYS_OF:
+    if not isinstance(type_, str) or type_ not in TYPES:
         raise _error(path, f"type {type_!r} is not known", f"Choose one of {', '.join(TYPES)}.")
-    has_labels = type_ == "classification"  # the endings are the labels of multiple choice
+    return _table_task(_type_of(type_, content, path), content, path)
+
+
+def _table_task(type_: TypeName, content: Mapping[str, Any], path: Path) -> Task:
+    """Return a task whose files are tables with named columns."""
+    has_labels = type_ in ("classification", "multi_label")  # those of multiple choice are its endings
     keys = tuple(key for key in _KEYS if has_labels or key != "labels") + _KEYS_OF[type_]
     required = ("columns", "labels") if has_labels else ("columns",)
     _check_keys(content, keys, required=required, what="key", path=path)
@@ -77,6 +94,8 @@ def read_task_file(path: Path) -> Task:
     values = names = choice_labels(len(columns.endings))
     if has_labels:
         values, names = _labels(content["labels"], path)
+    if type_ == "multi_label":
+        _check_label_set(values, path)
     metric = content.get("metric", METRICS[type_][0])
     if metric not in METRICS[type_]:
         raise _error(path, f"metric {metric!r} is not known", f"Choose one of {', '.join(METRICS[type_])}.")
@@ -85,6 +104,7 @@ def read_task_file(path: Path) -> Task:
         score_range=_range(content["range"], path) if "range" in content else None,
         class_weights=_weights(content.get("class_weights"), values, path),
         label_smoothing=_smoothing(content.get("label_smoothing", 0.0), path),
+        threshold=_threshold(content.get("threshold", 0.5), path),
         **_splits(content, path),
         name=_text(content["name"], "name", path) if "name" in content else path.stem,
         labels=names,
@@ -170,6 +190,35 @@ def _smoothing(given: Any, path: Path) -> float:
         raise _error(
             path, f"label_smoothing must be from 0 up to less than 1, but is {given!r}", "0.1 is usual."
         )
+    return float(given)
+
+
+def _type_of(given: str, content: Mapping[str, Any], path: Path) -> TypeName:
+    is_multi_label = content.get("multi_label", False)
+    if given != "classification" or is_multi_label is False:
+        return cast(TypeName, given)
+    if is_multi_label is not True:
+        raise _error(path, f"multi_label: {is_multi_label!r} is not true or false", "Give true or false.")
+    return "multi_label"
+
+
+_MAX_LABELS = 62  # they are the bits of an int64
+
+
+def _check_label_set(values: tuple[str, ...], path: Path) -> None:
+    if len(values) > _MAX_LABELS:
+        raise _error(
+            path, f"labels lists {len(values)}, and multi_label has {_MAX_LABELS} at most", "Give fewer."
+        )
+    for value in values:
+        if LABEL_SEPARATOR in value:
+            what = f"the label {value!r} contains {LABEL_SEPARATOR}, which separates labels"
+            raise _error(path, what, "Rename it in the data.")
+
+
+def _threshold(given: Any, path: Path) -> float:
+    if not _is_number(given) or not 0 < given < 1:
+        raise _error(path, f"threshold must be between 0 and 1, but is {given!r}", "0.5 is usual.")
     return float(given)
 
 

@@ -21,9 +21,20 @@ _NAMES = {
     "f1": "F1",
     "pearson": "Pearson",
     "spearman": "Spearman",
+    "f1_micro": "micro F1",
+    "f1_macro": "macro F1",
     "exact": "exact match",
 }
-_MARKERS = {"accuracy": "o", "mcc": "s", "f1": "^", "pearson": "o", "spearman": "s", "exact": "o"}
+_MARKERS = {
+    "accuracy": "o",
+    "mcc": "s",
+    "f1": "^",
+    "pearson": "o",
+    "spearman": "s",
+    "exact": "o",
+    "f1_micro": "^",
+    "f1_macro": "v",
+}
 _PARTS = {"mlm_loss": "masked tokens", "nsp_loss": "pairs"}
 _DPI = 120
 

@@ -100,7 +100,8 @@ class Regression(TaskType[RegressionMetrics]):
         }
 
     def ranked(self, table: pa.Table, outputs_RK: Floats) -> list[list[RankedValue]]:
-        return [[RankedValue(value=score, probability=None)] for score in outputs_RK[:, 0].tolist()]
+        scores = outputs_RK[:, 0].tolist()
+        return [[RankedValue(value=s, probability=None, is_predicted=True)] for s in scores]
 
     def submission_values(self, outputs_RK: Floats) -> list[str]:
         """Return the scores within the task's range, to three digits."""

@@ -260,8 +260,9 @@ def _ranked(answers: QuestionAnswers, predicted: str) -> list[RankedValue]:
             probability=c.probability,
             start=c.start if c.text else None,
             end=c.end if c.text else None,
+            is_predicted=not place,
         )
-        for c in candidates
+        for place, c in enumerate(candidates)
     ]
 
 

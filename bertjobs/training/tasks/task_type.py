@@ -65,6 +65,8 @@ class RankedValue:
     start: int | None = None
     """Of an answer: offset of its first character in the context; None where there is no answer."""
     end: int | None = None
+    is_predicted: bool = False
+    """Whether it is what is predicted; of label sets several are, or none."""
 
 
 M = TypeVar("M", bound=TaskMetrics, covariant=True)
@@ -176,13 +178,22 @@ class TaskType(ABC, Generic[M]):
         return {}
 
 
-def ranked_labels(labels: Sequence[str | int], probabilities_RC: Floats) -> list[list[RankedValue]]:
-    """Return labels with their probabilities, the most probable first; NaN where a row has no such label."""
+def ranked_labels(
+    labels: Sequence[str | int], probabilities_RC: Floats, *, threshold: float | None = None
+) -> list[list[RankedValue]]:
+    """Return labels with their probabilities, the most probable first; NaN where a row has no such label.
+
+    threshold: above which labels are predicted; None: the most probable one is.
+    """
     order_RC = np.argsort(-probabilities_RC, axis=1, kind="stable")
     return [
         [
-            RankedValue(value=labels[i], probability=float(row[i]))
-            for i in order.tolist()
+            RankedValue(
+                value=labels[i],
+                probability=float(row[i]),
+                is_predicted=not place if threshold is None else bool(row[i] > threshold),
+            )
+            for place, i in enumerate(order.tolist())
             if not np.isnan(row[i])
         ]
         for row, order in zip(probabilities_RC, order_RC, strict=True)

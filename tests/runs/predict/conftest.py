@@ -18,7 +18,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     for name, task in TASKS.items():
         write_model(folder / name, task)
-    for name in ("cola", "swag", "squad", "stsb"):
+    for name in ("cola", "swag", "squad", "stsb", "topics"):
         write_model(folder / f"plain-{name}", TASKS[name], has_artefact=False)
     write_model(folder / "pretrained", None)
     return folder

@@ -282,3 +282,16 @@ def test_more_candidates_than_there_are_are_all_of_them(predict):
     found = predict.texts("squad", "who", context="he")
     (entry,) = to_json(found, model="m", top_k=50)["predictions"]
     assert [candidate["value"] for candidate in entry["candidates"]] == ["he"]
+
+
+def test_of_several_labels_all_above_the_threshold_are_predicted(predict):
+    found = predict.texts("topics", "a crane is flying", "the old tower")
+    for ranked, predicted in zip(found.ranked, found.table["prediction"].to_pylist(), strict=True):
+        above = {value.value for value in ranked if value.probability > 0.4}
+        assert {value.value for value in ranked if value.is_predicted} == set(predicted) == above
+        assert len(ranked) == 3
+    (entry, _) = to_json(found, model="m", top_k=1)["predictions"]
+    assert entry["prediction"] == found.table["prediction"][0].as_py()
+    assert len(entry["candidates"]) == len(entry["prediction"])
+    plain = predict.texts("plain-topics", "a crane is flying").ranked[0]
+    assert [v.probability for v in plain] == pytest.approx([v.probability for v in found.ranked[0]])

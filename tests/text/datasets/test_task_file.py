@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from bertjobs.errors import ConfigError
+from bertjobs.errors import ConfigError, DataError
+from bertjobs.text.datasets.examples import example_format
+from bertjobs.text.datasets.read_split import read_split
 from bertjobs.text.datasets.readers import Columns
 from bertjobs.text.datasets.splits import expand_splits, find_split
 from bertjobs.text.datasets.task import Task
@@ -111,6 +114,25 @@ def test_weights_and_splits_of_ones_own_are_read(tmp_path: Path) -> None:
     assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
+def test_several_labels_per_text_are_read_from_cells_and_lists(tmp_path: Path) -> None:
+    content = BASE + "labels: {a: first, b: second, c: third}\nmulti_label: true\nthreshold: 0.3"
+    task = resolve_task(write(tmp_path, content))
+    assert (task.type, task.metric, task.threshold) == ("multi_label", "f1_micro", 0.3)
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+    (tmp_path / "train.csv").write_text("t,l\nx,a|c\ny,b\nz,|\n")
+    (tmp_path / "train.jsonl").write_text(
+        '{"t": "x", "l": ["c", "a"]}\n{"t": "y", "l": ["b"]}\n{"t": "z", "l": []}\n'
+    )
+    rows: Any = {"on_bad_row": "error", "cache": tmp_path, "require_labels": True}
+    for name in ("train.csv", "train.jsonl"):
+        table = read_split(task, str(tmp_path / name), split="train", **rows).table
+        assert table["label"].to_pylist() == [5, 2, 0]
+        assert example_format(task).label_counts(table) == {"first": 1, "second": 1, "third": 1}
+    (tmp_path / "bad.csv").write_text("t,l\nx,a|d\n")
+    with pytest.raises(DataError, match=r"bad\.csv, line 2: the label 'd' is not one of a, b, c"):
+        read_split(task, str(tmp_path / "bad.csv"), split="train", **rows)
+
+
 LABELS = BASE + "labels: [a, b]\n"
 REGRESSION = BASE + "type: regression"
 CHOICE = "type: multiple_choice\ncolumns: {text_a: t, endings: %s, label: l}"
@@ -128,6 +150,12 @@ CHOICE = "type: multiple_choice\ncolumns: {text_a: t, endings: %s, label: l}"
         (CHOICE % "[x]", "columns.endings must list the columns of at least two endings, but is ['x']."),
         (LABELS + "class_weights: {c: 1}", "class_weights: 'c' is not a label. The labels are: a, b."),
         (LABELS + "class_weights: {a: 0}", "class_weights: 0 is not a positive number."),
+        (LABELS + "multi_label: 1", "multi_label: 1 is not true or false. Give true or false."),
+        (LABELS + "multi_label: true\nthreshold: 1", "threshold must be between 0 and 1, but is 1."),
+        (LABELS + "multi_label: true\nmetric: mcc", "metric 'mcc' is not known. Choose one of f1_micro, "),
+        (LABELS + "multi_label: true\nclass_weights: {a: 2}", "unknown key 'class_weights'."),
+        (LABELS + "threshold: 0.3", "unknown key 'threshold'."),
+        (BASE + "labels: [a|b, c]\nmulti_label: true", "the label 'a|b' contains |, which separates"),
         (LABELS + "label_smoothing: 1", "label_smoothing must be from 0 up to less than 1"),
         (LABELS + "groups: {dev: [odd]}", "groups.dev must list splits, but is ['odd']."),
         (LABELS + "files: {a/b: c.csv}", "the split 'a/b' is not a name."),

@@ -36,9 +36,14 @@ MARKS = Task(
     name="marks", labels=("no", "maybe", "yes"), label_values=("no", "maybe", "yes"), metric="accuracy",
     format="table", columns=Columns(text_a="a", text_b="b", label="label"), no_label=None,
 )  # fmt: skip
-TASKS = {"classification": MARKS, "regression": STSB, "multiple_choice": SWAG}
+SETS = Task(**{**vars(MARKS), "type": "multi_label", "metric": "f1_micro"})
+TASKS = {"classification": MARKS, "multi_label": SETS, "regression": STSB, "multiple_choice": SWAG}
 THEIRS = {
     "classification": (transformers.AutoModelForSequenceClassification, {"num_labels": 3}),
+    "multi_label": (
+        transformers.AutoModelForSequenceClassification,
+        {"num_labels": 3, "problem_type": "multi_label_classification"},
+    ),
     "regression": (
         transformers.AutoModelForSequenceClassification, {"num_labels": 1, "problem_type": "regression"},
     ),
@@ -64,6 +69,8 @@ def rows_of(name: str, tiny: ModuleType, num_rows: int = 22, *, labelled: bool =
         labels = pa.array(table.labels)
         if name == "regression":
             labels = pa.array(rng.random(num_rows) * 5, pa.float32())
+        if name == "multi_label":
+            labels = pa.array(rng.integers(0, 8, num_rows), pa.int64())
     if not labelled:
         labels = pa.array(np.full(num_rows, np.nan if name == "regression" else -1), labels.type)
     return EncodedTable.from_arrow(pa.table(columns | {"label": labels}))
@@ -142,10 +149,14 @@ def test_our_model_opens_in_transformers_with_the_same_logits_and_loss(
     reference, report = THEIRS[name][0].from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     logits = their_logits(reference.eval(), table, name)
-    expected = logits if name == "regression" else logits.softmax(dim=-1)
+    expected = {"regression": logits, "multi_label": logits.sigmoid()}.get(name, logits.softmax(dim=-1))
     np.testing.assert_allclose(outputs_of(model, table, task, tiny), expected.numpy(), atol=1e-5)
     targets = torch.from_numpy(table.labels.copy())
-    if name == "regression":
+    if name == "multi_label":  # the loss of `transformers` itself, which is a mean over rows and labels
+        sets = torch.stack([targets >> i & 1 for i in range(3)], dim=1).float()
+        assert reference.config.problem_type == "multi_label_classification"
+        loss = torch.nn.BCEWithLogitsLoss()(logits, sets) * table.num_rows
+    elif name == "regression":
         loss = torch.nn.functional.mse_loss(logits.squeeze(1), targets, reduction="sum")
     else:
         loss = torch.nn.functional.cross_entropy(logits, targets.long(), reduction="sum")
@@ -166,7 +177,7 @@ def test_their_model_opens_here_with_the_same_outputs(name: str, tiny: ModuleTyp
     task, table = task_type(TASKS[name]), rows_of(name, tiny)
     model = task.build_model(load_weights(tmp_path, cache=tmp_path), seed=1).eval()
     logits = their_logits(reference, table, name)
-    expected = logits if name == "regression" else logits.softmax(dim=-1)
+    expected = {"regression": logits, "multi_label": logits.sigmoid()}.get(name, logits.softmax(dim=-1))
     np.testing.assert_allclose(outputs_of(model, table, task, tiny), expected.numpy(), atol=1e-5)
 
 
@@ -179,6 +190,7 @@ def test_a_model_with_the_head_of_another_task_is_refused(
     loaded = load_weights(tmp_path, cache=tmp_path)
     messages = {
         "classification": "has the head of another type of task: it is a BertForSequenceClassification, not",
+        "multi_label": "has the head of another type of task: it is a BertForSequenceClassification, not",
         "regression": "has the head of another type of task: it is a BertForSequenceClassification, not",
         "multiple_choice": "has the head of another type of task: it is a BertForMultipleChoice, not",
     }
@@ -276,3 +288,40 @@ def test_class_weights_and_label_smoothing_are_those_of_pytorch(tiny: ModuleType
         )
         ours = task.loss_sum(logits_BC, part) / task.loss_weight(table, rows)
     assert float(ours) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_of_label_sets_are_those_of_scikit_learn(seed: int, tiny: ModuleType) -> None:
+    rng = np.random.default_rng(seed)
+    task = task_type(Task(**{**vars(SETS), "threshold": 0.4}))
+    table = rows_of("multi_label", tiny, 40)
+    bits = rng.integers(-1, 8, 40)  # some rows have no labels to compare with
+    logits = torch.from_numpy(rng.normal(size=(40, 3)).astype(np.float32))
+    table = EncodedTable(**{**vars(table), "labels": bits})
+    counts = task.start_counts(table, batch_size=8, device=CPU)
+    for part in loader_of(table, task, tiny).microbatches(np.arange(40), min_microbatches=4):
+        counts.add(logits[part.rows_B], part)
+    metrics = counts.metrics(current_ranks())
+    known = bits >= 0
+    truth = (bits[known, None] >> np.arange(3)) & 1
+    guesses = (logits.sigmoid().numpy()[known] > 0.4).astype(int)
+    for average, found in (("micro", metrics.f1_micro), ("macro", metrics.f1_macro)):
+        expected = sklearn.metrics.f1_score(truth, guesses, average=average, zero_division=0)
+        assert found == pytest.approx(expected, rel=1e-12)
+    assert metrics.accuracy == sklearn.metrics.accuracy_score(truth, guesses)
+    assert metrics.num_examples == known.sum()
+    correct = task.is_correct(table, logits.sigmoid().numpy())
+    assert correct is not None
+    assert correct[known].mean() == metrics.accuracy
+
+
+def test_predicted_label_sets_are_lists_and_may_be_empty() -> None:
+    task = task_type(SETS)
+    outputs = np.array([[0.9, 0.2, 0.6], [0.1, 0.2, 0.3]], dtype=np.float32)
+    split = pa.table({"label": pa.array([5, -1], pa.int64())})
+    columns = task.prediction_columns(split, outputs)
+    assert columns["label"].to_pylist() == [["no", "yes"], None]
+    assert columns["prediction"].to_pylist() == [["no", "yes"], []]
+    assert task.submission_values(outputs) == ["no|yes", ""]
+    predicted = [[v.value for v in row if v.is_predicted] for row in task.ranked(split, outputs)]
+    assert predicted == [["no", "yes"], []]
