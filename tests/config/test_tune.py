@@ -14,8 +14,8 @@ from bertjobs.errors import ConfigError
         ({"search.trials": 0}, "search.trials: 0 is not allowed; expected a whole number >= 1"),
         (
             {"search.metric": "bleu"},
-            "search.metric: bleu is not allowed; choose one of accuracy, mcc, f1, pearson, "
-            "spearman, exact, loss",
+            "search.metric: bleu is not allowed; choose one of accuracy, mcc, f1, f1_micro, f1_macro, "
+            "pearson, spearman, exact, loss",
         ),
         (
             {"search.gpus_per_trial": 2.0, "resources.gpus": 1},

@@ -248,3 +248,19 @@ def test_minilm_gives_the_hidden_states_of_transformers_and_comes_back_unchanged
     ours = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
     with torch.no_grad():
         torch.testing.assert_close(ours(**padded_rows(inputs)).logits, logits_BC, atol=1e-5, rtol=0)
+
+
+def test_a_model_whose_weights_are_all_given_draws_none(small_config, tmp_path, monkeypatch):
+    trained = build_classifier(small_config, num_labels=2, seed=3)
+    save_pretrained(trained, tmp_path)
+    loaded = load_weights(tmp_path, cache=tmp_path)
+    new_heads = [build_classifier(loaded, num_labels=2, seed=4).classifier.weight for _ in range(2)]
+    assert torch.equal(*new_heads)
+    assert not torch.equal(new_heads[0], trained.classifier.weight)
+
+    def refuse(*_args, **_given):
+        raise AssertionError("a weight was drawn")
+
+    monkeypatch.setattr("bertjobs.modeling.build._initialize", refuse)
+    kept = build_classifier(loaded, num_labels=2, seed=4, keep_head=True)
+    assert all(torch.equal(a, b) for a, b in zip(kept.parameters(), trained.parameters(), strict=True))

@@ -69,8 +69,8 @@ def _connect() -> JobStore:
         ),
         (
             ["--metric", "bleu"],
-            "--metric: bleu is not allowed; choose one of accuracy, mcc, f1, pearson, spearman, exact, loss, "
-            "or nothing",
+            "--metric: bleu is not allowed; choose one of accuracy, mcc, f1, f1_micro, f1_macro, pearson, "
+            "spearman, exact, loss, or nothing",
         ),
         (["--lr", "1e-4"], "--lr has no effect: the search varies it"),
         (["--space", "text.max_len=randint:64,1024"], "--max-len 1024: the model tiny has 512 positions\n"),
