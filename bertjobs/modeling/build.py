@@ -2,10 +2,11 @@
 
 import logging
 from collections.abc import Callable, Collection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from bertjobs.errors import ModelError
 from bertjobs.modeling.config import BertConfig, LoadedModel
@@ -73,7 +74,7 @@ def build_with_head(
     if isinstance(source, LoadedModel):
         if keep_head:
             _check_head(source, model, head=head)
-        _copy_weights(model, tensors, source=source)
+        _copy_weights(model, tensors, source=source, shares=keep_head)
     return model
 
 
@@ -96,18 +97,32 @@ def build_pretraining(
 def _new(make: Callable[[], M], *, config: BertConfig, seed: int, known: Collection[str] = frozenset()) -> M:
     """Make a model without torch's own initialisation, and draw its weights from a seed of its own.
 
-    known: names of the weights that the caller copies. Where these are all, none is drawn, which takes a
-    second for 22 million; else all are, so that the new ones depend on the seed alone.
+    known: names of the weights that the caller copies. Where these are all, none is drawn; else all are, so
+    that the new ones depend on the seed alone.
     """
-    with torch.device("meta"):
+    with _WithoutInitialisation():
         model = make()
-    model.to_empty(device="cpu")
     if all(name in known for name, _ in model.named_parameters()):
         return model
     generator = torch.Generator().manual_seed(seed)
     for module in model.modules():
         _initialize(module, config=config, generator=generator)
     return model
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Skip what torch's modules do to new weights.
+
+    The device `meta` would spare it too, but imports sympy and torch._dynamo, which takes a second.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @torch.no_grad()
@@ -123,7 +138,13 @@ def _initialize(module: nn.Module, *, config: BertConfig, generator: torch.Gener
 
 
 @torch.no_grad()
-def _copy_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: LoadedModel) -> None:
+def _copy_weights(
+    model: nn.Module, tensors: dict[str, Tensor], *, source: LoadedModel, shares: bool = False
+) -> None:
+    """Give a model its weights. shares: the model is not trained, so they need not be copied.
+
+    Raises: ModelError: as `build_with_head`.
+    """
     own = dict(model.named_parameters())
     missing = sorted(set(own) - set(tensors))
     lacking = [name for name in missing if not name.startswith(_MAY_BE_NEW)]
@@ -135,7 +156,10 @@ def _copy_weights(model: nn.Module, tensors: dict[str, Tensor], *, source: Loade
     for name, parameter in own.items():
         if name in tensors:
             _check_shape(name, tensors[name], parameter, source=source)
-            parameter.copy_(tensors[name])
+            if shares:
+                parameter.data = tensors[name]
+            else:
+                parameter.copy_(tensors[name])
     unused = sorted(set(tensors) - set(own))
     log.info("%s: %d tensors read, new: %s, unused: %s", source.source, len(tensors), missing, unused)
 
