@@ -53,7 +53,9 @@ def tokenizer(corpus: Path) -> Tokenizer:
 def run(tmp_path: Path) -> Any:
     phases: list[str] = []
     return SimpleNamespace(
-        settings=SimpleNamespace(encoded_corpora=str(tmp_path / "encoded")),
+        settings=SimpleNamespace(
+            encoded_corpora=str(tmp_path / "encoded"), max_cache_mb=None, cache=tmp_path
+        ),
         grant=SimpleNamespace(cpus=2.0),
         reporter=SimpleNamespace(set_phase=phases.append, phases=phases),
     )
