@@ -23,10 +23,10 @@ from bertjobs.config.predict import RowsSection
 from bertjobs.errors import DataError
 from bertjobs.text.corpus.files import PREDICTED_SUFFIXES
 from bertjobs.text.datasets.examples import ExampleFormat, WrongRow
-from bertjobs.text.datasets.readers import Row
+from bertjobs.text.datasets.readers import Row, csv_records
 from bertjobs.text.datasets.task import Task
 from bertjobs.text.json_lines import decode_line, field_text, json_object
-from bertjobs.text.lines import LINES_PER_SPAN, SPAN_BYTES, LineSpan, plan_text
+from bertjobs.text.lines import LINES_PER_SPAN, SPAN_BYTES, LineSpan, plan_text, read_span
 from bertjobs.text.parquet import check_text_column, parquet_errors
 from bertjobs.text.source_file import SourceFile, data_errors
 
@@ -179,7 +179,7 @@ def _plan_csv(file: SourceFile) -> _Plan:
                 if not header:
                     raise DataError(f"{file}, line 1: broken CSV ({e})", hint=_NAME_COLUMNS) from e
                 cells = [""]
-            if not header:
+            if cells and not header:
                 header = _header(cells, file)
                 num_records -= 1
             num_records += bool(cells)
@@ -209,7 +209,7 @@ def _plan_json_lines(file: SourceFile) -> _Plan:
     """Take the columns from the first span: those that only later rows have are left out."""
     spans = [span for span in plan_text(file) if span.num_lines]
     names: dict[str, None] = {}
-    for _, line, cause in _lines(spans[0]) if spans else ():
+    for _, line, cause in read_span(spans[0]) if spans else ():
         fields, cause = ({}, cause) if cause is not None or not line.strip() else json_object(line)
         names |= dict.fromkeys(fields)
     return _Plan(_texts_schema(list(names)), spans, sum(span.num_lines for span in spans))
@@ -262,7 +262,7 @@ class _CountedLines:
 def _rows(span: LineSpan, names: Sequence[str], texts: Collection[str]) -> Iterator[_Found]:
     """Yield the rows of a span of text; blank lines are left out. texts: the columns that hold texts."""
     suffix = Path(span.path).suffix
-    lines = _lines(span)
+    lines = read_span(span)
     if suffix == ".csv":
         yield from _csv_rows(span, lines, len(names))
         return
@@ -286,40 +286,21 @@ def _csv_rows(span: LineSpan, lines: Iterable[tuple[int, str, str | None]], widt
             raise DataError(
                 f"{span.path}, line {number}: {cause}", hint="Give a text file saved as UTF-8 (--data)."
             )
-    reader = csv.reader((line + "\n" for _, line, _ in decoded), strict=True)
     is_header = span.first == 1
-    while True:
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as e:
-            yield _Found(span.first + reader.line_num - 1, (), f"broken CSV ({e})")
-            continue
-        if is_header:
+    for place, cells in csv_records(line + "\n" for _, line, _ in decoded):
+        number = span.first + place - 1
+        if isinstance(cells, str):
+            yield _Found(number, (), cells)
+        elif is_header:
             is_header = False
-        elif cells:
-            yield _cells(span.first + reader.line_num - 1, cells, width)
+        else:
+            yield _cells(number, cells, width)
 
 
 def _cells(number: int, cells: Sequence[str], width: int) -> _Found:
     if len(cells) == width:
         return _Found(number, cells)
     return _Found(number, (), f"expected {width} columns, but found {len(cells)}")
-
-
-def _lines(span: LineSpan) -> Iterator[tuple[int, str, str | None]]:
-    """Yield number, text, and what is wrong with it, of each line of a span. Raises: DataError."""
-    source = SourceFile(Path(span.path))
-    with data_errors(source), source.path.open("rb") as stream:
-        stream.seek(span.begin)
-        content = stream.read(span.num_bytes)
-    if len(content) < span.num_bytes:
-        raise DataError(
-            f"{source} was changed while it was read", hint="Do not change it while the job runs."
-        )
-    for number, raw in enumerate(content.split(b"\n")[: span.num_lines], start=span.first):
-        yield number, *decode_line(raw.removeprefix(_BOM) if number == 1 else raw)
 
 
 def _parquet_batches(span: LineSpan) -> Iterator[list[_Found]]:

@@ -160,7 +160,11 @@ class _SpanCutter:
         return span
 
 
-def _text_lines(span: LineSpan, column: str) -> Iterator[Line]:
+def read_span(span: LineSpan) -> Iterator[tuple[int, str, str | None]]:
+    """Yield number, text, and what is wrong with it (None: nothing), of each line of a span of text.
+
+    Raises: DataError: the file cannot be read, or is shorter than when it was planned.
+    """
     source = SourceFile(Path(span.path))
     with data_errors(source), source.path.open("rb") as stream:
         stream.seek(span.begin)
@@ -170,9 +174,14 @@ def _text_lines(span: LineSpan, column: str) -> Iterator[Line]:
             f"{source} was changed while the job read it", hint="Do not change it while the job runs."
         )
     for number, raw in enumerate(content.split(b"\n")[: span.num_lines], start=span.first):
-        text, cause = decode_line(raw.removeprefix(_BOM) if number == 1 else raw)
+        yield number, *decode_line(raw.removeprefix(_BOM) if number == 1 else raw)
+
+
+def _text_lines(span: LineSpan, column: str) -> Iterator[Line]:
+    is_json = SourceFile(Path(span.path)).suffix == ".jsonl"
+    for number, text, cause in read_span(span):
         line = Line(number, text, cause)
-        if line.cause is None and not line.is_blank and source.suffix == ".jsonl":
+        if line.cause is None and not line.is_blank and is_json:
             line = Line(number, *json_text(text, column))
         yield line
 

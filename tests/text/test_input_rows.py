@@ -67,6 +67,14 @@ def test_a_stray_quote_inside_of_a_cell_moves_no_row(tmp_path):
     assert table["sentence"][20].as_py() == "a\nb"
 
 
+def test_blank_lines_before_the_header_of_csv_are_left_out(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("\n\nsentence,n\n" + "".join(f"text,{i}\n" for i in range(7)))
+    plan, table, _ = read([path])
+    assert (plan.num_rows, plan.schema.names) == (7, ["sentence", "n"])
+    assert table["n"].to_pylist() == [str(i) for i in range(7)]
+
+
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_spans_of_tsv_have_the_rows_of_the_whole_file(tmp_path, end):
     path = tmp_path / "x.tsv"

@@ -6,7 +6,7 @@ nothing slow: the command line knows tasks, and tasks may have a reader. Parquet
 """
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,7 +60,7 @@ def read_tsv(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
 
 def read_csv(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
     """Yield the rows of a comma-separated file with a header. Raises: DataError: a column is missing."""
-    return _with_header(source, columns, _comma_separated(source))
+    return _with_header(source, columns, csv_records(line + "\n" for _, line in source.lines()))
 
 
 def read_json_lines(source: SourceFile, columns: Columns) -> Iterator[Row | BadRow]:
@@ -117,8 +117,9 @@ def tab_separated(source: SourceFile) -> Records:
             yield number, line.split("\t")
 
 
-def _comma_separated(source: SourceFile) -> Records:
-    reader = csv.reader((line + "\n" for _, line in source.lines()), strict=True)
+def csv_records(lines: Iterable[str]) -> Records:
+    """Parse lines with their ends as CSV. A record is numbered by its last line; blank ones are left out."""
+    reader = csv.reader(lines, strict=True)
     while True:
         try:
             cells = next(reader)
