@@ -103,11 +103,7 @@ class TextEmbedder:
                     yield int(row), ids_N[place].tolist(), hidden_ND[place]
 
     def _microbatches(self, table: EncodedTable) -> Iterator[Microbatch]:
-        """Yield microbatches on the host, the longest rows first."""
-        loader = self._loader(table)
-        longest_first = np.argsort(-loader.lengths, kind="stable")
-        for start in range(0, table.num_rows, self._batch_size):
-            yield from loader.microbatches(longest_first[start : start + self._batch_size])
+        return self._loader(table).longest_first(batch_size=self._batch_size)
 
     def _loader(self, table: EncodedTable) -> BatchLoader:
         return BatchLoader(

@@ -19,7 +19,7 @@ from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
 from bertjobs.text.tokenizer import Tokenizer
 from bertjobs.text.truncation import uncut_sequence_lengths
-from bertjobs.training.batches import BatchLoader, Microbatch
+from bertjobs.training.batches import BatchLoader
 from bertjobs.training.device_feed import from_device, on_device
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.inference import MAX_MICROBATCH_TOKENS
@@ -83,13 +83,8 @@ class Predictor:
         return self._loader(encoded).lengths, uncut
 
     def _on_device_outputs(self, loader: BatchLoader) -> Iterator[tuple[Int64s, Tensor]]:
-        for microbatch in on_device(self._microbatches(loader), self._device):
+        for microbatch in on_device(loader.longest_first(batch_size=self._batch_size), self._device):
             yield self._type.outputs(self._model(microbatch.inputs).float(), microbatch)
-
-    def _microbatches(self, loader: BatchLoader) -> Iterator[Microbatch]:
-        longest_first = np.argsort(-loader.lengths, kind="stable")
-        for start in range(0, len(longest_first), self._batch_size):
-            yield from loader.microbatches(longest_first[start : start + self._batch_size])
 
     def _loader(self, table: EncodedTable) -> BatchLoader:
         return BatchLoader(

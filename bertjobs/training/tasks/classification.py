@@ -24,7 +24,7 @@ from bertjobs.text.ragged import Int64s
 from bertjobs.training.batches import Microbatch
 from bertjobs.training.distributed import Ranks
 from bertjobs.training.metrics import Metrics, metrics_of
-from bertjobs.training.tasks.task_type import Floats, RankedValue, TaskType, ranked_labels
+from bertjobs.training.tasks.task_type import Floats, M, RankedValue, TaskType, ranked_labels
 
 CONFUSION = "confusion.png"
 
@@ -40,10 +40,8 @@ def head_arguments(model: ModelSection | None) -> dict[str, Any]:
     }
 
 
-class Classification(TaskType[Metrics]):
-    """Cross-entropy over the labels; the confusion matrix decides everything else."""
-
-    problem_type = "single_label_classification"
+class SequenceClassifier(TaskType[M]):
+    """A type whose head is a linear layer on the pooled first token, with an output per label."""
 
     @property
     def num_outputs(self) -> int:
@@ -54,6 +52,12 @@ class Classification(TaskType[Metrics]):
         self, source: LoadedModel | BertConfig, *, seed: int, model: ModelSection | None = None
     ) -> BertForSequenceClassification:
         return build_classifier(source, num_labels=self.num_outputs, seed=seed, **head_arguments(model))
+
+
+class Classification(SequenceClassifier[Metrics]):
+    """Cross-entropy over the labels; the confusion matrix decides everything else."""
+
+    problem_type = "single_label_classification"
 
     def loss_sum(self, output: Tensor, microbatch: Microbatch) -> Tensor:
         weights = self.task.class_weights

@@ -18,10 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertjobs.config.finetune import ModelSection
-from bertjobs.modeling.build import build_classifier
-from bertjobs.modeling.config import BertConfig, LoadedModel
-from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.text.batching import Batch
 from bertjobs.text.datasets.examples import label_sets
 from bertjobs.text.datasets.task import LABEL_SEPARATOR
@@ -29,8 +25,8 @@ from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
 from bertjobs.training.batches import Microbatch
 from bertjobs.training.distributed import Ranks
-from bertjobs.training.tasks.classification import head_arguments
-from bertjobs.training.tasks.task_type import Floats, RankedValue, TaskType, ranked_labels
+from bertjobs.training.tasks.classification import SequenceClassifier
+from bertjobs.training.tasks.task_type import Floats, RankedValue, ranked_labels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,20 +60,10 @@ class LabelSetMetrics:
         return asdict(self)
 
 
-class MultiLabel(TaskType[LabelSetMetrics]):
+class MultiLabel(SequenceClassifier[LabelSetMetrics]):
     """Binary cross-entropy of each label; a label is predicted above the task's threshold."""
 
     problem_type = "multi_label_classification"
-
-    @property
-    def num_outputs(self) -> int:
-        """One probability per label."""
-        return len(self.task.labels)
-
-    def build_model(
-        self, source: LoadedModel | BertConfig, *, seed: int, model: ModelSection | None = None
-    ) -> BertForSequenceClassification:
-        return build_classifier(source, num_labels=self.num_outputs, seed=seed, **head_arguments(model))
 
     def targets(self, table: EncodedTable, batch: Batch) -> dict[str, np.ndarray]:
         """Return `labels` (B, C), 0 or 1 each, and `is_labelled` (B): both float32."""

@@ -17,17 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bertjobs.config.finetune import ModelSection
-from bertjobs.modeling.build import build_classifier
-from bertjobs.modeling.config import BertConfig, LoadedModel
-from bertjobs.modeling.heads import BertForSequenceClassification
 from bertjobs.text.batching import Batch
 from bertjobs.text.encoding import EncodedTable
 from bertjobs.text.ragged import Int64s
 from bertjobs.training.batches import Microbatch
 from bertjobs.training.distributed import Ranks
-from bertjobs.training.tasks.classification import head_arguments
-from bertjobs.training.tasks.task_type import Floats, RankedValue, TaskType
+from bertjobs.training.tasks.classification import SequenceClassifier
+from bertjobs.training.tasks.task_type import Floats, RankedValue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +54,7 @@ class RegressionMetrics:
         return asdict(self)
 
 
-class Regression(TaskType[RegressionMetrics]):
+class Regression(SequenceClassifier[RegressionMetrics]):
     """Mean squared error of one number per row."""
 
     problem_type = "regression"
@@ -72,11 +68,6 @@ class Regression(TaskType[RegressionMetrics]):
     def class_names(self) -> tuple[str, ...]:
         """One output, under the name that `transformers` gives it."""
         return ("LABEL_0",)
-
-    def build_model(
-        self, source: LoadedModel | BertConfig, *, seed: int, model: ModelSection | None = None
-    ) -> BertForSequenceClassification:
-        return build_classifier(source, num_labels=1, seed=seed, **head_arguments(model))
 
     def targets(self, table: EncodedTable, batch: Batch) -> dict[str, np.ndarray]:
         """Return the score of each row as `scores` (B), NaN where it has none: float32."""
