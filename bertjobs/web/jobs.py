@@ -7,7 +7,7 @@ from aiohttp import web
 from bertjobs.config.difference import changed_values
 from bertjobs.jobs.access import Identity, may_change
 from bertjobs.jobs.documents import dashboard_page, status_document
-from bertjobs.jobs.job import REOPENED_BY_RETRY, Job, JobSummary, State
+from bertjobs.jobs.job import REOPENED_BY_RETRY, State
 from bertjobs.web.answers import ApiError, json_answer
 from bertjobs.web.job_index import SORT_KEYS, JobFilter
 from bertjobs.web.parameters import int_in, states_of
@@ -80,7 +80,7 @@ def _job_document(services: Services, named: str, identity: Identity) -> dict[st
         ],
         "dashboard": dashboard_page(job, address="ray") if services.settings.ray_address else None,
         "may_act": may_change(identity, owner=job.user),
-        "actions": possible_actions(job, identity),
+        "actions": actions_in(job.state) if may_change(identity, owner=job.user) else [],
     }
 
 
@@ -102,15 +102,13 @@ def _pipeline(services: Services, named: str) -> dict[str, Any]:
     }
 
 
-def possible_actions(job: Job | JobSummary, identity: Identity) -> list[str]:
-    """Return what this user can do with the job now."""
-    if not may_change(identity, owner=job.user):
-        return []
+def actions_in(state: State) -> list[str]:
+    """Return what can be done with a job in this state."""
     possible = {
-        "cancel": not job.state.is_terminal and job.state is not State.CANCELLING,
-        "retry": job.state in REOPENED_BY_RETRY or job.state is State.RETRYING,
-        "hold": job.state in (State.QUEUED, State.RETRYING),
-        "release": job.state is State.HELD,
-        "priority": job.state.is_waiting,
+        "cancel": not state.is_terminal and state is not State.CANCELLING,
+        "retry": state in REOPENED_BY_RETRY or state is State.RETRYING,
+        "hold": state in (State.QUEUED, State.RETRYING),
+        "release": state is State.HELD,
+        "priority": state.is_waiting,
     }
     return [action for action, is_possible in possible.items() if is_possible]

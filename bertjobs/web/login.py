@@ -6,8 +6,9 @@ from aiohttp import web
 
 from bertjobs import __version__
 from bertjobs.jobs.access import Identity
-from bertjobs.jobs.job import iso
+from bertjobs.jobs.job import State, iso
 from bertjobs.web.answers import ApiError, json_answer, read_object
+from bertjobs.web.jobs import actions_in
 from bertjobs.web.security import COOKIE, IDENTITY, check_failures, set_cookie
 from bertjobs.web.services import SERVICES, Services
 
@@ -56,6 +57,7 @@ def _session_document(services: Services, identity: Identity) -> dict[str, Any]:
         "role": str(identity.role),
         "expires_at": iso(identity.expires_at),
         "version": __version__,
+        "actions": {str(state): actions_in(state) for state in State},
         "storage": services.settings.storage,
         "mode": "embedded" if services.settings.is_one_machine else "shared",
     }

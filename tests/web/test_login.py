@@ -36,6 +36,7 @@ def test_the_printed_token_becomes_a_cookie_that_scripts_and_other_sites_cannot_
     answer = stranger.post("/api/v1/login", {"token": services.logins.local.text})
     assert answer.json["user"] == "ada"
     assert answer.json["role"] == "operator"
+    assert answer.json["actions"]["HELD"] == ["cancel", "release", "priority"]
     name, *attributes = answer.headers["Set-Cookie"].split("; ")
     assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(attributes)
     assert services.logins.local.text not in name

@@ -4,7 +4,6 @@ import { post } from "./api.js";
 import { fill, h } from "./dom.js";
 import { counted } from "./format.js";
 import { notice, withCode } from "./notices.js";
-import { hasEnded } from "./states.js";
 
 export const ACTIONS = [
   {
@@ -46,18 +45,10 @@ export const ACTIONS = [
 ];
 const MAX_PRIORITY = 1000;
 
-/** Return the names of the actions that make sense for a row of the list. The server decides. */
+/** Return the names of the actions for a row of the list. The session says what each state allows. */
 export function actionsFor(job, session) {
   if (session.role === "reader" || (session.role !== "operator" && job.user !== session.user)) return [];
-  if (Array.isArray(job.actions)) return job.actions;
-  const { state } = job;
-  return ACTIONS.map((action) => action.name).filter((name) => {
-    if (name === "cancel") return !hasEnded(state) && state !== "CANCELLING";
-    if (name === "retry") return ["FAILED", "CANCELLED", "TIMED_OUT", "RETRYING"].includes(state);
-    if (name === "hold") return state === "QUEUED" || state === "RETRYING";
-    if (name === "release") return state === "HELD";
-    return ["HELD", "QUEUED", "RETRYING"].includes(state);
-  });
+  return session.actions[job.state] ?? [];
 }
 
 /** Ask, act, and tell what came of it. Returns the rows that changed, or null if nothing was done. */
