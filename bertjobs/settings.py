@@ -47,20 +47,15 @@ def _setting(variable: str, type: str, *, default: str = "", meaning: str) -> di
     return {"settings": (found,)}
 
 
-_PASSWORD = _setting("REDIS_PASSWORD", "text", meaning="Password for Redis.")
-_PASSWORD_FILE = _setting(
-    "REDIS_PASSWORD_FILE",
-    "file",
-    meaning="File that holds the password for Redis; read instead of BERTJOBS_REDIS_PASSWORD.",
-)
-
-
-_TOKEN = _setting("TOKEN", "text", meaning="Token for BERTJOBS_SERVER.")
-_TOKEN_FILE = _setting(
-    "TOKEN_FILE",
-    "file",
-    meaning="File that holds the token for BERTJOBS_SERVER; read instead of BERTJOBS_TOKEN.",
-)
+def _secret_setting(variable: str, *, what: str) -> dict[str, Any]:
+    """Return the metadata of a field that is given by a variable, or by a file that another one names."""
+    given = _setting(variable, "text", meaning=f"{what[0].upper()}{what[1:]}.")
+    by_file = _setting(
+        f"{variable}_FILE",
+        "file",
+        meaning=f"File that holds the {what}; read instead of BERTJOBS_{variable}.",
+    )
+    return {"settings": (*given["settings"], *by_file["settings"])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +83,7 @@ class Settings:
         metadata=_setting("REDIS_USER", "text", default="Redis' default user", meaning="User name for Redis.")
     )
     redis_password: str | None = field(
-        repr=False, metadata={"settings": (*_PASSWORD["settings"], *_PASSWORD_FILE["settings"])}
+        repr=False, metadata=_secret_setting("REDIS_PASSWORD", what="password for Redis")
     )
     redis_ca_file: Path | None = field(
         metadata=_setting(
@@ -106,9 +101,7 @@ class Settings:
             "password of Redis: https://jobs.example.org.",
         )
     )
-    token: str | None = field(
-        repr=False, metadata={"settings": (*_TOKEN["settings"], *_TOKEN_FILE["settings"])}
-    )
+    token: str | None = field(repr=False, metadata=_secret_setting("TOKEN", what="token for BERTJOBS_SERVER"))
     """For the server."""
     ray_address: str | None = field(
         metadata=_setting(
