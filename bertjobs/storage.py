@@ -136,15 +136,18 @@ class JobDir:
             return bool(fs.get_file_info(f"{base}/{name}").type.value)
 
     def read_bytes(self, name: str, *, start: int = 0) -> bytes:
-        """Read one file, from byte `start` on. Raises: StorageError: it is missing or cannot be read."""
+        """Read one file, from byte `start` on; a negative one counts from the end.
+
+        Raises: StorageError: it is missing or cannot be read.
+        """
         with _storage_errors(self.path_of(name)):
             if not self._is_remote:
                 with (self._local / name).open("rb") as f:
-                    f.seek(start)
+                    seek_within(f, start)
                     return f.read()
             fs, base = self._filesystem()
             with fs.open_input_file(f"{base}/{name}") as f:
-                f.seek(min(start, f.size()))
+                seek_within(f, start)
                 return bytes(f.read())
 
     def open_inside(self, name: str) -> Any:
@@ -369,6 +372,17 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def seek_within(file: Any, start: int) -> tuple[int, int]:
+    """Go to byte `start` of an open file, counted from its end where it is negative, and never outside of it.
+
+    Returns the place, and the file's size.
+    """
+    size_bytes = int(file.seek(0, 2))
+    place = max(0, size_bytes + start) if start < 0 else min(start, size_bytes)
+    file.seek(place)
+    return place, size_bytes
 
 
 def _open_without_links(folder: Path, parts: Sequence[str]) -> Any:

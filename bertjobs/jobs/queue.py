@@ -56,7 +56,8 @@ class JobQueue(Protocol):
 
 
 def read_log(queue: JobQueue, job: Job, attempt: int, *, start: int) -> bytes:
-    """Read the copy of an attempt's log from a byte on; nothing where there is none.
+    """Read the copy of an attempt's log from a byte on, a negative one counted from the end; nothing where
+    there is none.
 
     Raises: RedisDown, StorageError.
     """

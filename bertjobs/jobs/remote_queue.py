@@ -153,14 +153,15 @@ class RemoteQueue:
         return list(self._get(f"jobs/{_part(job)}/series")["series"])
 
     def read_log(self, job: Job, attempt: int, *, start: int) -> bytes:
-        """Read an attempt's log from a byte on."""
+        """Read an attempt's log from a byte on; a negative one counts from the end."""
+        assert start >= -_LOG_BYTES, "an end of the log comes in one piece: it may grow between two"
         content = b""
         while attempt > 0:
             query = {"attempt": attempt, "offset": start + len(content), "limit": _LOG_BYTES}
             with self._send("GET", f"jobs/{job.id}/log/bytes?{urlencode(query)}", None) as response:
                 piece = self._read(response)
             content += piece
-            if len(piece) < _LOG_BYTES:
+            if len(piece) < _LOG_BYTES or start < 0:
                 break
         return content
 

@@ -18,7 +18,7 @@ from aiohttp import web
 from bertjobs.errors import StorageError
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import Job, iso
-from bertjobs.storage import JobDir
+from bertjobs.storage import JobDir, seek_within
 from bertjobs.web.answers import ApiError, json_answer
 from bertjobs.web.parameters import int_in
 from bertjobs.web.services import SERVICES, Services
@@ -57,9 +57,7 @@ def read_log(services: Services, job: Job, attempt: int, *, offset: int, limit: 
     if not folder.exists(name):
         return {"attempt": attempt, "offset": 0, "next_offset": 0, "size_bytes": 0, "text": ""}
     with folder.open_inside(name) as file:
-        size_bytes = file.seek(0, 2)
-        start = max(0, size_bytes + offset) if offset < 0 else min(offset, size_bytes)
-        file.seek(start)
+        start, size_bytes = seek_within(file, offset)
         data = bytes(file.read(limit))
     start, text, end = _whole_characters(data, start, is_end=start + len(data) == size_bytes)
     return {

@@ -12,6 +12,7 @@ from bertjobs.jobs.access import AccessDenied, Identity, Role
 from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import is_job_id
 from bertjobs.jobs.store.job_store import MAX_PRIORITY
+from bertjobs.storage import seek_within
 from bertjobs.web.answers import ApiError, json_answer, read_object
 from bertjobs.web.files import MAX_LOG_BYTES, job_folder
 from bertjobs.web.job_index import JobFilter
@@ -79,7 +80,7 @@ async def log_bytes(request: web.Request) -> web.StreamResponse:
     """Answer with bytes of an attempt's log as they are; fewer than `limit` only at its end."""
     services, query = request.app[SERVICES], request.query
     attempt = int_in(query.get("attempt"), 1, 10**6, default=1, name="attempt")
-    offset = int_in(query.get("offset"), 0, 2**40, default=0, name="offset")
+    offset = int_in(query.get("offset"), -(2**40), 2**40, default=0, name="offset")
     limit = int_in(query.get("limit"), 1, MAX_LOG_BYTES, default=MAX_LOG_BYTES, name="limit")
     content = await services.run(
         _log_bytes, services, request.match_info["job"], attempt, offset=offset, limit=limit
@@ -93,7 +94,7 @@ def _log_bytes(services: Services, named: str, attempt: int, *, offset: int, lim
     if not folder.exists(name):
         return b""
     with folder.open_inside(name) as file:
-        file.seek(min(offset, file.seek(0, 2)))
+        seek_within(file, offset)
         return bytes(file.read(limit))
 
 

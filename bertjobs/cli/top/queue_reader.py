@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bertjobs.errors import BertjobsError, QueueError
-from bertjobs.jobs.dispatcher.driver_log import log_name
 from bertjobs.jobs.job import Job, JobSummary
-from bertjobs.jobs.queue import JobQueue
+from bertjobs.jobs.queue import JobQueue, read_log
 from bertjobs.jobs.store.connection import JobUnknown
 
 MAX_JOBS = 500
@@ -60,7 +59,7 @@ class QueueReader:
             jobs = tuple(self.store.list(limit=MAX_JOBS))
             selected = None if job_id is None else self._find(job_id)
             losses = () if selected is None or with_log else self._read_losses(selected)
-            log = _read_log(selected) if selected is not None and with_log else ()
+            log = self._read_log(selected) if selected is not None and with_log else ()
             self._last = Snapshot(jobs=jobs, selected=selected, losses=losses, log=log)
         except QueueError as e:
             last = self._last
@@ -88,20 +87,20 @@ class QueueReader:
         self._losses_of, self._losses_at = job.id, self.clock()
         return losses_of(series)
 
+    def _read_log(self, job: Job) -> tuple[str, ...]:
+        """Return the last lines of the log of the latest attempt; a word on why there are none."""
+        try:
+            content = read_log(self.store, job, max(1, job.num_attempts), start=-LOG_BYTES)
+        except QueueError:
+            raise
+        except BertjobsError as e:
+            return (f"The log cannot be read: {e.message}",)
+        is_final = bool(job.attempts) and job.attempts[-1].log_is_final
+        empty = "The log is empty." if is_final else "There is no log yet."
+        return tuple(content.decode(errors="replace").splitlines()) or (empty,)
+
 
 def losses_of(series: Any) -> tuple[float, ...]:
     """Return the training losses in the order of steps; of a step reported twice the later one."""
     by_step = {line["step"]: float(line["loss"]) for line in series if "lr" in line and "loss" in line}
     return tuple(by_step[step] for step in sorted(by_step))
-
-
-def _read_log(job: Job) -> tuple[str, ...]:
-    """Return the last lines of the log of the latest attempt; a word on why there are none."""
-    name = log_name(max(1, job.num_attempts))
-    try:
-        if not job.job_dir.exists(name):
-            return ("There is no log yet.",)
-        content = job.job_dir.read_bytes(name)[-LOG_BYTES:]
-    except BertjobsError as e:
-        return (f"The log cannot be read: {e.message}",)
-    return tuple(content.decode(errors="replace").splitlines()) or ("The log is empty.",)
