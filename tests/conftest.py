@@ -21,6 +21,7 @@ ONE_STACK = {
     "runs/test_doctor_end_to_end.py": "queue",
     "runs/test_tune_end_to_end.py": "search",
     "runs/test_encode_end_to_end.py": "search",
+    "runs/test_predict_end_to_end.py": "search",
     "runs/test_pretrain_end_to_end.py": "search",
 }
 

@@ -117,6 +117,14 @@ def test_a_write_that_fails_leaves_the_former_file_and_nothing_else(job_dir, tmp
     assert names_in(tmp_path / "j-1") == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("start", "found"), [(0, b"abcde"), (3, b"de"), (9, b""), (-2, b"de"), (-9, b"abcde")]
+)
+def test_a_file_is_read_from_a_byte_on_or_from_its_end(job_dir, start, found):
+    job_dir.write_bytes("logs/a1.log", b"abcde")
+    assert job_dir.read_bytes("logs/a1.log", start=start) == found
+
+
 def test_a_reader_sees_all_of_a_file_or_the_former_one(tmp_path, monkeypatch):
     """At the moment when all is written, the former file still has its name."""
     target = tmp_path / "a"

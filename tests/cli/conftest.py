@@ -11,11 +11,9 @@ from click.testing import CliRunner, Result
 
 from bertjobs.cli.main import main
 from bertjobs.jobs.job import Grant, Job, State
-from bertjobs.jobs.retry import RetryDecision
-from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore, connect
-from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.settings import load_settings
+from played_driver import Driver
 from redis_process import RedisProcess
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -49,38 +47,11 @@ def store(redis_server: RedisProcess, home: Path, monkeypatch: pytest.MonkeyPatc
     store.close()
 
 
-class Driver:
-    """Plays the dispatcher and the driver in one attempt at a job."""
-
-    def __init__(self, store: JobStore, job_id: str) -> None:
-        self._job_id = job_id
-        self._dispatcher = DispatchStore(store.connection, owner="test", lease_s=60)
-        assert self._dispatcher.lead()
-        grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
-        live = self._dispatcher.claim(job_id, grant=grant, placement={})
-        self.lease = LeaseStore(
-            store.connection, job_id=job_id, attempt=live.number, token=live.token, lease_s=60
-        )
-
-    def step(self, step: int, *, loss: float = 0.5) -> None:
-        report = {"step": step, "num_steps": 40, "epoch": 0, "loss": loss, "lr": 1e-4, "grad_norm": 1.0}
-        report |= {"examples_per_s": 123.4, "tokens_per_s": 3000.0, "eta_s": 65.0}
-        self.lease.report(progress=report)
-        self.lease.log_metrics(report)
-
-    def end(self, state: State, *, reason: str = "", message: str = "", **results: Any) -> None:
-        results = {"metrics": {}, "artifacts": {}, **results}
-        self.lease.end(RetryDecision(state=state, reason=reason, message=message), nonce="once", **results)
-        for live in self._dispatcher.live()[1]:
-            if live.job_id == self._job_id:
-                self._dispatcher.note_gone(live)
-                self._dispatcher.note_log(live.job_id, live.number, outcome="complete")
-
-
 @pytest.fixture
 def drive(store: JobStore) -> Callable[[str], Driver]:
     """Start an attempt at a job: `drive(job_id).step(3)`."""
-    return lambda job_id: Driver(store, job_id)
+    grant = Grant(workers=1, gpus_per_worker=0, cpus_per_worker=1, data_cpus=1)
+    return lambda job_id: Driver(store.connection, job_id, grant=grant, placement={})
 
 
 @pytest.fixture

@@ -11,18 +11,16 @@ from typing import Any
 import pytest
 
 from bertjobs.jobs.access import Role
-from bertjobs.jobs.job import Grant, State
-from bertjobs.jobs.retry import RetryDecision
+from bertjobs.jobs.job import Grant
 from bertjobs.jobs.store.connection import Connection, open_connection
-from bertjobs.jobs.store.dispatch_store import DispatchStore
 from bertjobs.jobs.store.job_store import JobStore
-from bertjobs.jobs.store.lease_store import LeaseStore
 from bertjobs.jobs.store.token_store import TokenStore
 from bertjobs.settings import Settings
 from bertjobs.web.identity import LocalToken
 from bertjobs.web.security import PublicAddress
 from bertjobs.web.services import Services, open_services
 from page_server import serving
+from played_driver import Driver
 from redis_process import RedisProcess
 
 
@@ -185,33 +183,10 @@ def logged_in(port: int, connection: Connection) -> Callable[..., Browser]:
     return log_in
 
 
-class Driver:
-    """Plays the dispatcher and the driver in one attempt at a job."""
-
-    def __init__(self, connection: Connection, job_id: str) -> None:
-        self._dispatcher = DispatchStore(connection, owner="test", lease_s=60)
-        assert self._dispatcher.lead()
-        grant = Grant(workers=1, gpus_per_worker=1, cpus_per_worker=2, data_cpus=1)
-        live = self._dispatcher.claim(job_id, grant=grant, placement={"n1": (3.0, 1.0)})
-        self.lease = LeaseStore(connection, job_id=job_id, attempt=live.number, token=live.token, lease_s=60)
-        self._job_id = job_id
-
-    def step(self, step: int, *, loss: float = 0.5) -> None:
-        report = {"step": step, "num_steps": 40, "epoch": 0, "loss": loss, "lr": 1e-4, "grad_norm": 1.0}
-        report |= {"examples_per_s": 123.4, "tokens_per_s": 3000.0, "eta_s": 65.0}
-        self.lease.report(progress=report)
-        self.lease.log_metrics(report)
-
-    def end(self, state: State, *, reason: str = "", message: str = "", **results: Any) -> None:
-        results = {"metrics": {}, "artifacts": {}, **results}
-        self.lease.end(RetryDecision(state=state, reason=reason, message=message), nonce="once", **results)
-        for live in self._dispatcher.live()[1]:
-            if live.job_id == self._job_id:
-                self._dispatcher.note_gone(live)
-                self._dispatcher.note_log(live.job_id, live.number, outcome="complete")
+GRANT = Grant(workers=1, gpus_per_worker=1, cpus_per_worker=2, data_cpus=1)
 
 
 @pytest.fixture
 def drive(connection: Connection) -> Callable[[str], Driver]:
     """Start an attempt at a job: `drive(job_id).step(3)`."""
-    return lambda job_id: Driver(connection, job_id)
+    return lambda job_id: Driver(connection, job_id, grant=GRANT, placement={"n1": (3.0, 1.0)})
