@@ -12,7 +12,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from bench_squad import Stopwatch
 from bench_train import minilm
+from plain_loop import PlainLoop, Stopwatch, run_variant
 
 from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.config.sections import TextSection
@@ -71,9 +70,7 @@ def measure(variant: str, seed: int, given: argparse.Namespace) -> dict[str, Any
     """Run one variant in a process of its own."""
     values = {"task": given.task, "data": given.data, "model": given.model, "epochs": given.epochs}
     values |= {"threads": given.threads, "variant": variant, "seed": seed}
-    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in values.items())]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result = run_variant(__file__, values)
     print(result, file=sys.stderr)
     return result
 
@@ -92,7 +89,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
     )
     # The last weights of both are compared, so that neither chooses among evaluations.
     config = config.model_copy(update={"train": config.train.model_copy(update={"keep_weights": "last"})})
-    watch = Stopwatch()
+    watch = Stopwatch(warmup_steps=WARMUP_STEPS)
     weights = load_weights(Path(given.model), cache=Path())
     with tempfile.TemporaryDirectory() as folder:
         result = finetune(
@@ -121,27 +118,15 @@ def plain_loop(given: argparse.Namespace) -> dict[str, Any]:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         given.model, num_labels=task.num_outputs, problem_type=task.problem_type
     )
-    no_decay = [p for n, p in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n]
-    decay = [p for n, p in model.named_parameters() if not (n.endswith("bias") or "LayerNorm" in n)]
-    groups = [{"params": decay, "weight_decay": 0.01}, {"params": no_decay, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LR, fused=True)
     num_steps = given.epochs * -(-train.num_rows // BATCH_SIZE)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
-    dtype = training_dtype("auto", CPU)
-    model.train()
+    loop = PlainLoop(model, lr=LR, num_steps=num_steps)
     step, began = 0, time.perf_counter()
     for epoch in range(given.epochs):
         order = order_of_epoch(train.num_rows, seed=given.seed, epoch=epoch)
         for start in range(0, len(order), BATCH_SIZE):
             batch, rows = padded(train, order[start : start + BATCH_SIZE], tokenizer)
             labels = torch.from_numpy(train.labels[rows])
-            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                loss = model(**batch, labels=labels if labels.is_floating_point() else labels.long()).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+            loop.step(**batch, labels=labels if labels.is_floating_point() else labels.long())
             step += 1
             began = time.perf_counter() if step <= WARMUP_STEPS else began
     speed = (step - WARMUP_STEPS) * BATCH_SIZE / (time.perf_counter() - began)

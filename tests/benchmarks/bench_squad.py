@@ -13,8 +13,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_train import minilm
+from plain_loop import PlainLoop, Stopwatch, run_variant
 
 from bertjobs.config.finetune import FinetuneConfig
 from bertjobs.config.sections import TextSection
@@ -38,7 +37,6 @@ from bertjobs.text.tokenizer_files import load_tokenizer
 from bertjobs.training.batches import Microbatch
 from bertjobs.training.distributed import current_ranks
 from bertjobs.training.finetune import finetune
-from bertjobs.training.monitoring.progress import EpochResult, Progress
 from bertjobs.training.precision import training_dtype
 from bertjobs.training.tasks.span import Span, SpanMetrics
 
@@ -74,35 +72,7 @@ def measure(variant: str, seed: int, given: argparse.Namespace) -> dict[str, Any
     values = {"task": given.task, "data": given.data, "model": given.model, "epochs": given.epochs}
     values |= {} if given.max_steps is None else {"max-steps": given.max_steps}
     values |= {"threads": given.threads, "variant": variant, "seed": seed}
-    command = [sys.executable, __file__, *(f"--{name}={value}" for name, value in values.items())]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-class Stopwatch:
-    """Hooks that time the steps after the warmup, without evaluations."""
-
-    def __init__(self) -> None:
-        self.step = self.paused_s = self.began = self.ended = 0.0
-
-    def on_progress(self, progress: Progress) -> None:
-        self.ended = time.perf_counter()
-        self.step = progress.step
-        if progress.step <= WARMUP_STEPS:
-            self.began = self.ended
-
-    def on_epoch(self, result: EpochResult) -> None:
-        """Evaluate once, after the last step: nothing to leave out."""
-
-    def before_checkpoint(self) -> None:
-        """Nobody else writes."""
-
-    def publish_checkpoint(self, name: str, step: int) -> None:
-        """Not timed: it lies after the last step."""
-
-    def should_stop(self) -> str | None:
-        return None
+    return run_variant(__file__, values)
 
 
 def ours(given: argparse.Namespace) -> dict[str, Any]:
@@ -115,7 +85,7 @@ def ours(given: argparse.Namespace) -> dict[str, Any]:
         {"text": TEXT.model_dump(), "optim": {"lr": LR}, "train": train_section}
     )
     # One evaluation at the end, as the plain loop has.
-    watch = Stopwatch()
+    watch = Stopwatch(warmup_steps=WARMUP_STEPS)
     with tempfile.TemporaryDirectory() as folder:
         result = finetune(
             span.build_model(
@@ -145,14 +115,8 @@ def plain_loop(given: argparse.Namespace) -> dict[str, Any]:
     is_padded = given.variant == "padded"
     torch.manual_seed(given.seed)
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(given.model)
-    no_decay = [p for n, p in model.named_parameters() if n.endswith("bias") or "LayerNorm" in n]
-    decay = [p for n, p in model.named_parameters() if not (n.endswith("bias") or "LayerNorm" in n)]
-    groups = [{"params": decay, "weight_decay": 0.01}, {"params": no_decay, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LR, fused=True)
     num_steps = given.max_steps or given.epochs * -(-train.num_rows // BATCH_SIZE)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, num_steps // 10, num_steps)
-    dtype = training_dtype("auto", CPU)
-    model.train()
+    loop = PlainLoop(model, lr=LR, num_steps=num_steps)
     step, began = 0, time.perf_counter()
     for epoch in range(given.epochs):
         order = order_of_epoch(train.num_rows, seed=given.seed, epoch=epoch)
@@ -162,13 +126,7 @@ def plain_loop(given: argparse.Namespace) -> dict[str, Any]:
             rows = order[start : start + BATCH_SIZE]
             batch = padded(train, rows, length=TEXT.max_len if is_padded else None)
             targets = {"start_positions": train.start_W[rows], "end_positions": train.end_W[rows]}
-            with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-                loss = model(**batch, **{k: torch.from_numpy(v) for k, v in targets.items()}).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+            loop.step(**batch, **{k: torch.from_numpy(v) for k, v in targets.items()})
             step += 1
             warmup = 2 if is_padded else WARMUP_STEPS
             began = time.perf_counter() if step <= warmup else began
