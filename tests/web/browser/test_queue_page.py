@@ -24,6 +24,8 @@ def test_ten_thousand_jobs_are_paged_sorted_and_filtered(page: Any, queue: Examp
     page.get_by_role("button", name="Job", exact=True).click()
     pager = page.locator(".pager")
     expect(pager).to_contain_text("1–50 of 10,000")
+    # The pager says the same before the rows are sorted, so wait for the first of them.
+    expect(page.locator(".jobs tbody .job-link b").first).to_have_text("job 0000")
     assert names(page)[:2] == ["job 0000", "job 0001"]
     page.get_by_role("button", name="Next page").click()
     expect(pager).to_contain_text("51–100 of 10,000")
