@@ -118,9 +118,7 @@ class ContainerCluster:
         """
         name = name or self.name_of(service)
         (found,) = json.loads(self.engine.docker("inspect", name))
-        words = ["run", "--rm", "--privileged", "--pid", "host", "--user", "0", "--entrypoint", "sh"]
-        words += ["bertjobs-control:0.1.0", "-c"]
-        self.engine.docker(*words, f"kill -9 {found['State']['Pid']}")
+        self.engine.kill(int(found["State"]["Pid"]))
         self.kills[service] = self.kills.get(service, 0) + 1
 
     def restart(self, service: str) -> None:

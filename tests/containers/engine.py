@@ -9,6 +9,7 @@ that it made, so images of the user's own engine are neither used nor changed.
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -94,6 +95,14 @@ class Engine:
         self._daemon.wait(timeout=120)
         subprocess.run(["iptables-restore"], input=self._rules_before, text=True, check=True)
         subprocess.run(["ip", "link", "delete", "docker0"], capture_output=True, check=False)
+
+    def kill(self, pid: int) -> None:
+        """Kill a process of a container by its number on the engine's machine."""
+        if self._daemon is not None:
+            os.kill(pid, signal.SIGKILL)
+            return
+        words = ["run", "--rm", "--privileged", "--pid", "host", "--user", "0", "--entrypoint", "sh"]
+        self.docker(*words, "bertjobs-control:0.1.0", "-c", f"kill -9 {pid}")
 
     def docker(self, *words: str, stdin: str | None = None, timeout_s: float = 900.0) -> str:
         """Run a `docker` command and return its output. Raises: ContainerError: it failed."""
