@@ -85,7 +85,7 @@ def leading_container(cluster, person) -> str:
 
 
 def test_a_job_ends_with_one_result_though_everything_is_killed_under_it(cluster, ada, data):
-    job = ada.run("submit", "finetune", *ACROSS, "--data", data, "--epochs", "20")
+    job = ada.run("submit", "finetune", *ACROSS, "--data", data, "--epochs", "60")
 
     def trains(attempt: int, step: int):
         def holds(status) -> bool:
@@ -99,7 +99,8 @@ def test_a_job_ends_with_one_result_though_everything_is_killed_under_it(cluster
     cluster.kill("redis")
     seen = ada.wait_for(job, trains(1, seen["progress"]["step"] + 5))
 
-    cluster.kill("ray-worker")
+    for found in cluster.containers("ray-worker"):  # both: the gang may be on either
+        cluster.kill("ray-worker", found["Name"].lstrip("/"))
     seen = ada.wait_for(job, trains(2, seen["progress"]["step"] - 20))
 
     cluster.kill("ray-head")
@@ -184,4 +185,4 @@ def test_nothing_restarts_over_and_over(cluster):
     cluster.wait_until_healthy()
     found = cluster.restarts()  # since the last orderly restart
     for service in ("redis", "dispatcher", "ray-head"):
-        assert found[service] <= cluster.kills[service], cluster.logs()
+        assert found[service] <= cluster.kills.get(service, 0), cluster.logs()
