@@ -93,7 +93,9 @@ class Engine:
             return
         self._daemon.terminate()
         self._daemon.wait(timeout=120)
-        subprocess.run(["iptables-restore"], input=self._rules_before, text=True, check=True)
+        subprocess.run(
+            ["iptables-restore"], input=rules_to_restore(self._rules_before), text=True, check=True
+        )
         subprocess.run(["ip", "link", "delete", "docker0"], capture_output=True, check=False)
 
     def kill(self, pid: int) -> None:
@@ -126,6 +128,20 @@ class Engine:
     def has_image(self, name: str) -> bool:
         """Return whether the image is there."""
         return self.try_docker("image", "inspect", name).returncode == 0
+
+
+def rules_to_restore(saved: str) -> str:
+    """Return what `iptables-restore` needs to undo all rules: it leaves tables that it is not given alone."""
+    chains = {
+        "filter": ("INPUT", "FORWARD", "OUTPUT"),
+        "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    }
+    missing = [name for name in chains if f"*{name}\n" not in saved]
+    empty = [
+        "\n".join([f"*{name}", *(f":{chain} ACCEPT [0:0]" for chain in chains[name]), "COMMIT\n"])
+        for name in missing
+    ]
+    return saved + "".join(empty)
 
 
 def _client() -> str | None:
