@@ -88,11 +88,16 @@ class Engine:
             time.sleep(0.3)  # for a process outside, not for our own code
 
     def stop(self) -> None:
-        """End a daemon of our own, and restore the network rules that it found."""
+        """End a daemon of our own, with its mounts, and restore the network rules that it found."""
         if self._daemon is None:
             return
         self._daemon.terminate()
         self._daemon.wait(timeout=120)
+        # The daemon leaves its network namespace mounted, and the folder could not be removed.
+        for line in reversed(Path("/proc/mounts").read_text().splitlines()):
+            place = line.split()[1]
+            if Path(place).is_relative_to(self._folder):
+                subprocess.run(["umount", place], check=True)
         subprocess.run(
             ["iptables-restore"], input=rules_to_restore(self._rules_before), text=True, check=True
         )
